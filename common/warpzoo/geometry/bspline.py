@@ -1,0 +1,99 @@
+"""Free-form deformation: a dense displacement from control points of a cubic or quadratic B-spline.
+
+Convention: control points sit at the centres of patches of `spacing` voxels, point k at k · spacing + (spacing − 1) / 2
+along each axis; a side of n voxels has ceil(n / spacing) of them, whatever n. Beyond the outer ring the edge control
+points are repeated. Control points are displacements in voxels, (batch, dims, *control), like the field they make.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from warpzoo.checks import check_displacement
+from warpzoo.geometry.sampling import precise
+
+ORDERS = {2: "quadratic", 3: "cubic"}
+
+
+def bspline_basis(t: Tensor, order: int) -> Tensor:
+    """The centred uniform B-spline of order 2 or 3 at t, in control-point spacings."""
+    a = t.abs()
+    if order == 2:
+        inner = 0.75 - a * a
+        outer = 0.5 * (1.5 - a) ** 2
+        return torch.where(a < 0.5, inner, torch.where(a < 1.5, outer, torch.zeros_like(a)))
+    inner = 2 / 3 - a * a * (1 - 0.5 * a)
+    outer = (2 - a) ** 3 / 6
+    return torch.where(a < 1, inner, torch.where(a < 2, outer, torch.zeros_like(a)))
+
+
+def bspline_weights(positions: Tensor, count: int, order: int) -> Tensor:
+    """What each of `count` control points weighs at positions in control-point units: (positions, count).
+
+    Control points −2, −1 and count, count + 1 are copies of the outermost ones, so their weights fall to those.
+    """
+    extended = torch.arange(-2, count + 2, device=positions.device)
+    weights = bspline_basis(positions[:, None] - extended.to(positions.dtype)[None], order)
+    owner = extended.clamp(0, count - 1)[:, None] == torch.arange(count, device=positions.device)[None]
+    return weights @ owner.to(weights.dtype)
+
+
+def bspline_field(control_points: Tensor, shape: list[int], spacing: list[int], order: int = 3) -> Tensor:
+    """The displacement (batch, dims, *shape) of control points (batch, dims, *control): one small matrix per axis.
+
+    Example:
+        >>> field = bspline_field(torch.zeros(1, 2, 16, 16), [256, 256], [16, 16])
+    """
+    if not torch.jit.is_scripting():
+        _check_control_points(control_points, shape, spacing, order)
+    field = precise(control_points)
+    for axis in range(len(shape)):
+        step = spacing[axis]
+        positions = (torch.arange(shape[axis], device=field.device, dtype=field.dtype) - 0.5 * (step - 1)) / step
+        weights = bspline_weights(positions, field.shape[2 + axis], order)
+        if axis == len(shape) - 1:
+            field = field @ weights.t()
+        else:
+            before, after = list(field.shape[: 2 + axis]), list(field.shape[3 + axis :])
+            field = torch.matmul(weights, field.flatten(3 + axis)).reshape(before + [shape[axis]] + after)
+    return field
+
+
+def control_shape(shape: list[int], spacing: list[int]) -> list[int]:
+    """How many control points each side wants: ceil(n / spacing)."""
+    return [-(-size // step) for size, step in zip(shape, spacing)]
+
+
+class BSplineField(nn.Module):
+    """Control points → displacement, for networks: `forward(control_points, image)` gives a field on the image's grid."""
+
+    def __init__(self, spacing: int | list[int], order: int = 3, spatial_dims: int = 2) -> None:
+        super().__init__()
+        if order not in ORDERS:
+            raise ValueError(f"order is {order}; it wants 2 (quadratic) or 3 (cubic).")
+        self.spacing = [spacing] * spatial_dims if isinstance(spacing, int) else list(spacing)
+        self.order = order
+
+    def forward(self, control_points: Tensor, image: Tensor) -> Tensor:
+        if torch.jit.is_scripting():
+            return bspline_field(control_points, image.shape[2:], self.spacing, self.order)
+        with torch.autocast(control_points.device.type, enabled=False):
+            return bspline_field(control_points, image.shape[2:], self.spacing, self.order)
+
+
+def _check_control_points(control_points: Tensor, shape: list[int], spacing: list[int], order: int) -> None:
+    dims = check_displacement("control_points", control_points)
+    if order not in ORDERS:
+        raise ValueError(f"order is {order}; it wants 2 (quadratic) or 3 (cubic).")
+    if len(shape) != dims or len(spacing) != dims:
+        raise ValueError(
+            f"shape is {tuple(shape)} and spacing {tuple(spacing)}; control_points of shape "
+            f"{tuple(control_points.shape)} want {dims} of each."
+        )
+    wanted = control_shape(shape, spacing)
+    if list(control_points.shape[2:]) != wanted:
+        raise ValueError(
+            f"control_points has {tuple(control_points.shape[2:])} points; a grid of {tuple(shape)} voxels with spacing "
+            f"{tuple(spacing)} wants {tuple(wanted)}."
+        )

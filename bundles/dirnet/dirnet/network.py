@@ -1,0 +1,144 @@
+"""DIRNet: a ConvNet looks at spatially corresponding patches of a moving and a fixed image and predicts the control
+points of a spline that carries the one onto the other.
+
+Convention: the input is moving and fixed concatenated as channels, the output is [warped | displacement] concatenated
+as channels, the displacement in voxels. Control points are `spacing` voxels apart, whatever the image's size.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from warpzoo.geometry.bspline import BSplineField
+from warpzoo.geometry.sampling import warp
+from warpzoo.geometry.thin_plate_spline import ThinPlateField
+from warpzoo.intensity import Standardise
+
+CONVOLUTIONS = {2: nn.Conv2d, 3: nn.Conv3d}
+NORMALISATIONS = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+POOLS = {("average", 2): nn.AvgPool2d, ("average", 3): nn.AvgPool3d, ("max", 2): nn.MaxPool2d, ("max", 3): nn.MaxPool3d}
+
+
+class DIRNet(nn.Module):
+    """The network of de Vos et al. (2017) with the variants of its table.
+
+    Args:
+        spatial_dims: 2 or 3.
+        channels: kernels per convolution.
+        spacing: voxels between control points, a power of two; one downsampling for each factor of two.
+        convolutions: how many 3-convolutions the regressor has; those beyond the downsamplings follow the last one.
+        downsampling: "average" (the paper's), "max" (A1) or "stride" (A2: strided convolutions).
+        transformer: "cubic" (the paper's), "quadratic" (B1) or "thin_plate" (B2).
+        view: what a control point sees. "patch" is the paper's baseline, "overlapping" (C1) adds a 3-convolution before
+            and after the last downsampling, "image" (C2) puts fully connected layers over the whole image.
+        image_size: the one size that view "image" works on.
+        hidden: width of the fully connected layers of view "image".
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int = 2,
+        channels: int = 16,
+        spacing: int = 16,
+        convolutions: int = 4,
+        downsampling: str = "average",
+        transformer: str = "cubic",
+        view: str = "patch",
+        image_size: list[int] | None = None,
+        hidden: int = 1024,
+    ) -> None:
+        super().__init__()
+        for name, value, wanted in (
+            ("spatial_dims", spatial_dims, (2, 3)),
+            ("downsampling", downsampling, ("average", "max", "stride")),
+            ("transformer", transformer, ("cubic", "quadratic", "thin_plate")),
+            ("view", view, ("patch", "overlapping", "image")),
+        ):
+            if value not in wanted:
+                raise ValueError(f"{name} is {value!r}; it wants one of {wanted}.")
+        if spacing < 2 or spacing & (spacing - 1):
+            raise ValueError(f"spacing is {spacing}; it wants a power of two, 2 or more.")
+        levels = spacing.bit_length() - 1
+        if convolutions < levels:
+            raise ValueError(f"convolutions is {convolutions}; spacing {spacing} wants at least {levels}.")
+        if (view == "image") != (image_size is not None):
+            raise ValueError(f"image_size is {image_size} with view {view!r}; view 'image', and it alone, wants one.")
+        self.spacing = spacing
+        self.image_size = image_size
+        self.standardise = Standardise()
+
+        layers: list[nn.Module] = []
+        width = 2
+        for index in range(convolutions):
+            if view == "overlapping" and index == levels - 1:
+                layers += _convolution(spatial_dims, width, channels, 3)
+                width = channels
+            strided = index < levels and downsampling == "stride"
+            layers += _convolution(spatial_dims, width, channels, 3, stride=2 if strided else 1)
+            width = channels
+            if index < levels and not strided:
+                layers.append(POOLS[downsampling, spatial_dims](2))
+            if view == "overlapping" and index == levels - 1:
+                layers += _convolution(spatial_dims, channels, channels, 3)
+        if image_size is None:
+            layers += _convolution(spatial_dims, channels, channels, 1) + _convolution(spatial_dims, channels, channels, 1)
+            layers.append(CONVOLUTIONS[spatial_dims](channels, spatial_dims, 1))
+        else:
+            layers += _whole_image_layers(spatial_dims, channels, hidden, [-(-size // spacing) for size in image_size])
+        self.regressor = nn.Sequential(*layers)
+        self.transformer = (
+            ThinPlateField(spacing, spatial_dims)
+            if transformer == "thin_plate"
+            else BSplineField(spacing, order={"quadratic": 2, "cubic": 3}[transformer], spatial_dims=spatial_dims)
+        )
+        with torch.no_grad():  # an untrained network predicts the identity
+            last = [layer for layer in layers if isinstance(layer, (CONVOLUTIONS[spatial_dims], nn.Linear))][-1]
+            last.weight.zero_()
+            last.bias.zero_()
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(batch, 2, *spatial) → (batch, 1 + dims, *spatial)."""
+        if not torch.jit.is_scripting():
+            self._check(image)
+        padded = self.standardise(image)
+        padding: list[int] = []
+        for size in image.shape[2:]:
+            padding = [0, -size % self.spacing] + padding
+        padded = F.pad(padded, padding, mode="replicate")
+        displacement = self.transformer(self.regressor(padded), image)
+        moving = image[:, :1]
+        return torch.cat([warp(moving, displacement), displacement.to(moving.dtype)], dim=1)
+
+    def _check(self, image: Tensor) -> None:
+        dims = len(self.transformer.spacing)
+        if image.dim() != dims + 2 or image.shape[1] != 2:
+            raise ValueError(
+                f"image has shape {tuple(image.shape)}; this {dims}-D network wants (batch, 2, *spatial): moving and "
+                f"fixed, one channel each, with {dims} spatial axes."
+            )
+        if self.image_size is not None and list(image.shape[2:]) != list(self.image_size):
+            raise ValueError(
+                f"image has size {tuple(image.shape[2:])}; this network sees whole images of {tuple(self.image_size)} only."
+            )
+
+
+def _convolution(dims: int, inputs: int, outputs: int, kernel: int, stride: int = 1) -> list[nn.Module]:
+    return [
+        CONVOLUTIONS[dims](inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=False),
+        NORMALISATIONS[dims](outputs),
+        nn.ELU(inplace=True),
+    ]
+
+
+def _whole_image_layers(dims: int, channels: int, hidden: int, control: list[int]) -> list[nn.Module]:
+    """One more 3-convolution and downsampling, two hidden layers, and all control points at once."""
+    features, outputs = channels, dims
+    for size in control:
+        features, outputs = features * (size // 2), outputs * size
+    pool = POOLS["average", dims]
+    layers: list[nn.Module] = [*_convolution(dims, channels, channels, 3), pool(2), nn.Flatten()]
+    for inputs in (features, hidden):
+        layers += [nn.Linear(inputs, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ELU(inplace=True)]
+    return [*layers, nn.Linear(hidden, outputs), nn.Unflatten(1, [dims, *control])]

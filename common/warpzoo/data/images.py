@@ -1,0 +1,130 @@
+"""Which images there are: from a folder, a CSV or JSON list, or an .npz archive, always as the same list of records.
+
+A record is {"id", "group", "subject", "image"[, "label"]}: image and label are a path or an array (*spatial). Images of
+one group (a slice of a subject, a class) may be paired with each other; those of one subject never stand on both sides of
+a split into training and validation.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Record = dict[str, Any]
+IMAGE_SUFFIXES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".png", ".jpg", ".jpeg", ".tif", ".tiff")
+
+
+def list_images(source: str | Path, **options: Any) -> list[Record]:
+    """Records of a folder, a .csv or .json list, or an .npz archive; `options` are those of the reader it comes to."""
+    path = Path(source)
+    if not path.exists():
+        raise ValueError(f"{path} does not exist; a folder of images, a .csv or .json list or an .npz is wanted.")
+    if path.is_dir():
+        return images_in_folder(path, **options)
+    if path.suffix == ".npz":
+        return images_in_archive(path, **options)
+    if path.suffix in (".csv", ".json"):
+        return images_in_list(path, **options)
+    raise ValueError(f"{path} is neither a folder nor a .csv, .json or .npz file; one of these is wanted.")
+
+
+def images_in_folder(folder: Path, pattern: str = "*", labels: str | Path | None = None) -> list[Record]:
+    """Every image file below the folder that matches; `labels` is a folder with label maps of the same names."""
+    paths = sorted(path for path in folder.rglob(pattern) if path.name.endswith(IMAGE_SUFFIXES))
+    if not paths:
+        raise ValueError(f"{folder} holds no image that matches {pattern!r} (of the kinds {', '.join(IMAGE_SUFFIXES)}).")
+    records = []
+    for path in paths:
+        name = path.relative_to(folder)
+        record: Record = {"id": str(name), "group": str(name.parent), "subject": str(name), "image": path}
+        if labels is not None:
+            label = Path(labels) / name
+            if not label.exists():
+                raise ValueError(f"{label} does not exist; the image {path} wants a label map of that name.")
+            record["label"] = label
+        records.append(record)
+    return records
+
+
+def images_in_list(path: Path) -> list[Record]:
+    """A CSV with a header or a JSON list of objects: `image` and optionally `id`, `group`, `subject`, `label`;
+    paths may be relative to the list."""
+    with open(path, newline="") as file:
+        rows = json.load(file) if path.suffix == ".json" else list(csv.DictReader(file))
+    if not rows:
+        raise ValueError(f"{path} lists no image.")
+    records = []
+    for number, row in enumerate(rows):
+        if not row.get("image"):
+            raise ValueError(f"{path}, entry {number + 1}: no `image`; it has {sorted(row)}.")
+        name = row.get("id") or row["image"]
+        record: Record = {"id": name, "group": row.get("group") or "", "subject": row.get("subject") or name}
+        for key in ("image", "label"):
+            if row.get(key):
+                record[key] = path.parent / row[key]
+                if not record[key].exists():
+                    raise ValueError(f"{path}, entry {number + 1}: {record[key]} does not exist.")
+        records.append(record)
+    return records
+
+
+def images_in_archive(
+    path: Path,
+    images: Sequence[str],
+    labels: Sequence[str] = (),
+    group: Sequence[str] = (),
+    subject: str | None = None,
+    where: Mapping[str, Sequence[Any]] | None = None,
+) -> list[Record]:
+    """Arrays (count, *spatial) of an .npz: `images` names them, `labels` their label maps, in the same order; `group`
+    and `subject` the arrays (count,) whose values tell groups and subjects apart. `where` keeps the entries whose array has one of the values."""
+    with np.load(path) as archive:
+        wanted = [*images, *labels, *group, *([subject] if subject else []), *(where or {})]
+        missing = [name for name in wanted if name not in archive]
+        if missing:
+            raise ValueError(f"{path} has no array {', '.join(missing)}; it has {', '.join(archive.files)}.")
+        arrays = {name: archive[name] for name in dict.fromkeys(wanted)}
+    keep = np.ones(len(arrays[images[0]]), dtype=bool)
+    for name, values in (where or {}).items():
+        keep &= np.isin(arrays[name], list(values))
+    if not keep.any():
+        raise ValueError(f"{path} has no entry where {dict(where or {})}.")
+    records = []
+    for index in np.flatnonzero(keep):
+        belongs = "/".join(str(arrays[name][index]) for name in group)
+        for position, name in enumerate(images):
+            record: Record = {
+                "id": "/".join(part for part in (belongs, str(index), name) if part),
+                "group": belongs,
+                "subject": str(arrays[subject][index]) if subject else str(index),
+                "image": arrays[name][index],
+            }
+            if labels:
+                record["label"] = arrays[labels[position]][index]
+            records.append(record)
+    return records
+
+
+def of_subjects(records: Sequence[Record], subjects: Sequence[str]) -> list[Record]:
+    """The records of these subjects; a subject without a record is an error."""
+    unknown = set(subjects) - {record["subject"] for record in records}
+    if unknown:
+        raise ValueError(f"subjects names {sorted(unknown)}, of which there is no image.")
+    return [record for record in records if record["subject"] in set(subjects)]
+
+
+def not_of_subjects(records: Sequence[Record], subjects: Sequence[str]) -> list[Record]:
+    """The records of all other subjects."""
+    return [record for record in records if record["subject"] not in set(subjects)]
+
+
+def draw_subjects(records: Sequence[Record], fraction: float, seed: int = 0) -> list[str]:
+    """A random share of the subjects, one at least, to be held out for validation."""
+    subjects = sorted({record["subject"] for record in records})
+    count = max(1, round(fraction * len(subjects)))
+    return sorted(np.random.default_rng(seed).permutation(subjects)[:count].tolist())

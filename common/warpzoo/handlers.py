@@ -1,0 +1,206 @@
+"""Handlers of MONAI's engines that MONAI lacks: seeding, progress, a picture to look at, and the record of a run."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import ignite.handlers
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from ignite.handlers import DiskSaver, ProgressBar
+from monai.handlers import CheckpointLoader
+from monai.utils import set_determinism
+
+
+class SeedEpochs:
+    """Seeds every random generator at the start of each epoch from seed, epoch and rank alone: a run resumed from a
+    checkpoint goes on with the same numbers as one that was never interrupted."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        set_determinism(seed=((self.seed * 100_003 + engine.state.epoch) * 64 + idist.get_rank()) % 2**32)
+
+
+class Progress:
+    """One bar over all epochs, with the loss and the time left; only the first process shows it."""
+
+    def attach(self, engine: Engine) -> None:
+        if idist.get_rank() > 0:
+            return
+        bar = ProgressBar(
+            desc="Training", bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} epochs{postfix} [{elapsed}<{remaining}]"
+        )
+        bar.attach(
+            engine,
+            event_name=Events.EPOCH_COMPLETED,
+            closing_event_name=Events.COMPLETED,
+            output_transform=lambda output: {"loss": float(output["loss"].detach())},
+        )
+
+
+class Checkpoint:
+    """Saves all that a run needs to go on (`objects` and the engine) every `interval` epochs and at its end, whole files
+    only; with `resume` it starts from there. The network alone, best so far, is MONAI's CheckpointSaver's business."""
+
+    def __init__(self, path: str | Path, objects: Mapping[str, Any], interval: int = 1, resume: bool = False) -> None:
+        self.path = Path(path)
+        self.objects = dict(objects)
+        self.interval = interval
+        self.resume = resume
+
+    def attach(self, engine: Engine) -> None:
+        objects = {**self.objects, "trainer": engine}
+        if self.resume:
+            if not self.path.exists():
+                raise ValueError(f"{self.path} does not exist: there is nothing to resume. Start without `resume`.")
+            CheckpointLoader(str(self.path), objects, map_location=engine.state.device).attach(engine)
+        disk = DiskSaver(str(self.path.parent), create_dir=True, require_empty=False)
+        saver = ignite.handlers.Checkpoint(objects, disk, filename_pattern=self.path.name, n_saved=None)
+        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval) | Events.COMPLETED, saver)
+
+
+class RunRecord:
+    """Keeps what a run was and how it went in one JSON: settings, command, versions, machine, data, time and curve.
+
+    Written after every epoch, so that an interrupted run has its record too; part of the checkpoint, so that a resumed run
+    has the whole curve. Attach it to the trainer; `evaluator` adds the metrics of the last validation to each epoch.
+    """
+
+    def __init__(
+        self, path: str | Path, settings: Mapping[str, Any], data: Mapping[str, Any], evaluator: Engine | None = None
+    ) -> None:
+        self.path = Path(path)
+        self.evaluator = evaluator
+        self.record: dict[str, Any] = {
+            "settings": dict(settings),
+            "command": " ".join(["python", *sys.argv]),
+            "data": {name: [record["id"] for record in records] for name, records in data.items()},
+            "seconds": 0.0,
+            "cpu_seconds": 0.0,
+            "epochs": [],
+        }
+        self.sums: dict[str, float] = defaultdict(float)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {key: self.record[key] for key in ("seconds", "cpu_seconds", "epochs")}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.record |= state
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.add)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.write)
+
+    def start(self, _: Engine) -> None:
+        self.record["machine"] = {"processor": processor_name(), "threads": torch.get_num_threads(), "processes": idist.get_world_size()}
+        self.record["versions"] = {"python": platform.python_version()} | {
+            name: version(name) for name in ("torch", "monai", "pytorch-ignite", "numpy")
+        }
+        self.clock = time.perf_counter(), time.process_time()
+
+    def add(self, engine: Engine) -> None:
+        for name, value in engine.state.output["pred"].items():
+            self.sums[name] += float(value.detach()) / engine.state.epoch_length
+
+    def write(self, engine: Engine) -> None:
+        now = time.perf_counter(), time.process_time()
+        self.record["seconds"] += now[0] - self.clock[0]
+        self.record["cpu_seconds"] += now[1] - self.clock[1]
+        self.clock = now
+        row: dict[str, float] = {"epoch": engine.state.epoch, **self.sums}
+        if self.evaluator is not None and self.evaluator.state.epoch == engine.state.epoch:
+            row |= {name: float(value) for name, value in self.evaluator.state.metrics.items()}
+        self.record["epochs"].append({name: round(value, 6) for name, value in row.items()})
+        self.sums.clear()
+        if idist.get_rank() == 0:
+            write_json(self.path, self.record)
+
+
+class MetricsFile:
+    """Writes one JSON at the end of an evaluation: mean and standard deviation of every number, and the pairs' own."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.pairs: list[dict[str, Any]] = []
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, lambda _: self.pairs.clear())
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.add)
+        engine.add_event_handler(Events.COMPLETED, self.write)
+
+    def add(self, engine: Engine) -> None:
+        for pair, batch in zip(engine.state.output, engine.state.batch, strict=True):
+            self.pairs.append({"id": batch["id"], **pair["metrics"]})
+
+    def write(self, _: Engine) -> None:
+        pairs = self.pairs
+        if idist.get_world_size() > 1:
+            pairs = [pair for part in idist.all_gather(pairs) for pair in part]
+        if idist.get_rank() == 0:
+            names = [name for name in pairs[0] if name != "id"]
+            values = {name: np.array([pair[name] for pair in pairs]) for name in names}
+            summary = {name: {"mean": float(np.nanmean(v)), "std": float(np.nanstd(v))} for name, v in values.items()}
+            write_json(self.path, {"pairs": len(pairs), "summary": summary, "each": pairs})
+
+
+class Picture:
+    """Saves a picture of the evaluation's last pair every `every` epochs: what a person looks at to trust a training."""
+
+    def __init__(self, folder: str | Path, every: int = 1) -> None:
+        self.folder = Path(folder)
+        self.every = every
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        if engine.state.epoch % self.every or idist.get_rank() > 0:
+            return
+        from warpzoo.report.figure import save_registration_figure
+
+        pair = engine.state.output[-1]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        save_registration_figure(
+            self.folder / f"epoch_{engine.state.epoch:04d}.png",
+            moving=pair["image"][0],
+            fixed=pair["image"][1],
+            warped=pair["pred"][0],
+            displacement=pair["pred"][1:],
+        )
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes whole files only: a reader never sees half of one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.write_text(json.dumps(content, indent=1, default=str) + "\n")
+    unfinished.replace(path)
+
+
+def processor_name() -> str:
+    """The CPU's (or the first GPU's) own name."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,29 @@
+"""Intensity normalisation that is part of a network, so that training, inference and deployment cannot differ in it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from warpzoo.geometry.sampling import precise
+
+
+class Standardise(nn.Module):
+    """Every channel of every image to zero mean and unit variance over its voxels; a constant one becomes 0.
+
+    With `compress` (a number stored with the weights) the standardised values go through asinh(compress · x) / compress,
+    which keeps contrast around the mean and bends the tails of bright outliers such as fat or vessels.
+    """
+
+    def __init__(self, compress: float = 0.0) -> None:
+        super().__init__()
+        self.register_buffer("compress", torch.tensor(float(compress)))
+
+    def forward(self, image: Tensor) -> Tensor:
+        values = precise(image).flatten(2)
+        centred = values - values.mean(2, keepdim=True)
+        deviation = centred.square().mean(2, keepdim=True).sqrt()
+        standard = centred / torch.where(deviation > 0, deviation, torch.ones_like(deviation))
+        if bool(self.compress > 0):
+            standard = torch.asinh(standard * self.compress) / self.compress
+        return standard.reshape(image.shape)

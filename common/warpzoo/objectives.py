@@ -1,0 +1,62 @@
+"""What a network is trained for: modules that wrap it and turn a batch of unlabelled images into a loss.
+
+An objective holds what only training needs (augmentation, both directions, the terms of the loss). MONAI's
+SupervisedTrainer drives it, DistributedDataParallel wraps it, checkpoints store `objective.network` alone.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class RegistrationObjective(nn.Module):
+    """similarity(fixed, warped) + weight · regulariser(displacement) of a network image → [warped | displacement].
+
+    Args:
+        network: takes moving and fixed as two channels.
+        similarity: a loss of `warpzoo.losses`, called with (fixed, warped).
+        regulariser: a loss on the displacement.
+        weight: of the regulariser.
+        symmetric: register each pair both ways and average.
+        augmentation: applied to the batch in training.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        similarity: nn.Module,
+        regulariser: nn.Module | None = None,
+        weight: float = 0.0,
+        symmetric: bool = False,
+        augmentation: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        if (regulariser is None) != (weight == 0):
+            raise ValueError(f"weight is {weight} with regulariser {regulariser}; a regulariser wants a weight above 0.")
+        self.network = network
+        self.similarity = similarity
+        self.regulariser = regulariser
+        self.weight = weight
+        self.symmetric = symmetric
+        self.augmentation = augmentation
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """(batch, 2, *spatial) → {"loss", "similarity"[, "regularity"]}, scalars."""
+        if self.augmentation is not None:
+            image = self.augmentation(image)
+        if self.symmetric:
+            image = torch.cat([image, image.flip(1)])
+        prediction = self.network(image)
+        similarity = self.similarity(image[:, 1:], prediction[:, :1])
+        terms = {"loss": similarity, "similarity": similarity.detach()}
+        if self.regulariser is not None:
+            regularity = self.regulariser(prediction[:, 1:])
+            terms["loss"] = similarity + self.weight * regularity
+            terms["regularity"] = regularity.detach()
+        return terms
+
+
+def total_loss(terms: dict[str, Tensor], _: Tensor | None = None) -> Tensor:
+    """The trainer's loss function: the objective has computed it already."""
+    return terms["loss"]

@@ -1,6 +1,14 @@
 """Losses: similarity of images, regularity of displacement fields, blind-spot denoising, sums over resolutions."""
 
-from warpzoo.losses.regularisation import BendingEnergy, Diffusion, FoldingPenalty, TotalVariation
+from warpzoo.losses.blind_spot import BlindSpotLoss, Positivity
+from warpzoo.losses.multi_resolution import MultiResolutionLoss
+from warpzoo.losses.regularisation import (
+    BendingEnergy,
+    Diffusion,
+    FoldingPenalty,
+    InverseConsistency,
+    TotalVariation,
+)
 from warpzoo.losses.similarity import (
     LNCCLoss,
     MSELoss,
@@ -13,12 +21,16 @@ from warpzoo.losses.similarity import (
 
 __all__ = [
     "BendingEnergy",
+    "BlindSpotLoss",
     "Diffusion",
     "FoldingPenalty",
+    "InverseConsistency",
     "LNCCLoss",
     "MSELoss",
+    "MultiResolutionLoss",
     "MutualInformationLoss",
     "NCCLoss",
+    "Positivity",
     "TotalVariation",
     "local_normalised_cross_correlation",
     "mutual_information",

@@ -1,7 +1,9 @@
 """What a plausible displacement field costs little in: smoothness, invertibility, consistency with its inverse.
 
 Fields are (batch, dims, *spatial) in voxels and so are all differences: one voxel along an axis is a distance of one.
-The smoothness terms sum over the axes of differentiation and take the mean over components, voxels and batch.
+The smoothness terms sum over the axes of differentiation and take the mean over components, voxels and batch. The same
+field on a grid of half the resolution costs as much in total variation and diffusion and four times as much in bending
+energy; in millimetres, with cubic voxels of h mm, the first two stay and the last is divided by h^2.
 """
 
 from __future__ import annotations
@@ -11,7 +13,8 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
-from warpzoo.checks import check_displacement
+from warpzoo.checks import check_displacement, check_same_shape
+from warpzoo.geometry.sampling import warp
 
 
 def _check(displacement: Tensor, smallest: int) -> None:
@@ -87,9 +90,24 @@ class FoldingPenalty(nn.Module):
     """Mean of max(0, -det J) over the corners of all grid cells: 0 wherever no cell is turned inside out.
 
     Each cell's determinants come from its own edges (forward and backward differences in all combinations), so a
-    saw-tooth field, which central differences find flawless, is penalised. Determinants do not depend on the spacing.
+    saw-tooth field, which central differences find flawless, is penalised. In 2-D no penalty means that bilinear
+    interpolation of the field folds nowhere. Determinants are the same in voxels and in millimetres.
     """
 
     def forward(self, displacement: Tensor) -> Tensor:
         _check(displacement, 2)
         return torch.stack([(-det).relu().mean() for det in _corner_determinants(displacement)]).mean()
+
+
+class InverseConsistency(nn.Module):
+    """Mean squared length of u(x) + v(x + u(x)), in voxels^2: 0 where v undoes u.
+
+    v is read linearly; where u leads out of the image, v is that of the edge.
+    """
+
+    def forward(self, displacement: Tensor, inverse_displacement: Tensor) -> Tensor:
+        check_displacement("displacement", displacement)
+        check_displacement("inverse_displacement", inverse_displacement)
+        check_same_shape("displacement", displacement, "inverse_displacement", inverse_displacement)
+        forward, backward = _at_least_float32(displacement), _at_least_float32(inverse_displacement)
+        return (forward + warp(backward, forward)).square().sum(dim=1).mean()

@@ -240,23 +240,18 @@ def _windows(
         items, slab = slice(first, first + group), slice(top, top + depth)
         chunks = [image[items, slab] for image in images]
         shape = [*chunks[0].shape[:2], *rest]
-        starts = (
-            slice(None),
-            slice(None),
-            *(slice(0, size - beyond) for size in shape[1:]),
-        )  # where a whole window starts
+        inside = [size - beyond for size in shape[1:]]  # so many whole windows start along each axis
         rows = fixed.new_zeros(5, math.prod(shape))
         for row, chunk, (mean, scale, _) in zip(rows, chunks, scales, strict=False):
             torch.sub(chunk, mean[items, None, None], out=row.view(chunk.shape)).mul_(scale[items, None, None])
 
         sums = _window_sums(rows, window, strides, moments=True)
-        inside = [5, shape[0], *(size - beyond for size in shape[1:])]
-        sums = sums.as_strided(inside, (sums.stride(0), shape[1] * area, *strides))
+        sums = sums.as_strided((5, shape[0], *inside), (sums.stride(0), shape[1] * area, *strides))
         square_f, square_w, covariance = sums[2:]
         flat_f, flat_w = square_f <= floors[0][items], square_w <= floors[1][items]
         counts = ~(flat_f & flat_w)
         if every is not None:
-            centres = every[items, slab][(slice(None), *(slice(half, half + size) for size in inside[2:]))]
+            centres = every[items, slab][(slice(None), *(slice(half, half + size) for size in inside))]
             counts &= centres
             flat_f |= ~centres
         counted[items] += counts.flatten(1).sum(dim=1)
@@ -272,7 +267,9 @@ def _windows(
                 continue
             other = 1 - own
             padded = fixed.new_zeros(3, lead + rows.shape[1])
-            coefficients = padded[:, lead:].view(3, *shape)[starts]
+            coefficients = padded[:, lead:].view(3, *shape)[
+                (slice(None), slice(None), *(slice(size) for size in inside))
+            ]
             coefficients[0] = mixed
             torch.div(squared_correlation, sums[2 + own], out=coefficients[1])
             torch.mul(mixed, sums[other], out=coefficients[2]).addcmul_(coefficients[1], sums[own], value=-1)
@@ -285,7 +282,7 @@ def _windows(
         if gradient is not None:
             gradient.mul_((2 * scale / counted.repeat_interleave(channels))[:, None, None])
     value = total.view(batch, channels).sum(dim=1) / counted
-    for_fixed, for_warped = (None if gradient is None else gradient.view(fixed.shape) for gradient in gradients)
+    for_fixed, for_warped = (None if gradient is None else gradient.reshape(fixed.shape) for gradient in gradients)
     return value, for_fixed, for_warped
 
 

@@ -1,0 +1,50 @@
+"""One loss for a field that is predicted at several resolutions at once.
+
+Each level has its own voxels: images pooled to it, and a displacement in voxels of that level.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class MultiResolutionLoss(nn.Module):
+    """Sum over levels of weight * (similarity(fixed, warped) + regularisation_weight * regulariser(displacement)).
+
+    Levels come finest first, as (fixed, warped, displacement), one for each of `weights`.
+    """
+
+    def __init__(
+        self,
+        similarity: nn.Module,
+        regulariser: nn.Module,
+        weights: Sequence[float] = (1.0, 0.6, 0.3),
+        regularisation_weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if not weights or not all(math.isfinite(weight) and weight >= 0 for weight in weights):
+            raise ValueError(f"weights is {list(weights)}; it wants one number, 0 or more, for each level.")
+        if not (math.isfinite(regularisation_weight) and regularisation_weight >= 0):
+            raise ValueError(f"regularisation_weight is {regularisation_weight}; it wants 0 or more.")
+        self.similarity = similarity
+        self.regulariser = regulariser
+        self.weights = tuple(weights)
+        self.regularisation_weight = regularisation_weight
+
+    def forward(self, levels: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+        if len(levels) != len(self.weights):
+            raise ValueError(
+                f"levels has {len(levels)} resolutions; it wants {len(self.weights)}, one for each weight."
+            )
+        terms = [
+            weight * (self.similarity(fixed, warped) + self.regularisation_weight * self.regulariser(displacement))
+            for weight, (fixed, warped, displacement) in zip(self.weights, levels, strict=True)
+        ]
+        return torch.stack(terms).sum()
+
+    def extra_repr(self) -> str:
+        return f"weights={self.weights}, regularisation_weight={self.regularisation_weight}"

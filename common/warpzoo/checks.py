@@ -6,6 +6,8 @@ can still be scripted, traced and exported.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -81,3 +83,11 @@ def check_mask(name: str, mask: Tensor, image_name: str, image: Tensor) -> None:
     check_same_device(name, mask, image_name, image)
     if runs_eagerly() and not bool(mask.flatten(1).any(dim=1).all()):
         raise ValueError(f"{name} is empty (no voxel above 0) for at least one item of the batch; it wants a voxel.")
+
+
+def check_spacing(name: str, spacing: float | Sequence[float], dims: int) -> tuple[float, ...]:
+    """Wants one positive length for all axes or one per axis (a number, sequence, array or tensor); one per axis."""
+    sides = torch.as_tensor(spacing, dtype=torch.float64).flatten().tolist()
+    if len(sides) not in (1, dims) or not all(0 < side < float("inf") for side in sides):
+        raise ValueError(f"{name} is {spacing}; it wants one positive length, or one for each of the {dims} axes.")
+    return tuple(sides * dims if len(sides) == 1 else sides)

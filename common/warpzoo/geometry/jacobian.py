@@ -1,0 +1,72 @@
+"""What a displacement does to volume: determinants of the Jacobian of x ↦ x + displacement(x).
+
+Convention: displacements in voxels, component i along spatial axis i. The determinant is a ratio of volumes (1 keeps
+volume, 0.5 halves it, below 0 turns inside out), so it is the same in voxels and in millimetres: spacing and
+orientation cancel.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from warpzoo.checks import check_displacement
+from warpzoo.geometry.sampling import precise
+
+
+def jacobian_determinant(displacement: Tensor) -> Tensor:
+    """The determinant at every voxel, (batch, 1, *spatial): central differences inside, one-sided at the borders.
+
+    Central differences cannot see a field that alternates from voxel to voxel: count foldings by `corner_determinants`.
+    """
+    dims = check_displacement("displacement", displacement)
+    _check_sides(displacement)
+    gradients = torch.gradient(precise(displacement), dim=list(range(2, 2 + dims)))
+    return _determinant(list(gradients))[:, None]
+
+
+def corner_determinants(displacement: Tensor) -> Tensor:
+    """The determinants at the corners of every cell, (batch, 2**dims, *(spatial − 1)), by one-sided differences.
+
+    A cell lies between 2**dims neighbouring voxels; the determinant at a corner uses the edges of the cell that meet
+    there, so a voxel gets every combination of forward and backward differences from the cells around it. In 2-D the
+    interpolated map of a cell folds nowhere if all four are positive; in 3-D that is necessary. Corner c, read as a
+    binary number with the first axis as its highest digit, lies at the far end of the axes whose digit is 1.
+    """
+    dims = check_displacement("displacement", displacement)
+    _check_sides(displacement)
+    displacement = precise(displacement)
+    differences = [displacement.diff(dim=2 + axis) for axis in range(dims)]
+    corners = []
+    for corner in product((0, 1), repeat=dims):
+        edges = []
+        for axis, difference in enumerate(differences):
+            for other in range(dims):
+                if other != axis:
+                    difference = difference.narrow(2 + other, corner[other], displacement.shape[2 + other] - 1)
+            edges.append(difference)
+        corners.append(_determinant(edges))
+    return torch.stack(corners, dim=1)
+
+
+def _determinant(gradients: list[Tensor]) -> Tensor:
+    """det(I + gradient), (batch, *any), of the displacement's derivatives (batch, dims, *any) along each axis."""
+    a = gradients[0]
+    b = gradients[1]
+    if len(gradients) == 2:
+        return (1 + a[:, 0]) * (1 + b[:, 1]) - a[:, 1] * b[:, 0]
+    c = gradients[2]
+    return (
+        (1 + a[:, 0]) * ((1 + b[:, 1]) * (1 + c[:, 2]) - b[:, 2] * c[:, 1])
+        - a[:, 1] * (b[:, 0] * (1 + c[:, 2]) - b[:, 2] * c[:, 0])
+        + a[:, 2] * (b[:, 0] * c[:, 1] - (1 + b[:, 1]) * c[:, 0])
+    )
+
+
+def _check_sides(displacement: Tensor) -> None:
+    if min(displacement.shape[2:]) < 2:
+        raise ValueError(
+            f"displacement has shape {tuple(displacement.shape)}; a derivative wants two voxels or more on every axis."
+        )

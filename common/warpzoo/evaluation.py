@@ -74,12 +74,12 @@ class PairMetric(Average):
         def values(output: Sequence[dict[str, Any]]) -> Tensor:
             for pair in output:
                 if name not in pair["metrics"]:
-                    raise ValueError(f"the metric {name!r} is not there; {sorted(pair['metrics'])} are. Are there labels?")
+                    raise ValueError(
+                        f"the metric {name!r} is not there; {sorted(pair['metrics'])} are. Are there labels?"
+                    )
             return torch.tensor([[pair["metrics"][name]] for pair in output])
 
         super().__init__(output_transform=values)
 
     def compute(self) -> float:  # type: ignore[override]
         return float(super().compute())
-
-

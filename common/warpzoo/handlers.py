@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import sys
 import time
 from collections import defaultdict
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import DiskSaver, ProgressBar
-from monai.handlers import CheckpointLoader
+from monai.handlers import CheckpointLoader, EarlyStopHandler
 from monai.utils import set_determinism
 
 
@@ -44,7 +45,8 @@ class Progress:
         if idist.get_rank() > 0:
             return
         bar = ProgressBar(
-            desc="Training", bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} epochs{postfix} [{elapsed}<{remaining}]"
+            desc="Training",
+            bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} epochs{postfix} [{elapsed}<{remaining}]",
         )
         bar.attach(
             engine,
@@ -75,6 +77,18 @@ class Checkpoint:
         engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval) | Events.COMPLETED, saver)
 
 
+class EarlyStop(EarlyStopHandler):
+    """Ends the training when the evaluator's key metric has not risen for `patience` validations."""
+
+    def __init__(self, evaluator: Engine, patience: int, interval: int = 1) -> None:
+        super().__init__(patience, lambda _: float(evaluator.state.metrics["key_metric"]))
+        self.interval = interval
+
+    def attach(self, engine: Engine) -> None:
+        self.set_trainer(engine)
+        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self)
+
+
 class RunRecord:
     """Keeps what a run was and how it went in one JSON: settings, command, versions, machine, data, time and curve.
 
@@ -89,7 +103,7 @@ class RunRecord:
         self.evaluator = evaluator
         self.record: dict[str, Any] = {
             "settings": dict(settings),
-            "command": " ".join(["python", *sys.argv]),
+            "command": command(),
             "data": {name: [record["id"] for record in records] for name, records in data.items()},
             "seconds": 0.0,
             "cpu_seconds": 0.0,
@@ -109,7 +123,11 @@ class RunRecord:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.write)
 
     def start(self, _: Engine) -> None:
-        self.record["machine"] = {"processor": processor_name(), "threads": torch.get_num_threads(), "processes": idist.get_world_size()}
+        self.record["machine"] = {
+            "processor": processor_name(),
+            "threads": torch.get_num_threads(),
+            "processes": idist.get_world_size(),
+        }
         self.record["versions"] = {"python": platform.python_version()} | {
             name: version(name) for name in ("torch", "monai", "pytorch-ignite", "numpy")
         }
@@ -192,6 +210,13 @@ def write_json(path: Path, content: Any) -> None:
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     unfinished.write_text(json.dumps(content, indent=1, default=str) + "\n")
     unfinished.replace(path)
+
+
+def command() -> str:
+    """How this process was called."""
+    spec = sys.modules["__main__"].__spec__
+    program = f"-m {spec.name.removesuffix('.__main__')}" if spec else sys.argv[0]
+    return shlex.join(["python", *program.split(), *sys.argv[1:]])
 
 
 def processor_name() -> str:

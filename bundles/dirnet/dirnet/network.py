@@ -83,7 +83,9 @@ class DIRNet(nn.Module):
             if view == "overlapping" and index == levels - 1:
                 layers += _convolution(spatial_dims, channels, channels, 3)
         if image_size is None:
-            layers += _convolution(spatial_dims, channels, channels, 1) + _convolution(spatial_dims, channels, channels, 1)
+            layers += _convolution(spatial_dims, channels, channels, 1) + _convolution(
+                spatial_dims, channels, channels, 1
+            )
             layers.append(CONVOLUTIONS[spatial_dims](channels, spatial_dims, 1))
         else:
             layers += _whole_image_layers(spatial_dims, channels, hidden, [-(-size // spacing) for size in image_size])

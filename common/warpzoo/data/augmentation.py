@@ -74,7 +74,9 @@ class PairAugmentation(nn.Module):
         if self.gamma:
             lowest, highest = image.flatten(2).aminmax(dim=2)
             lowest, extent = lowest.view(one_each), (highest - lowest).clamp_min(1e-6).view(one_each)
-            exponent = ((torch.rand(one_each, device=image.device) * 2 - 1) * torch.log1p(torch.tensor(self.gamma))).exp()
+            exponent = (
+                (torch.rand(one_each, device=image.device) * 2 - 1) * torch.log1p(torch.tensor(self.gamma))
+            ).exp()
             image = ((image - lowest) / extent).pow(exponent) * extent + lowest
         if self.noise:
             deviation = image.flatten(2).std(2).view(one_each) * torch.rand(one_each, device=image.device) * self.noise

@@ -37,7 +37,9 @@ def images_in_folder(folder: Path, pattern: str = "*", labels: str | Path | None
     """Every image file below the folder that matches; `labels` is a folder with label maps of the same names."""
     paths = sorted(path for path in folder.rglob(pattern) if path.name.endswith(IMAGE_SUFFIXES))
     if not paths:
-        raise ValueError(f"{folder} holds no image that matches {pattern!r} (of the kinds {', '.join(IMAGE_SUFFIXES)}).")
+        raise ValueError(
+            f"{folder} holds no image that matches {pattern!r} (of the kinds {', '.join(IMAGE_SUFFIXES)})."
+        )
     records = []
     for path in paths:
         name = path.relative_to(folder)
@@ -111,16 +113,18 @@ def images_in_archive(
 
 
 def of_subjects(records: Sequence[Record], subjects: Sequence[str]) -> list[Record]:
-    """The records of these subjects; a subject without a record is an error."""
-    unknown = set(subjects) - {record["subject"] for record in records}
-    if unknown:
-        raise ValueError(f"subjects names {sorted(unknown)}, of which there is no image.")
-    return [record for record in records if record["subject"] in set(subjects)]
+    """The records of these subjects."""
+    wanted = set(subjects)
+    kept = [record for record in records if record["subject"] in wanted]
+    if not kept:
+        raise ValueError(f"subjects names {sorted(wanted)[:5]}; the images' subjects are {records[0]['subject']!r}, ….")
+    return kept
 
 
 def not_of_subjects(records: Sequence[Record], subjects: Sequence[str]) -> list[Record]:
     """The records of all other subjects."""
-    return [record for record in records if record["subject"] not in set(subjects)]
+    unwanted = set(subjects)
+    return [record for record in records if record["subject"] not in unwanted]
 
 
 def draw_subjects(records: Sequence[Record], fraction: float, seed: int = 0) -> list[str]:

@@ -19,17 +19,21 @@ from warpzoo.metrics import dice, folding, surface_distances
 class PairMetricsd(MapTransform):
     """Postprocessing that adds "metrics", a dictionary of numbers, to each evaluated pair.
 
-    Always: `ncc_before`, `ncc` (global, −1 to 1), `folding` (share of voxels with a determinant ≤ 0, central
-    differences) and
-    `folding_corners` (share of cells, one-sided differences). With label maps also `dice_before` and `dice` (mean over labels)
-    and with `surfaces` the 95th-percentile and mean symmetric surface distance, `hd95`, `msd`, in units of `spacing`,
-    before and after.
+    Always `ncc_before` and `ncc` (global, −1 to 1), `folding` (share of voxels with a determinant ≤ 0, central differences)
+    and `folding_corners` (share of cells, one-sided differences). With label maps also `dice_before` and `dice`, means over
+    `labels` (by default all that are there). With `surfaces` also the 95th-percentile and the mean symmetric surface
+    distance, `hd95` and `msd`, in the unit of `spacing`, before and after.
     """
 
     def __init__(
-        self, keys: KeysCollection = "pred", surfaces: bool = False, spacing: float | Sequence[float] = 1.0
+        self,
+        keys: KeysCollection = "pred",
+        labels: Sequence[int] | None = None,
+        surfaces: bool = False,
+        spacing: float | Sequence[float] = 1.0,
     ) -> None:
         super().__init__(keys)
+        self.labels = labels
         self.surfaces = surfaces
         self.spacing = spacing
 
@@ -42,7 +46,7 @@ class PairMetricsd(MapTransform):
     def measure(
         self, image: Tensor, prediction: Tensor, moving_labels: Tensor | None = None, fixed_labels: Tensor | None = None
     ) -> dict[str, float]:
-        """The numbers of one pair: image (1, 2, *spatial), prediction (1, 1 + dims, *spatial), label maps (1, 1, *spatial)."""
+        """The numbers of one pair; arguments are batches of one, label maps (1, 1, *spatial)."""
         moving, fixed = image[:, :1].float(), image[:, 1:].float()
         warped, displacement = prediction[:, :1].float(), prediction[:, 1:].float()
         folds = folding(displacement)
@@ -59,9 +63,9 @@ class PairMetricsd(MapTransform):
         return numbers
 
     def _compare(self, labels: Tensor, reference: Tensor, suffix: str) -> dict[str, float]:
-        numbers = {f"dice{suffix}": float(dice(labels, reference).nanmean())}
+        numbers = {f"dice{suffix}": float(dice(labels, reference, self.labels).nanmean())}
         if self.surfaces:
-            distances = surface_distances(labels, reference, spacing=self.spacing)
+            distances = surface_distances(labels, reference, self.labels, self.spacing)
             numbers[f"hd95{suffix}"] = float(distances.hausdorff95.nanmean())
             numbers[f"msd{suffix}"] = float(distances.mean.nanmean())
         return numbers

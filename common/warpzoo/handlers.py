@@ -22,6 +22,7 @@ from ignite.engine import Engine, Events
 from ignite.handlers import DiskSaver, ProgressBar
 from monai.handlers import CheckpointLoader, EarlyStopHandler
 from monai.utils import set_determinism
+from torch import nn
 
 
 class SeedEpochs:
@@ -77,6 +78,42 @@ class Checkpoint:
         engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval) | Events.COMPLETED, saver)
 
 
+class LoadWeights:
+    """Puts the weights of a file into the network when the evaluation starts; the file and the network must fit."""
+
+    def __init__(self, path: str | Path, network: nn.Module) -> None:
+        self.path = Path(path)
+        self.network = network
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, lambda _: load_weights(self.path, self.network))
+
+
+def load_weights(path: str | Path, network: nn.Module) -> None:
+    """Loads a plain state dict; a missing file, another network's or a damaged one is a ValueError that says which."""
+    if not Path(path).is_file():
+        raise ValueError(
+            f"{path} does not exist: the network has no weights. Train some, or name the file with `weights`."
+        )
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"{path} cannot be read as weights ({type(error).__name__}); it may be damaged.") from error
+    state = state.get("network", state)
+    own = network.state_dict()
+    differing = sorted(
+        name
+        for name in own.keys() | state.keys()
+        if getattr(own.get(name), "shape", 0) != getattr(state.get(name), "shape", 1)
+    )
+    if differing:
+        raise ValueError(
+            f"{path} holds the weights of another network: {len(differing)} of {len(own)} parameters differ, "
+            f"such as {differing[0]}. Use the configuration (variant) it was trained with."
+        )
+    network.load_state_dict(state)
+
+
 class EarlyStop(EarlyStopHandler):
     """Ends the training when the evaluator's key metric has not risen for `patience` validations."""
 
@@ -92,8 +129,8 @@ class EarlyStop(EarlyStopHandler):
 class RunRecord:
     """Keeps what a run was and how it went in one JSON: settings, command, versions, machine, data, time and curve.
 
-    Written after every epoch, so that an interrupted run has its record too; part of the checkpoint, so that a resumed run
-    has the whole curve. Attach it to the trainer; `evaluator` adds the metrics of the last validation to each epoch.
+    Written after every epoch, so that an interrupted run has its record too; part of the checkpoint, so that a resumed
+    run has the whole curve. Attach it to the trainer; `evaluator` adds the metrics of the last validation to each epoch.
     """
 
     def __init__(
@@ -179,7 +216,7 @@ class MetricsFile:
 
 
 class Picture:
-    """Saves a picture of the evaluation's last pair every `every` epochs: what a person looks at to trust a training."""
+    """Saves a picture of the evaluation's last pair every `every` epochs: what a person looks at to trust a run."""
 
     def __init__(self, folder: str | Path, every: int = 1) -> None:
         self.folder = Path(folder)

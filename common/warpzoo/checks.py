@@ -36,7 +36,7 @@ def check_image(name: str, tensor: Tensor, channels: int | None = None, finite: 
         raise ValueError(
             f"{name} has shape {tuple(tensor.shape)}; it wants (batch, channels, *spatial) with 2 or 3 spatial axes."
         )
-    if 0 in tensor.shape:
+    if runs_eagerly() and 0 in tensor.shape:
         raise ValueError(f"{name} has shape {tuple(tensor.shape)}; it wants no empty axis.")
     if channels is not None and tensor.shape[1] != channels:
         raise ValueError(f"{name} has {tensor.shape[1]} channels; it wants {channels}.")
@@ -57,7 +57,9 @@ def check_displacement(name: str, tensor: Tensor, finite: bool = True) -> int:
 
 
 def check_same_shape(name: str, tensor: Tensor, other_name: str, other: Tensor, spatial_only: bool = False) -> None:
-    """Wants equal shapes (or equal batch and spatial shapes) on one device."""
+    """Wants equal shapes (or equal batch and spatial shapes) on one device; dynamic sizes are not compared."""
+    if not runs_eagerly():
+        return
     start = 2 if spatial_only else 1
     if tensor.shape[start:] != other.shape[start:] or tensor.shape[0] != other.shape[0]:
         what = "batch and spatial shape" if spatial_only else "shape"
@@ -91,3 +93,11 @@ def check_spacing(name: str, spacing: float | Sequence[float], dims: int) -> tup
     if len(sides) not in (1, dims) or not all(0 < side < float("inf") for side in sides):
         raise ValueError(f"{name} is {spacing}; it wants one positive length, or one for each of the {dims} axes.")
     return tuple(sides * dims if len(sides) == 1 else sides)
+
+
+def check_points(name: str, points: Tensor, dims: int) -> None:
+    """Wants (..., count, dims), finite."""
+    if not isinstance(points, Tensor) or points.dim() < 2 or points.shape[-1] != dims:
+        got = tuple(points.shape) if isinstance(points, Tensor) else type(points).__name__
+        raise ValueError(f"{name} is {got}; it wants a tensor of points (..., count, {dims}), axis by axis.")
+    check_finite(name, points)

@@ -10,23 +10,36 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from warpzoo.checks import check_finite
-from warpzoo.geometry.sampling import precise, voxel_coordinates
+from warpzoo.checks import check_finite, runs_eagerly
+from warpzoo.geometry.sampling import axis_coordinates, precise
+
+DIMS_BY_WIDTH = {
+    "shear": {1: 2, 3: 3},
+    "scale": {2: 2, 3: 3},
+    "rotation": {1: 2, 3: 3},
+    "translation": {2: 2, 3: 3},
+}
 
 
 def affine_field(matrix: Tensor, shape: list[int]) -> Tensor:
-    """The displacement (batch, dims, *shape) in voxels of a matrix (batch, dims, dims + 1)."""
-    if not torch.jit.is_scripting():
-        check_matrix("matrix", matrix, len(shape))
-    matrix = precise(matrix)
+    """The displacement (batch, dims, *shape) in voxels of a matrix (batch, dims, dims + 1): a sum of ramps."""
     dims = len(shape)
-    half = half_longest_side(shape)
-    coordinates = voxel_coordinates(shape, matrix.dtype, matrix.device)
-    centre = torch.tensor([0.5 * (size - 1) for size in shape], dtype=matrix.dtype, device=matrix.device)
-    centred = coordinates.flatten(1) - centre[:, None]
-    linear = matrix[:, :, :dims] - torch.eye(dims, dtype=matrix.dtype, device=matrix.device)
-    field = linear @ centred + half * matrix[:, :, dims:]
-    return field.reshape([matrix.shape[0], dims] + list(shape))
+    if not torch.jit.is_scripting():
+        check_matrix("matrix", matrix, dims)
+    matrix = precise(matrix)
+    ramps: list[Tensor] = []
+    halves: list[Tensor] = []
+    for axis in range(dims):
+        ramp = axis_coordinates(shape[axis], axis, dims, matrix.dtype, matrix.device)
+        ramps.append(ramp - 0.5 * (shape[axis] - 1))
+        halves.append(ramps[axis].max())
+    half = torch.stack(halves).max().clamp_min(0.5)  # `half_longest_side`, of sizes that may be dynamic
+    entries = matrix - torch.eye(dims, dims + 1, dtype=matrix.dtype, device=matrix.device)
+    entries = entries.reshape([-1, dims, dims + 1] + [1] * dims)
+    field = entries[:, :, dims] * half
+    for axis in range(dims):
+        field = field + entries[:, :, axis] * ramps[axis]
+    return field
 
 
 def half_longest_side(shape: list[int]) -> float:
@@ -43,33 +56,30 @@ def compose_affine(
     """The matrix (batch, dims, dims + 1) that shears a point first, then scales, rotates and translates it.
 
     Any part may be left out; at least one is needed. `shear` (batch, d(d−1)/2): the entries above the diagonal, row by
-    row. `scale` (batch, d): logarithms, so that no scale reaches zero. `rotation` (batch, 1) in 2-D: from axis 0 towards
+    row. `scale` (batch, d): logarithms, so that no scale reaches zero. `rotation` (batch, 1) in 2-D: from axis 0 to
     axis 1; (batch, 3) in 3-D: about axis 0, then 1, then 2. `translation` (batch, d): in half longest sides.
+
+    Example:
+        >>> matrix = compose_affine(scale=torch.zeros(1, 2), rotation=torch.full((1, 1), torch.pi / 2))
     """
-    parts = [part for part in [shear, scale, rotation, translation] if part is not None]
-    if len(parts) == 0:
-        raise ValueError("shear, scale, rotation and translation are all None; at least one is wanted.")
-    first = parts[0]
-    dims = 3
-    if scale is not None:
-        dims = scale.shape[1]
-    elif translation is not None:
-        dims = translation.shape[1]
-    elif first.shape[1] == 1:
-        dims = 2
-    identity = torch.eye(dims, dtype=first.dtype, device=first.device).expand(first.shape[0], dims, dims)
-    matrix = identity
+    if not torch.jit.is_scripting():
+        if runs_eagerly():
+            _check_parts(shear, scale, rotation, translation)
+    like, dims = torch.zeros(0), 0
+    for part in [shear, rotation]:
+        if part is not None:
+            like, dims = precise(part), 2 if part.shape[1] == 1 else 3
+    for part in [scale, translation]:
+        if part is not None:
+            like, dims = precise(part), part.shape[1]
+    matrix = torch.eye(dims, dtype=like.dtype, device=like.device).expand(like.shape[0], dims, dims)
     if shear is not None:
-        rows, columns = torch.triu_indices(dims, dims, 1, device=first.device).unbind(0)
-        placed = torch.zeros_like(identity).index_put(
-            (torch.arange(first.shape[0], device=first.device)[:, None], rows[None], columns[None]), shear
-        )
-        matrix = identity + placed
+        matrix = _shear_matrix(precise(shear))
     if scale is not None:
-        matrix = scale.exp()[:, :, None] * matrix
+        matrix = precise(scale).exp()[:, :, None] * matrix
     if rotation is not None:
-        matrix = rotation_matrix(rotation) @ matrix
-    offset = torch.zeros_like(matrix[:, :, :1]) if translation is None else translation[:, :, None]
+        matrix = _product(rotation_matrix(precise(rotation)), matrix)
+    offset = torch.zeros_like(matrix[:, :, :1]) if translation is None else precise(translation)[:, :, None]
     return torch.cat([matrix, offset], dim=2)
 
 
@@ -84,28 +94,26 @@ def rotation_matrix(angles: Tensor) -> Tensor:
     about_0 = torch.stack([one, zero, zero, zero, c0, -s0, zero, s0, c0], -1).reshape(-1, 3, 3)
     about_1 = torch.stack([c1, zero, s1, zero, one, zero, -s1, zero, c1], -1).reshape(-1, 3, 3)
     about_2 = torch.stack([c2, -s2, zero, s2, c2, zero, zero, zero, one], -1).reshape(-1, 3, 3)
-    return about_2 @ about_1 @ about_0
+    return _product(about_2, _product(about_1, about_0))
 
 
 def invert_affine(matrix: Tensor) -> Tensor:
     """The matrix of the inverse map; a singular one is an error."""
     dims = check_matrix("matrix", matrix)
+    matrix = precise(matrix)
     linear = matrix[:, :, :dims]
-    determinant = torch.linalg.det(linear.detach().double())
+    determinant = torch.linalg.det(linear.detach())
     if bool((determinant.abs() < 1e-8).any()):
         raise ValueError(f"matrix is singular (determinant {determinant.tolist()}); it wants one that can be inverted.")
     inverse = torch.linalg.inv(linear)
-    return torch.cat([inverse, -inverse @ matrix[:, :, dims:]], dim=2)
+    return torch.cat([inverse, -_product(inverse, matrix[:, :, dims:])], dim=2)
 
 
 class AffineField(nn.Module):
     """Matrix → displacement, for networks: `forward(matrix, image)` gives a field on the image's grid."""
 
     def forward(self, matrix: Tensor, image: Tensor) -> Tensor:
-        if torch.jit.is_scripting():
-            return affine_field(matrix, image.shape[2:])
-        with torch.autocast(matrix.device.type, enabled=False):
-            return affine_field(matrix, image.shape[2:])
+        return affine_field(matrix, list(image.shape[2:]))
 
 
 def check_matrix(name: str, matrix: Tensor, dims: int | None = None) -> int:
@@ -122,3 +130,38 @@ def check_matrix(name: str, matrix: Tensor, dims: int | None = None) -> int:
         )
     check_finite(name, matrix)
     return matrix.shape[1]
+
+
+def _check_parts(
+    shear: Tensor | None, scale: Tensor | None, rotation: Tensor | None, translation: Tensor | None
+) -> None:
+    batch_and_dims: dict[str, tuple[int, int]] = {}
+    for name, part in {"shear": shear, "scale": scale, "rotation": rotation, "translation": translation}.items():
+        if part is None:
+            continue
+        dims = DIMS_BY_WIDTH[name].get(part.shape[1]) if part.dim() == 2 else None
+        if dims is None:
+            one, other = DIMS_BY_WIDTH[name]
+            raise ValueError(
+                f"{name} has shape {tuple(part.shape)}; it wants (batch, {one}) in 2-D or (batch, {other}) in 3-D."
+            )
+        check_finite(name, part)
+        batch_and_dims[name] = (part.shape[0], dims)
+    if not batch_and_dims:
+        raise ValueError("shear, scale, rotation and translation are all None; at least one is wanted.")
+    if len(set(batch_and_dims.values())) > 1:
+        raise ValueError(f"the parts have (batch, dims) {batch_and_dims}; they want the same.")
+
+
+def _shear_matrix(shear: Tensor) -> Tensor:
+    zero, one = torch.zeros_like(shear[:, 0]), torch.ones_like(shear[:, 0])
+    if shear.shape[1] == 1:
+        return torch.stack([one, shear[:, 0], zero, one], -1).reshape(-1, 2, 2)
+    above_01, above_02, above_12 = shear.unbind(1)
+    rows = [one, above_01, above_02, zero, one, above_12, zero, zero, one]
+    return torch.stack(rows, -1).reshape(-1, 3, 3)
+
+
+def _product(first: Tensor, second: Tensor) -> Tensor:
+    """The matrix product of small matrices; autocast would round the digits of `@` away."""
+    return (first[:, :, :, None] * second[:, None]).sum(2)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from warpzoo.checks import check_displacement
+from warpzoo.checks import check_displacement, runs_eagerly
 from warpzoo.geometry.sampling import precise
 
 ORDERS = {2: "quadratic", 3: "cubic"}
@@ -46,12 +46,41 @@ def bspline_field(control_points: Tensor, shape: list[int], spacing: list[int], 
         >>> field = bspline_field(torch.zeros(1, 2, 16, 16), [256, 256], [16, 16])
     """
     if not torch.jit.is_scripting():
-        _check_control_points(control_points, shape, spacing, order)
-    field = precise(control_points)
+        _check_order(order)
+        check_control_points(control_points, shape, spacing)
+        with torch.autocast(control_points.device.type, enabled=False):
+            return _expand(precise(control_points), shape, spacing, order)
+    # scripted code cannot switch autocast off, but autocast leaves float64 alone
+    return _expand(control_points.double(), shape, spacing, order).to(precise(control_points).dtype)
+
+
+def control_positions(voxels: Tensor, spacing: int) -> Tensor:
+    """Voxel coordinates along an axis in units of control points: 0 at the first one."""
+    return (voxels - 0.5 * (spacing - 1)) / spacing
+
+
+def control_shape(shape: list[int], spacing: list[int]) -> list[int]:
+    """How many control points each side wants: ceil(n / spacing)."""
+    return [-(-size // step) for size, step in zip(shape, spacing)]  # noqa: B905, TorchScript knows no strict
+
+
+class BSplineField(nn.Module):
+    """Control points → displacement on the image's grid, for networks."""
+
+    def __init__(self, spacing: int | list[int], order: int = 3, spatial_dims: int = 2) -> None:
+        super().__init__()
+        _check_order(order)
+        self.spacing = [spacing] * spatial_dims if isinstance(spacing, int) else list(spacing)
+        self.order = order
+
+    def forward(self, control_points: Tensor, image: Tensor) -> Tensor:
+        return bspline_field(control_points, list(image.shape[2:]), self.spacing, self.order)
+
+
+def _expand(field: Tensor, shape: list[int], spacing: list[int], order: int) -> Tensor:
     for axis in range(len(shape)):
-        step = spacing[axis]
-        positions = (torch.arange(shape[axis], device=field.device, dtype=field.dtype) - 0.5 * (step - 1)) / step
-        weights = bspline_weights(positions, field.shape[2 + axis], order)
+        voxels = torch.arange(shape[axis], device=field.device, dtype=field.dtype)
+        weights = bspline_weights(control_positions(voxels, spacing[axis]), field.shape[2 + axis], order)
         if axis == len(shape) - 1:
             field = field @ weights.t()
         else:
@@ -60,40 +89,22 @@ def bspline_field(control_points: Tensor, shape: list[int], spacing: list[int], 
     return field
 
 
-def control_shape(shape: list[int], spacing: list[int]) -> list[int]:
-    """How many control points each side wants: ceil(n / spacing)."""
-    return [-(-size // step) for size, step in zip(shape, spacing)]
-
-
-class BSplineField(nn.Module):
-    """Control points → displacement, for networks: `forward(control_points, image)` gives a field on the image's grid."""
-
-    def __init__(self, spacing: int | list[int], order: int = 3, spatial_dims: int = 2) -> None:
-        super().__init__()
-        if order not in ORDERS:
-            raise ValueError(f"order is {order}; it wants 2 (quadratic) or 3 (cubic).")
-        self.spacing = [spacing] * spatial_dims if isinstance(spacing, int) else list(spacing)
-        self.order = order
-
-    def forward(self, control_points: Tensor, image: Tensor) -> Tensor:
-        if torch.jit.is_scripting():
-            return bspline_field(control_points, image.shape[2:], self.spacing, self.order)
-        with torch.autocast(control_points.device.type, enabled=False):
-            return bspline_field(control_points, image.shape[2:], self.spacing, self.order)
-
-
-def _check_control_points(control_points: Tensor, shape: list[int], spacing: list[int], order: int) -> None:
+def check_control_points(control_points: Tensor, shape: list[int], spacing: list[int]) -> None:
+    """Wants (batch, dims, *control) with as many control points as a grid of that shape and spacing has."""
     dims = check_displacement("control_points", control_points)
-    if order not in ORDERS:
-        raise ValueError(f"order is {order}; it wants 2 (quadratic) or 3 (cubic).")
-    if len(shape) != dims or len(spacing) != dims:
+    if len(shape) != dims or len(spacing) != dims or min(spacing) < 1:
         raise ValueError(
             f"shape is {tuple(shape)} and spacing {tuple(spacing)}; control_points of shape "
-            f"{tuple(control_points.shape)} want {dims} of each."
+            f"{tuple(control_points.shape)} want {dims} of each, 1 or more."
         )
     wanted = control_shape(shape, spacing)
-    if list(control_points.shape[2:]) != wanted:
+    if runs_eagerly() and list(control_points.shape[2:]) != wanted:
         raise ValueError(
-            f"control_points has {tuple(control_points.shape[2:])} points; a grid of {tuple(shape)} voxels with spacing "
-            f"{tuple(spacing)} wants {tuple(wanted)}."
+            f"control_points has {tuple(control_points.shape[2:])} points; a grid of {tuple(shape)} voxels with "
+            f"spacing {tuple(spacing)} wants {tuple(wanted)}."
         )
+
+
+def _check_order(order: int) -> None:
+    if order not in ORDERS:
+        raise ValueError(f"order is {order}; it wants 2 (quadratic) or 3 (cubic).")

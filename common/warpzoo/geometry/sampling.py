@@ -3,22 +3,33 @@
 Convention: coordinates and displacements are in voxels, component i along spatial axis i; voxel centres are at whole
 numbers. `warped(x) = moving(x + displacement(x))`. Grids are float32 or better whatever the images' type.
 
-The normalised grid that `grid_sample` wants is the one of its `align_corners=False`: in voxels both conventions mean the
-same, and this one makes the identity exact to the last bit wherever a side is a power of two.
+The grid that `grid_sample` reads is normalised as for `align_corners=False`. In voxels both of its conventions mean the
+same; this one makes the identity exact to the last bit wherever a side is a power of two.
 """
 
 from __future__ import annotations
-
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from warpzoo.checks import check_displacement, check_image, check_same_shape
+from warpzoo.checks import (
+    check_displacement,
+    check_image,
+    check_points,
+    check_same_device,
+    check_same_shape,
+    runs_eagerly,
+)
 
 MODES = ("linear", "nearest")
 PADDINGS = ("border", "constant")
+
+
+def axis_coordinates(size: int, axis: int, dims: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """0 … size − 1 along one of `dims` axes, the others of length 1."""
+    ramp = torch.arange(size, dtype=dtype, device=device)
+    return ramp.reshape([1] * axis + [-1] + [1] * (dims - 1 - axis))
 
 
 def voxel_coordinates(shape: list[int], dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -41,22 +52,16 @@ def sample(
     there `padding="border"` repeats the edge and "constant" puts `value`.
     """
     if not torch.jit.is_scripting():
-        _check_options(mode, padding)
-        dims = check_image("image", image)
-        check_displacement("coordinates", coordinates)
-        if coordinates.shape[1] != dims or coordinates.shape[0] != image.shape[0]:
-            raise ValueError(
-                f"coordinates has shape {tuple(coordinates.shape)}; for image of shape {tuple(image.shape)} it wants "
-                f"({image.shape[0]}, {dims}, *any)."
-            )
+        _check_options(image, mode, padding)
+        _check_coordinates("image", image, coordinates)
     coordinates = precise(coordinates)
     shape = image.shape[2:]
-    axes: list[Tensor] = []
+    columns: list[Tensor] = []
     for axis in range(len(shape) - 1, -1, -1):
-        axes.append((2 * coordinates[:, axis] + 1) / shape[axis] - 1)
-    sampled = _grid_sample(image, torch.stack(axes, -1), mode)
+        columns.append((2 * coordinates[:, axis] + (1 - shape[axis])) / shape[axis])
+    sampled = _grid_sample(image, torch.stack(columns, -1), mode)
     if padding == "constant":
-        sampled = _fill_outside(sampled, coordinates, shape, value)
+        sampled = sampled.masked_fill(~_inside(coordinates, list(shape)), value)
     return sampled
 
 
@@ -69,115 +74,162 @@ def warp(
         >>> warped = warp(moving, torch.zeros(1, 2, 64, 64))  # is moving
     """
     if not torch.jit.is_scripting():
-        _check_options(mode, padding)
+        _check_options(moving, mode, padding)
         check_image("moving", moving)
         check_displacement("displacement", displacement)
         check_same_shape("moving", moving, "displacement", displacement, spatial_only=True)
     displacement = precise(displacement)
     warped = _grid_sample(moving, _normalised_grid(displacement), mode)
     if padding == "constant":
-        shape = displacement.shape[2:]
-        coordinates = voxel_coordinates(shape, displacement.dtype, displacement.device) + displacement
-        warped = _fill_outside(warped, coordinates, shape, value)
+        warped = warped.masked_fill(~_inside(_displaced(displacement), list(moving.shape[2:])), value)
     return warped
 
 
-def warp_labels(labels: Tensor, displacement: Tensor, mode: str = "nearest", outside: int = 0) -> Tensor:
-    """A label map (batch, 1, *spatial) of whole numbers carried by a displacement; the labels stay what they are.
+def sample_labels(labels: Tensor, coordinates: Tensor, mode: str = "nearest", outside: int = 0) -> Tensor:
+    """A label map (batch, 1, *spatial) of whole numbers at coordinates (batch, dims, *any); labels stay what they are.
 
-    "nearest" takes the closest voxel's label. "linear" interpolates each label's own membership and keeps the strongest:
-    smoother borders at one pass per label. What comes from outside the map is `outside`.
+    "nearest" takes the closest voxel's label. "linear" interpolates each label's own membership and keeps the
+    strongest: smoother borders, at one pass per label. What comes from outside the map is `outside`.
     """
     check_image("labels", labels, channels=1, finite=False)
+    _check_coordinates("labels", labels, coordinates)
+    if mode not in MODES:
+        raise ValueError(f"mode is {mode!r}; it wants one of {MODES}.")
     if labels.is_floating_point() and not bool((labels == labels.round()).all()):
-        raise ValueError("labels has fractional values; it wants whole numbers (an image is carried by `warp`).")
+        raise ValueError("labels has values that are not whole numbers; an image is carried by `warp` or `sample`.")
     if mode == "linear":
-        best = torch.zeros_like(displacement[:, :1], dtype=torch.float32)
-        carried = torch.full_like(best, outside, dtype=labels.dtype)
+        strongest = torch.zeros_like(coordinates[:, :1], dtype=torch.float32)
+        carried = torch.zeros_like(strongest, dtype=labels.dtype)
         for label in labels.unique().tolist():
-            membership = warp((labels == label).float(), displacement)
-            carried = torch.where(membership > best, torch.full_like(carried, label), carried)
-            best = torch.maximum(membership, best)
+            membership = sample((labels == label).float(), coordinates)
+            carried = carried.masked_fill(membership > strongest, label)
+            strongest = torch.maximum(membership, strongest)
     else:
-        # float64 holds every integer label up to 2**53
-        carried = warp(labels.double(), displacement.double(), mode=mode).round().to(labels.dtype)
-    shape = displacement.shape[2:]
-    coordinates = voxel_coordinates(shape, torch.float64, displacement.device) + displacement
-    return _fill_outside(carried, coordinates, shape, outside)
+        # float64 holds every whole number up to 2**53
+        carried = sample(labels.double(), coordinates, mode=mode).to(labels.dtype)
+    return carried.masked_fill(~_inside(coordinates, list(labels.shape[2:])), outside)
+
+
+def warp_labels(labels: Tensor, displacement: Tensor, mode: str = "nearest", outside: int = 0) -> Tensor:
+    """A label map (batch, 1, *spatial) carried by a displacement (batch, dims, *spatial), as `sample_labels` does."""
+    check_displacement("displacement", displacement)
+    check_same_shape("labels", labels, "displacement", displacement, spatial_only=True)
+    return sample_labels(labels, _displaced(precise(displacement)), mode, outside)
+
+
+def warp_points(points: Tensor, displacement: Tensor) -> Tensor:
+    """Points (batch, count, dims) of the fixed grid taken to where they lie in the moving image, in voxels."""
+    return points + displacement_at(displacement, points)
 
 
 def displacement_at(displacement: Tensor, points: Tensor) -> Tensor:
-    """The displacement (batch, dims, *spatial) at points (batch, count, dims), linearly: (batch, count, dims)."""
+    """The displacement (batch, dims, *spatial) at points (batch, count, dims), linearly: (batch, count, dims).
+
+    A point outside the grid gets the displacement of the border.
+    """
     dims = displacement.shape[1]
-    coordinates = points.movedim(-1, 1).reshape(points.shape[0], dims, -1, *[1] * (dims - 1))
-    return sample(displacement, coordinates.to(displacement.dtype)).flatten(2).movedim(1, -1)
+    if not torch.jit.is_scripting():
+        check_points("points", points, dims)
+    coordinates = points.transpose(1, 2).reshape([points.shape[0], dims, -1] + [1] * (dims - 1))
+    return sample(displacement, coordinates).flatten(2).transpose(1, 2)
 
 
 def _grid_sample(image: Tensor, grid: Tensor, mode: str) -> Tensor:
+    if image.dtype == torch.float64:
+        grid = grid.double()
+    source = image.to(grid.dtype)
+    parts = 1
+    if not torch.jit.is_scripting():
+        parts = _parts(image, grid)
+    # on a CPU, `grid_sample` gives each item of the batch to a thread; a single image is read in as many parts
+    pieces = grid if parts == 1 else grid.reshape([parts] + [1] * (image.dim() - 3) + [-1, grid.shape[-1]])
     sampled = F.grid_sample(
-        image.to(grid.dtype),
-        grid,
+        source if parts == 1 else source.expand([parts] + list(source.shape[1:])),
+        pieces,
         mode="bilinear" if mode == "linear" else mode,
         padding_mode="border",
         align_corners=False,
     )
+    if parts > 1:
+        sampled = sampled.transpose(0, 1).reshape(list(image.shape[:2]) + list(grid.shape[1:-1]))
     return sampled.to(image.dtype)
 
 
-def _fill_outside(sampled: Tensor, coordinates: Tensor, shape: list[int], value: float) -> Tensor:
+def _parts(image: Tensor, grid: Tensor) -> int:
+    voxels = grid.numel() // grid.shape[-1]
+    if not runs_eagerly() or image.device.type != "cpu" or image.shape[0] > 1 or voxels < 2**15:
+        return 1
+    # each part has its own gradient of the image, so there are no more than four
+    return max(parts for parts in range(1, min(torch.get_num_threads(), 4) + 1) if voxels % parts == 0)
+
+
+def _displaced(displacement: Tensor) -> Tensor:
+    shape = list(displacement.shape[2:])
+    return voxel_coordinates(shape, displacement.dtype, displacement.device) + displacement
+
+
+def _inside(coordinates: Tensor, shape: list[int]) -> Tensor:
+    """Which coordinates (batch, dims, *any) lie within the voxels of a grid: (batch, 1, *any)."""
     inside = torch.ones_like(coordinates[:, :1], dtype=torch.bool)
     for axis in range(len(shape)):
         position = coordinates[:, axis : axis + 1]
         inside = inside & (position >= -0.5) & (position < shape[axis] - 0.5)
-    return sampled.masked_fill(~inside, value)
+    return inside
 
 
 def _normalised_grid(displacement: Tensor) -> Tensor:
     """Where `grid_sample` reads: (batch, *spatial, dims), last spatial axis first, from a displacement in voxels."""
     if not torch.jit.is_scripting():
-        if not (torch.jit.is_tracing() or torch.compiler.is_compiling()):
+        if runs_eagerly():
             return _NormalisedGrid.apply(displacement)
     shape = displacement.shape[2:]
-    coordinates = voxel_coordinates(shape, displacement.dtype, displacement.device) + displacement
-    axes: list[Tensor] = []
+    columns: list[Tensor] = []
     for axis in range(len(shape) - 1, -1, -1):
-        axes.append((2 * coordinates[:, axis] + 1) / shape[axis] - 1)
-    return torch.stack(axes, -1)
+        ramp = axis_coordinates(shape[axis], axis, len(shape), displacement.dtype, displacement.device)
+        columns.append((2 * ramp + (1 - shape[axis])) / shape[axis] + displacement[:, axis] * (2 / shape[axis]))
+    return torch.stack(columns, -1)
 
 
 class _NormalisedGrid(torch.autograd.Function):
-    """One fused multiply-add per axis on a cached identity, forward and backward."""
+    """One fused multiply-add per axis, written where it belongs, and one multiplication per axis on the way back."""
 
     @staticmethod
-    def forward(ctx, displacement: Tensor) -> Tensor:
-        shape = tuple(displacement.shape[2:])
+    def forward(ctx: torch.autograd.function.FunctionCtx, displacement: Tensor) -> Tensor:
+        shape = displacement.shape[2:]
         dims = len(shape)
-        identity = _normalised_identity(shape, displacement.dtype, displacement.device)
         grid = displacement.new_empty((displacement.shape[0], *shape, dims))
         for axis, size in enumerate(shape):
-            column = dims - 1 - axis
-            torch.add(identity[..., column], displacement[:, axis], alpha=2 / size, out=grid[..., column])
-        ctx.shape = shape
+            identity = (2 * axis_coordinates(size, axis, dims, grid.dtype, grid.device) + (1 - size)) / size
+            torch.add(identity, displacement[:, axis], alpha=2 / size, out=grid[..., dims - 1 - axis])
         return grid
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:
-        dims = len(ctx.shape)
-        result = gradient.new_empty((gradient.shape[0], dims, *ctx.shape))
-        for axis, size in enumerate(ctx.shape):
-            torch.mul(gradient[..., dims - 1 - axis], 2 / size, out=result[:, axis])
+    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> Tensor:
+        shape = gradient.shape[1:-1]
+        result = gradient.new_empty((gradient.shape[0], len(shape), *shape))
+        for axis, size in enumerate(shape):
+            torch.mul(gradient[..., len(shape) - 1 - axis], 2 / size, out=result[:, axis])
         return result
 
 
-@lru_cache(maxsize=8)
-def _normalised_identity(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    coordinates = voxel_coordinates(list(shape), torch.float64, device)
-    axes = [(2 * coordinates[axis] + 1) / shape[axis] - 1 for axis in reversed(range(len(shape)))]
-    return torch.stack(axes, -1).to(dtype)
-
-
-def _check_options(mode: str, padding: str) -> None:
+def _check_options(image: Tensor, mode: str, padding: str) -> None:
     if mode not in MODES:
         raise ValueError(f"mode is {mode!r}; it wants one of {MODES}.")
     if padding not in PADDINGS:
         raise ValueError(f"padding is {padding!r}; it wants one of {PADDINGS}.")
+    if mode == "linear" and not image.is_floating_point():
+        raise ValueError(
+            f"an image of {image.dtype} cannot hold values between its own; linear interpolation wants floating point, "
+            "labels want `warp_labels`."
+        )
+
+
+def _check_coordinates(name: str, image: Tensor, coordinates: Tensor) -> None:
+    dims = check_image(name, image)
+    check_displacement("coordinates", coordinates)
+    if coordinates.shape[1] != dims or (runs_eagerly() and coordinates.shape[0] != image.shape[0]):
+        raise ValueError(
+            f"coordinates has shape {tuple(coordinates.shape)}; for {name} of shape {tuple(image.shape)} it wants "
+            f"({image.shape[0]}, {dims}, *any)."
+        )
+    check_same_device("coordinates", coordinates, name, image)

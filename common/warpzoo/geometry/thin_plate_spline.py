@@ -1,7 +1,7 @@
-"""Thin-plate spline: the smoothest map that takes control points where they are told, with global support.
+"""Thin-plate spline: the smoothest map that takes landmarks where they are told, with global support.
 
-Convention: kernel r² log r in 2-D and in 3-D (what scipy calls `thin_plate_spline`, degree 1: an affine part and no
-smoothing). Positions and displacements are in voxels. On a grid the control points sit where the B-splines' do.
+Convention: kernel r² log r in 2-D and in 3-D, an affine part and no smoothing (what scipy calls `thin_plate_spline` of
+degree 1). Positions and displacements are in voxels. On a grid, control points sit where those of the B-splines do.
 """
 
 from __future__ import annotations
@@ -9,78 +9,119 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from warpzoo.checks import check_displacement
+from warpzoo.checks import check_points, runs_eagerly
+from warpzoo.geometry.bspline import check_control_points
 from warpzoo.geometry.sampling import precise, voxel_coordinates
 
 
-def thin_plate_weights(points: Tensor, queries: Tensor) -> Tensor:
-    """The matrix (queries, points) that interpolates values at points (points, dims) to queries (queries, dims)."""
-    count, dims = points.shape
-    if count <= dims:
-        raise ValueError(f"points has {count} points in {dims}-D; a thin-plate spline wants at least {dims + 1}.")
-    centre = points.mean(0)
-    scale = (points - centre).abs().max()
-    points, queries = (points - centre) / scale, (queries - centre) / scale
-    system = points.new_zeros((count + dims + 1, count + dims + 1))
-    system[:count, :count] = _kernel(points, points)
-    system[:count, count:] = _affine_part(points)
-    system[count:, :count] = system[:count, count:].t()
-    right = torch.cat([_kernel(queries, points), _affine_part(queries)], 1)
-    solved = torch.linalg.solve_ex(system, right.t(), check_errors=False)[0]
-    return solved[:count].t()
+def thin_plate_coefficients(landmarks: Tensor, displacement: Tensor) -> Tensor:
+    """What each kernel and the affine part weigh, (..., landmarks + dims + 1, channels), in float64.
 
-
-def grid_control_points(count: list[int], spacing: list[int], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Positions (points, dims) in voxels of a grid of control points at the centres of patches of `spacing` voxels."""
-    index = voxel_coordinates(count, dtype, device)
-    step = torch.tensor(spacing, dtype=dtype, device=device)
-    return index.flatten(1).t() * step + 0.5 * (step - 1)
-
-
-def thin_plate_field(control_points: Tensor, shape: list[int], spacing: list[int]) -> Tensor:
-    """The displacement (batch, dims, *shape) of control-point displacements (batch, dims, *control)."""
+    `landmarks` (..., landmarks, dims): dims + 1 or more, no two alike, not all on one line (in one plane in 3-D).
+    `displacement` (..., landmarks, channels).
+    """
     if not torch.jit.is_scripting():
-        check_displacement("control_points", control_points)
-    weights = grid_weights(control_points.shape[2:], shape, spacing, control_points.device)
-    field = precise(control_points)
-    field = field.flatten(2) @ weights.to(field.dtype).t()
-    return field.reshape(list(control_points.shape[:2]) + list(shape))
+        check_landmarks("landmarks", landmarks)
+    scaled = _scaled(landmarks, landmarks)
+    affine = _affine_part(scaled)
+    corner = torch.zeros_like(affine[..., : affine.shape[-1], :])
+    upper = torch.cat([_kernel(scaled, scaled), affine], -1)
+    lower = torch.cat([affine.transpose(-1, -2), corner.transpose(-1, -2)], -1)
+    displacement = displacement.double()
+    nothing = torch.zeros_like(displacement[..., : affine.shape[-1], :])
+    return torch.linalg.solve(torch.cat([upper, lower], -2), torch.cat([displacement, nothing], -2))
+
+
+def thin_plate_basis(points: Tensor, landmarks: Tensor) -> Tensor:
+    """The kernels and the affine part at points: (..., points, landmarks + dims + 1), in float64."""
+    scaled = _scaled(points, landmarks)
+    return torch.cat([_kernel(scaled, _scaled(landmarks, landmarks)), _affine_part(scaled)], -1)
 
 
 def grid_weights(count: list[int], shape: list[int], spacing: list[int], device: torch.device) -> Tensor:
-    """The float64 matrix from a grid of control points to every voxel: what `thin_plate_field` multiplies by."""
-    points = grid_control_points(count, spacing, torch.float64, device)
-    queries = voxel_coordinates(shape, torch.float64, device).flatten(1).t()
-    return thin_plate_weights(points, queries)
+    """The matrix (voxels, control points) from a grid of control points to every voxel, in float64."""
+    step = torch.tensor(spacing, dtype=torch.float64, device=device)
+    index = voxel_coordinates(count, torch.float64, device).flatten(1).t()
+    landmarks = index * step + 0.5 * (step - 1)
+    voxels = voxel_coordinates(shape, torch.float64, device).flatten(1).t()
+    unit = torch.eye(landmarks.shape[0], dtype=torch.float64, device=device)
+    return thin_plate_basis(voxels, landmarks) @ thin_plate_coefficients(landmarks, unit)
 
 
 class ThinPlateField(nn.Module):
-    """Control points → displacement, for networks; the matrix is kept for as long as the sizes stay the same."""
+    """Control points → displacement on the image's grid, for networks.
+
+    The matrix is kept for as long as the sizes stay the same. ONNX has no linear solve: run the layer once on the size
+    that the exported network shall have, and the matrix is exported as a constant; only the batch stays dynamic.
+    """
 
     def __init__(self, spacing: int | list[int], spatial_dims: int = 2) -> None:
         super().__init__()
         self.spacing = [spacing] * spatial_dims if isinstance(spacing, int) else list(spacing)
-        self.kept_shape: list[int] = [0]
+        # neither is a buffer: DDP would want them of one size in all processes
+        self.kept_sizes: list[int] = [0]
         self.kept_weights = torch.zeros(0)
 
     def forward(self, control_points: Tensor, image: Tensor) -> Tensor:
-        shape, points = list(image.shape[2:]), precise(control_points).flatten(2)
-        if self.kept_shape != shape or self.kept_weights.device != points.device:
-            weights = grid_weights(list(control_points.shape[2:]), shape, self.spacing, points.device)
-            self.kept_weights = weights.to(points.dtype)
-            self.kept_shape = shape
-        if torch.jit.is_scripting():
-            field = points @ self.kept_weights.to(points.dtype).t()
-        else:
-            with torch.autocast(points.device.type, enabled=False):
-                field = points @ self.kept_weights.to(points.dtype).t()
-        return field.reshape(list(control_points.shape[:2]) + list(shape))
+        shape, count = list(image.shape[2:]), list(control_points.shape[2:])
+        if not torch.jit.is_scripting():
+            check_control_points(control_points, shape, self.spacing)
+            with torch.autocast(control_points.device.type, enabled=False):
+                field = self._multiply(precise(control_points), shape, count)
+        else:  # scripted code cannot switch autocast off, but autocast leaves float64 alone
+            field = self._multiply(control_points.double(), shape, count).to(precise(control_points).dtype)
+        return field.reshape([-1, control_points.shape[1]] + shape)
+
+    def _multiply(self, points: Tensor, shape: list[int], count: list[int]) -> Tensor:
+        kept = self.kept_weights
+        if self.kept_sizes != shape + count or kept.device != points.device or kept.dtype != points.dtype:
+            if not torch.jit.is_scripting():
+                kept = self._outside_graphs(shape, count, points)
+            else:
+                kept = grid_weights(count, shape, self.spacing, points.device).to(points.dtype)
+            self.kept_sizes, self.kept_weights = shape + count, kept
+        return points.flatten(2) @ kept.t()
+
+    @torch.jit.unused
+    def _outside_graphs(self, shape: list[int], count: list[int], points: Tensor) -> Tensor:
+        if torch.onnx.is_in_onnx_export():
+            raise ValueError(
+                f"a thin-plate spline from {count} control points to {shape} voxels cannot be exported to ONNX, which "
+                "has no linear solve; run the layer once on that size first, and leave its sizes fixed."
+            )
+        with torch.inference_mode(False):
+            return grid_weights(count, shape, self.spacing, points.device).to(points.dtype)
+
+
+def check_landmarks(name: str, landmarks: Tensor) -> None:
+    """Wants (..., landmarks, 2 or 3), finite, no two alike, not all on one line or in one plane."""
+    dims = landmarks.shape[-1] if isinstance(landmarks, Tensor) and landmarks.dim() else 0
+    check_points(name, landmarks, dims if dims in (2, 3) else 3)
+    if not runs_eagerly():
+        return
+    found = landmarks.detach().double()
+    rank = torch.linalg.matrix_rank(_affine_part(found - found.mean(-2, keepdim=True)))
+    if bool((rank <= dims).any()):
+        raise ValueError(
+            f"{name} has shape {tuple(landmarks.shape)}; a thin-plate spline wants {dims + 1} landmarks or more, "
+            f"not all {'on one line' if dims == 2 else 'in one plane'}."
+        )
+    distances = torch.cdist(found, found) + torch.eye(found.shape[-2], dtype=found.dtype, device=found.device)
+    if bool((distances == 0).any()):
+        raise ValueError(f"{name} has the same landmark twice; a thin-plate spline wants each only once.")
+
+
+def _scaled(points: Tensor, landmarks: Tensor) -> Tensor:
+    """Positions around the landmarks' centre in units of their extent, for a well-conditioned system, in float64."""
+    landmarks = landmarks.double()
+    centre = landmarks.mean(-2, keepdim=True)
+    return (points.double() - centre) / (landmarks - centre).abs().amax([-2, -1], keepdim=True)
 
 
 def _kernel(a: Tensor, b: Tensor) -> Tensor:
-    squared = (a[:, None] - b[None]).square().sum(-1)
-    return torch.where(squared > 0, 0.5 * squared * torch.log(squared.clamp_min(1e-300)), torch.zeros_like(squared))
+    squared = (a.unsqueeze(-2) - b.unsqueeze(-3)).square().sum(-1)
+    return 0.5 * squared * squared.clamp_min(1e-300).log()
 
 
 def _affine_part(points: Tensor) -> Tensor:
-    return torch.cat([torch.ones_like(points[:, :1]), points], 1)
+    return torch.cat([torch.ones_like(points[..., :1]), points], -1)

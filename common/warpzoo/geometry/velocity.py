@@ -61,7 +61,4 @@ class VelocityField(nn.Module):
         self.squarings = squarings
 
     def forward(self, velocity: Tensor) -> Tensor:
-        if torch.jit.is_scripting():
-            return integrate_velocity(velocity, self.squarings)
-        with torch.autocast(velocity.device.type, enabled=False):
-            return integrate_velocity(velocity, self.squarings)
+        return integrate_velocity(velocity, self.squarings)

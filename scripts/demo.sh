@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# Sets up what is missing, then shows the warp layers at work: the pictures lie in demo/.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+bash scripts/setup.sh
+exec .venv/bin/python scripts/demo.py "$@"

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import DiskSaver, ProgressBar
-from monai.handlers import CheckpointLoader, EarlyStopHandler
+from monai.handlers import CheckpointLoader
 from monai.utils import set_determinism
 from torch import nn
 
@@ -59,7 +59,7 @@ class Progress:
 
 class Checkpoint:
     """Saves all that a run needs to go on (`objects` and the engine) every `interval` epochs and at its end, whole files
-    only; with `resume` it starts from there. The network alone, best so far, is MONAI's CheckpointSaver's business."""
+    only; with `resume` it starts from there. The network alone, best so far, is the business of `BestWeights`."""
 
     def __init__(self, path: str | Path, objects: Mapping[str, Any], interval: int = 1, resume: bool = False) -> None:
         self.path = Path(path)
@@ -68,14 +68,53 @@ class Checkpoint:
         self.resume = resume
 
     def attach(self, engine: Engine) -> None:
-        objects = {**self.objects, "trainer": engine}
         if self.resume:
-            if not self.path.exists():
-                raise ValueError(f"{self.path} does not exist: there is nothing to resume. Start without `resume`.")
-            CheckpointLoader(str(self.path), objects, map_location=engine.state.device).attach(engine)
+            engine.add_event_handler(Events.STARTED, self.load)
+        objects = {**self.objects, "trainer": engine}
         disk = DiskSaver(str(self.path.parent), create_dir=True, require_empty=False)
         saver = ignite.handlers.Checkpoint(objects, disk, filename_pattern=self.path.name, n_saved=None)
         engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval) | Events.COMPLETED, saver)
+
+    def load(self, engine: Engine) -> None:
+        if not self.path.is_file():
+            raise ValueError(f"{self.path} does not exist: there is nothing to resume. Start without `resume`.")
+        for network in self.objects.values():
+            if isinstance(network, nn.Module):
+                load_weights(self.path, network)
+        CheckpointLoader(str(self.path), {**self.objects, "trainer": engine}, map_location=engine.state.device)(engine)
+
+
+class BestWeights:
+    """Writes the network's weights, a plain state dict, whenever the evaluator's key metric is higher than ever before.
+
+    Part of the checkpoint, so that a resumed run does not take its first validation for the best one.
+    """
+
+    def __init__(self, path: str | Path, network: nn.Module) -> None:
+        self.path = Path(path)
+        self.network = network
+        self.best = float("-inf")
+        self.validations_since = 0
+
+    def state_dict(self) -> dict[str, float]:
+        return {"best": self.best, "validations_since": self.validations_since}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best, self.validations_since = state["best"], state["validations_since"]
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        value = float(engine.state.metrics["key_metric"])
+        self.validations_since += 1
+        if value > self.best:
+            self.best, self.validations_since = value, 0
+            if idist.get_rank() == 0:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                unfinished = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+                torch.save(self.network.state_dict(), unfinished)
+                unfinished.replace(self.path)
 
 
 class LoadWeights:
@@ -114,16 +153,19 @@ def load_weights(path: str | Path, network: nn.Module) -> None:
     network.load_state_dict(state)
 
 
-class EarlyStop(EarlyStopHandler):
-    """Ends the training when the evaluator's key metric has not risen for `patience` validations."""
+class EarlyStop:
+    """Ends the training when the key metric has not risen for `patience` validations."""
 
-    def __init__(self, evaluator: Engine, patience: int, interval: int = 1) -> None:
-        super().__init__(patience, lambda _: float(evaluator.state.metrics["key_metric"]))
-        self.interval = interval
+    def __init__(self, best: BestWeights, patience: int) -> None:
+        self.best = best
+        self.patience = patience
 
     def attach(self, engine: Engine) -> None:
-        self.set_trainer(engine)
-        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        if self.best.validations_since >= self.patience:
+            engine.terminate()
 
 
 class RunRecord:

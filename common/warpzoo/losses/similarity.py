@@ -115,7 +115,8 @@ def local_normalised_cross_correlation(
 
     Windows are `window` voxels a side and lie wholly in the image, at every position and in every channel. One that is
     flat in both images does not count, flat in one it counts as 0; nothing but flat windows gives 0 with a zero
-    gradient. With a mask a window counts if its centre (index window // 2 along each axis) does.
+    gradient. Flat is a standard deviation below a millionth of the image's range, or that is only round-off. With a
+    mask a window counts if its centre (index window // 2 along each axis) does.
     """
     dims = _check_pair(fixed, warped, mask)
     _check_window(window)

@@ -176,6 +176,24 @@ def test_window_flat_in_one_image_counts_as_zero() -> None:
     assert only.item() == 0.0
 
 
+@pytest.mark.parametrize("texture", [1e-5, 1e-7])
+def test_windows_below_a_millionth_of_the_range_are_flat(texture: float) -> None:
+    """Unlike texture around a like square: it counts at 1e-5 of the image's range and not at 1e-7."""
+    rng = np.random.default_rng(0)
+    fixed, warped = (torch.from_numpy(texture * rng.normal(size=(1, 1, 40, 20))) for _ in range(2))
+    square = torch.rand(10, 10, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    fixed[0, 0, :10, :10] = warped[0, 0, :10, :10] = square
+    expected = brute_force_lncc(fixed, warped, 5).item()
+    assert (expected > 0.9) == (texture < 1e-6)
+    assert local_normalised_cross_correlation(fixed, warped, 5).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_ncc_keeps_its_digits_under_a_large_offset() -> None:
+    fixed, warped = ((image / image.std() + 3e5).float() for image in pair((40, 30), batch=1))
+    expected = np.corrcoef(fixed.double().numpy().ravel(), warped.double().numpy().ravel())[0, 1]
+    assert normalised_cross_correlation(fixed, warped).item() == pytest.approx(expected, abs=2e-6)
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     name=st.sampled_from(list(SIMILARITIES)),

@@ -1,0 +1,108 @@
+"""Reproduces the experiments of a bundle's paper: tables and pictures, written into the bundle's docs.
+
+python scripts/reproduce.py dirnet                                    # every experiment, on the test subjects
+python scripts/reproduce.py dirnet --only digits --data my/data
+python scripts/reproduce.py dirnet --subset validation --output runs  # while developing
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from experiments import dirnet_cardiac, dirnet_digits
+from experiments.common import SUBSETS, Options
+
+from warpzoo.handlers import write_json
+
+ROOT = Path(__file__).resolve().parents[1]
+EXPERIMENTS: dict[str, dict[str, ModuleType]] = {
+    "dirnet": {"cardiac": dirnet_cardiac, "digits": dirnet_digits},
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    methods = parser.add_subparsers(dest="method", required=True, metavar="method")
+    for method, experiments in EXPERIMENTS.items():
+        options = methods.add_parser(method, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        docs, models = (ROOT / "bundles" / method / folder for folder in ("docs", "models"))
+        options.add_argument("--only", choices=list(experiments), help="one experiment, the others' results stay")
+        options.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of the data")
+        options.add_argument(
+            "--weights", type=Path, default=models, help="folder of model.pt and the variants' weights"
+        )
+        options.add_argument("--subset", choices=SUBSETS, default="test", help="which subjects to register")
+        options.add_argument("--limit", type=positive, help="first so many pairs only")
+        options.add_argument("--seed", type=int, default=0, help="of what is drawn")
+        options.add_argument("--output", type=Path, help=f"folder of the results (default: {docs.relative_to(ROOT)})")
+        options.set_defaults(docs=docs)
+    chosen = parser.parse_args(arguments)
+    if chosen.output is None and (chosen.subset != "test" or chosen.limit):
+        parser.error("--subset and --limit want an --output folder: the bundle's docs hold the whole test's results.")
+    try:
+        reproduce(
+            chosen.method,
+            [chosen.only] if chosen.only else list(EXPERIMENTS[chosen.method]),
+            Options(
+                bundle=ROOT / "bundles" / chosen.method,
+                data=chosen.data,
+                weights=chosen.weights,
+                output=chosen.output or chosen.docs,
+                subset=chosen.subset,
+                limit=chosen.limit,
+                seed=chosen.seed,
+            ),
+        )
+    except ValueError as error:
+        print(f"reproduce: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def reproduce(method: str, names: Sequence[str], options: Options) -> None:
+    """Runs the experiments and writes results.json and, from all that it then holds, results.md."""
+    for folder in (options.data, options.weights):
+        if not folder.is_dir():
+            raise ValueError(f"{folder} is no folder.")
+    torch.set_num_threads(1)  # times are those of one core
+    file = options.output / "results.json"
+    results = json.loads(file.read_text()) if file.exists() else {}
+    for name in names:
+        results[name] = EXPERIMENTS[method][name].run(options)
+        write_json(file, results)
+        (options.output / "results.md").write_text(page(method, results))
+    print(f"{options.output / 'results.md'}")
+
+
+def page(method: str, results: dict) -> str:
+    parts = [f"# Results of {method}", "All numbers, pair by pair, are in `results.json`."]
+    for name, experiment in EXPERIMENTS[method].items():
+        if name in results:
+            parts.append(experiment.page(results[name], command(method, name, results[name])))
+    return "\n\n".join(parts) + "\n"
+
+
+def command(method: str, experiment: str, result: dict) -> str:
+    """What to type for this result."""
+    words = ["python scripts/reproduce.py", method, "--only", experiment]
+    for option, default in (("subset", "test"), ("limit", None), ("seed", 0)):
+        if result[option] != default:
+            words += [f"--{option}", str(result[option])]
+    return " ".join(words)
+
+
+def positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not 1 or more")
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,186 @@
+"""`scripts/reproduce.py` on made-up archives of the real ones' layout: its numbers, its pages, its complaints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser
+from torch import nn
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+SIZE = 48
+SHIFT = 3
+
+
+@pytest.fixture
+def reproduce(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    import reproduce
+
+    return reproduce
+
+
+@pytest.fixture
+def without_elastix(reproduce: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    from experiments import elastix
+
+    monkeypatch.setattr(elastix, "installed_version", lambda: None)
+
+
+@pytest.fixture
+def data(bundle: Callable[[str], Path], tmp_path: Path) -> Path:
+    """Discs that move by SHIFT along the first axis from end-diastole to end-systole; bars as digits."""
+    config = json.loads((bundle("dirnet") / "configs" / "train.json").read_text())
+    subjects = [*config["test_subjects"][:2], config["validation_subjects"][0], "SC-OTHER"]
+    generator = np.random.default_rng(0)
+    count = len(subjects)
+    centres = generator.uniform(20, 28, (count, 2))
+    arrays = {}
+    for name, shift in (("ed", 0), ("es", SHIFT)):
+        x, y = np.mgrid[:SIZE, :SIZE]
+        distance = np.hypot(x - centres[:, 0, None, None] - shift, y - centres[:, 1, None, None])
+        arrays[name] = (40 + 120 / (1 + np.exp(distance - 8))).astype(np.uint8)
+        arrays[f"{name}_lv"] = distance < 8
+    (tmp_path / "cardiac").mkdir()
+    np.savez(
+        tmp_path / "cardiac" / "sunnybrook_ed_es_pairs.npz",
+        subject=np.array(subjects),
+        slice=np.arange(count) + 1,
+        **arrays,
+    )
+    return tmp_path
+
+
+def make_weights(bundle: Path, folder: Path, name: str, *overrides: str) -> nn.Module:
+    """A network of that variant that predicts the same small displacement everywhere, and its weights' file."""
+    config = ConfigParser()
+    files = ["train.json", *(f"variants/{override}.json" for override in overrides)]
+    config.read_config([str(bundle / "configs" / file) for file in files])
+    network = config.get_parsed_content("network_def")
+    last = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)][-1]
+    last.bias.data = torch.tensor([float(SHIFT), 0.0])
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    torch.save(network.state_dict(), folder / name)
+    return network
+
+
+@pytest.mark.usefixtures("without_elastix")
+def test_cardiac_rows_are_measured_and_missing_ones_named(
+    reproduce: ModuleType, bundle: Callable[[str], Path], data: Path, tmp_path: Path
+) -> None:
+    make_weights(bundle("dirnet"), tmp_path / "models", "model.pt")
+    make_weights(bundle("dirnet"), tmp_path / "models", "b1.pt", "paper", "b1")
+    arguments = ["dirnet", "--only", "cardiac", "--data", str(data), "--weights", str(tmp_path / "models")]
+    assert reproduce.main([*arguments, "--output", str(tmp_path / "out")]) == 0
+
+    result = json.loads((tmp_path / "out" / "results.json").read_text())["cardiac"]
+    assert len(result["pairs"]) == 4  # two test subjects, one slice, both ways
+    assert set(result["rows"]) == {"before", "B1", "ours"}
+    forth = result["pairs"].index(next(pair for pair in result["pairs"] if pair.endswith("ed")))
+    back = result["pairs"].index(next(pair for pair in result["pairs"] if pair.endswith("es")))
+    for row in ("B1", "ours"):  # the displacement is right from end-systole to end-diastole, and wrong for the way back
+        numbers = result["rows"][row]
+        assert numbers["dice"][forth] == 1
+        assert numbers["hd95"][forth] == 0
+        assert numbers["dice"][back] < result["rows"]["before"]["dice"][back]
+        assert numbers["hd95"][back] == pytest.approx(2 * SHIFT, abs=0.5)
+        assert numbers["folding"][forth] == 0
+        assert numbers["seconds"][forth] > 0
+    page = (tmp_path / "out" / "results.md").read_text()
+    assert "| C2 | not trained |" in page
+    assert "| elastix | not installed |" in page
+    assert (tmp_path / "out" / "figures" / "cardiac.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow  # importing itk
+def test_elastix_finds_the_shift(reproduce: ModuleType, data: Path) -> None:
+    pytest.importorskip("itk")
+    from experiments import elastix
+
+    if elastix.installed_version() is None:
+        pytest.skip("itk-elastix is not installed")
+    with np.load(data / "cardiac" / "sunnybrook_ed_es_pairs.npz") as archive:
+        moving, fixed, label = (torch.from_numpy(archive[name][0].copy()) for name in ("es", "ed", "ed_lv"))
+    prediction, seconds = elastix.register(torch.stack([moving, fixed])[None].float())
+    inside = prediction[0, 1:, label].mean(1)
+    assert inside[0] == pytest.approx(SHIFT, abs=0.3)
+    assert inside[1] == pytest.approx(0, abs=0.3)
+    assert float((prediction[0, 0] - fixed).abs().mean()) < 0.2 * float((moving.float() - fixed).abs().mean())
+    assert seconds > 0
+
+
+@pytest.mark.usefixtures("without_elastix")
+def test_digits_are_averaged_and_the_other_results_kept(
+    reproduce: ModuleType, bundle: Callable[[str], Path], tmp_path: Path
+) -> None:
+    bars = np.zeros((12, 28, 28), np.uint8)
+    for index, row in enumerate(bars):
+        row[4:20, 8 + index % 3 : 14 + index % 3] = 200
+    (tmp_path / "mnist").mkdir()
+    np.savez(tmp_path / "mnist" / "mnist_train.npz", x=bars, y=np.repeat([3, 5], 6))
+    make_weights(bundle("dirnet"), tmp_path / "models", "digits/3.pt", "digits")
+    (tmp_path / "out").mkdir()
+    arguments = ["dirnet", "--only", "digits", "--data", str(tmp_path), "--weights", str(tmp_path / "models")]
+    assert reproduce.main([*arguments, "--subset", "all", "--output", str(tmp_path / "out")]) == 0
+
+    result = json.loads((tmp_path / "out" / "results.json").read_text())["digits"]
+    assert list(result["classes"]) == ["3"]
+    digits = result["classes"]["3"]
+    drawn = int(np.random.default_rng((0, 3)).integers(6))
+    others = np.delete(bars[:6], drawn, axis=0)
+    oracle = [np.corrcoef(bars[drawn].ravel(), other.ravel())[0, 1] for other in others]
+    assert digits["ncc_before"] == pytest.approx(oracle, abs=1e-4)
+    mean_oracle = np.corrcoef(bars[drawn].ravel(), others.mean(0).ravel())[0, 1]
+    assert digits["ncc_of_mean_before"] == pytest.approx(mean_oracle, abs=1e-4)
+    assert np.mean(digits["ncc"]) < np.mean(digits["ncc_before"])  # these weights push upright bars along their axis
+    page = (tmp_path / "out" / "results.md").read_text()
+    assert "| 3 | 5 |" in page
+    assert "| 5 | not trained |" in page
+    assert (tmp_path / "out" / "figures" / "digits.png").exists()
+
+
+@pytest.mark.usefixtures("without_elastix")
+def test_two_runs_agree_in_all_but_time(
+    reproduce: ModuleType, bundle: Callable[[str], Path], data: Path, tmp_path: Path
+) -> None:
+    make_weights(bundle("dirnet"), tmp_path / "models", "model.pt")
+    rows = []
+    for run in ("first", "second"):
+        arguments = ["dirnet", "--only", "cardiac", "--data", str(data), "--weights", str(tmp_path / "models")]
+        assert reproduce.main([*arguments, "--limit", "1", "--output", str(tmp_path / run)]) == 0
+        numbers = json.loads((tmp_path / run / "results.json").read_text())["cardiac"]["rows"]
+        rows.append(
+            {row: {name: v for name, v in values.items() if name != "seconds"} for row, values in numbers.items()}
+        )
+    assert rows[0] == rows[1]
+    assert len(rows[0]["ours"]["dice"]) == 1
+
+
+@pytest.mark.usefixtures("without_elastix")
+def test_complaints_are_one_clear_sentence(
+    reproduce: ModuleType,
+    bundle: Callable[[str], Path],
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    models, out = tmp_path / "models", tmp_path / "out"
+    make_weights(bundle("dirnet"), models, "model.pt", "paper")  # weights of another variant
+    common = ["dirnet", "--only", "cardiac", "--output", str(out)]
+    for arguments, words in (
+        (["--data", str(tmp_path / "none"), "--weights", str(models)], "none is no folder"),
+        (["--data", str(models), "--weights", str(models)], "sunnybrook_ed_es_pairs.npz"),
+        (["--data", str(data), "--weights", str(models)], "model.pt holds the weights of another network"),
+    ):
+        assert reproduce.main([*common, *arguments]) == 1
+        assert words in capsys.readouterr().err
+    assert not out.exists()
+    with pytest.raises(SystemExit):
+        reproduce.main(["dirnet", "--subset", "validation"])
+    assert "--output" in capsys.readouterr().err

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
-import platform
-import shlex
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +17,9 @@ from ignite.handlers import DiskSaver, ProgressBar
 from monai.handlers import CheckpointLoader
 from monai.utils import set_determinism
 from torch import nn
+
+from warpzoo import record
+from warpzoo.space.files import whole_file
 
 
 class SeedEpochs:
@@ -58,8 +55,8 @@ class Progress:
 
 
 class Checkpoint:
-    """Saves all that a run needs to go on (`objects` and the engine) every `interval` epochs and at its end, whole files
-    only; with `resume` it starts from there. The network alone, best so far, is the business of `BestWeights`."""
+    """Saves all that a run needs to go on (`objects` and the engine) every `interval` epochs and at its end, whole
+    files only; with `resume` it starts from there. The network alone, best so far, is the business of `BestWeights`."""
 
     def __init__(self, path: str | Path, objects: Mapping[str, Any], interval: int = 1, resume: bool = False) -> None:
         self.path = Path(path)
@@ -111,21 +108,19 @@ class BestWeights:
         if value > self.best:
             self.best, self.validations_since = value, 0
             if idist.get_rank() == 0:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                unfinished = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-                torch.save(self.network.state_dict(), unfinished)
-                unfinished.replace(self.path)
+                with whole_file(self.path) as unfinished:
+                    torch.save(self.network.state_dict(), unfinished)
 
 
 class LoadWeights:
-    """Puts the weights of a file into the network when the evaluation starts; the file and the network must fit."""
+    """Puts the weights of a file into the network when the engine first starts; the file and the network must fit."""
 
     def __init__(self, path: str | Path, network: nn.Module) -> None:
         self.path = Path(path)
         self.network = network
 
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.STARTED, lambda _: load_weights(self.path, self.network))
+        engine.add_event_handler(Events.STARTED(once=1), lambda _: load_weights(self.path, self.network))
 
 
 def load_weights(path: str | Path, network: nn.Module) -> None:
@@ -172,7 +167,7 @@ class RunRecord:
     """Keeps what a run was and how it went in one JSON: settings, command, versions, machine, data, time and curve.
 
     Written after every epoch, so that an interrupted run has its record too; part of the checkpoint, so that a resumed
-    run has the whole curve. Attach it to the trainer; `evaluator` adds the metrics of the last validation to each epoch.
+    run has the whole curve. Attach it to the trainer; `evaluator` adds the metrics of an epoch's validation.
     """
 
     def __init__(
@@ -182,8 +177,8 @@ class RunRecord:
         self.evaluator = evaluator
         self.record: dict[str, Any] = {
             "settings": dict(settings),
-            "command": command(),
-            "data": {name: [record["id"] for record in records] for name, records in data.items()},
+            "command": record.command(),
+            "data": {name: [image["id"] for image in images] for name, images in data.items()},
             "seconds": 0.0,
             "cpu_seconds": 0.0,
             "epochs": [],
@@ -202,14 +197,8 @@ class RunRecord:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.write)
 
     def start(self, _: Engine) -> None:
-        self.record["machine"] = {
-            "processor": processor_name(),
-            "threads": torch.get_num_threads(),
-            "processes": idist.get_world_size(),
-        }
-        self.record["versions"] = {"python": platform.python_version()} | {
-            name: version(name) for name in ("torch", "monai", "pytorch-ignite", "numpy")
-        }
+        self.record["machine"] = record.machine() | {"processes": idist.get_world_size()}
+        self.record["versions"] = record.versions()
         self.clock = time.perf_counter(), time.process_time()
 
     def add(self, engine: Engine) -> None:
@@ -227,7 +216,7 @@ class RunRecord:
         self.record["epochs"].append({name: round(value, 6) for name, value in row.items()})
         self.sums.clear()
         if idist.get_rank() == 0:
-            write_json(self.path, self.record)
+            record.write_json(self.path, self.record)
 
 
 class MetricsFile:
@@ -254,7 +243,7 @@ class MetricsFile:
             names = [name for name in pairs[0] if name != "id"]
             values = {name: np.array([pair[name] for pair in pairs]) for name in names}
             summary = {name: {"mean": float(np.nanmean(v)), "std": float(np.nanstd(v))} for name, v in values.items()}
-            write_json(self.path, {"pairs": len(pairs), "summary": summary, "each": pairs})
+            record.write_json(self.path, {"pairs": len(pairs), "summary": summary, "each": pairs})
 
 
 class Picture:
@@ -281,30 +270,3 @@ class Picture:
             warped=pair["pred"][0],
             displacement=pair["pred"][1:],
         )
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes whole files only: a reader never sees half of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_text(json.dumps(content, indent=1, default=str) + "\n")
-    unfinished.replace(path)
-
-
-def command() -> str:
-    """How this process was called."""
-    spec = sys.modules["__main__"].__spec__
-    program = f"-m {spec.name.removesuffix('.__main__')}" if spec else sys.argv[0]
-    return shlex.join(["python", *program.split(), *sys.argv[1:]])
-
-
-def processor_name() -> str:
-    """The CPU's (or the first GPU's) own name."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

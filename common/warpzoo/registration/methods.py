@@ -1,0 +1,72 @@
+"""The methods there are: every bundle in the folder of bundles says in its metadata what it is for."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import warpzoo
+
+FOLDER_VARIABLE = "WARPZOO_BUNDLES"
+
+
+@dataclass(frozen=True)
+class Method:
+    """A bundle that registers images."""
+
+    name: str
+    root: Path
+    metadata: Mapping[str, Any]
+
+    @property
+    def spatial_dims(self) -> int:
+        return len(self.metadata["network_data_format"]["inputs"]["image"]["spatial_shape"])
+
+    @property
+    def weights(self) -> Path:
+        return self.root / "models" / "model.pt"
+
+
+def bundles_folder() -> Path:
+    """`$WARPZOO_BUNDLES`, or the folder `bundles` beside the sources."""
+    return Path(os.environ.get(FOLDER_VARIABLE) or Path(warpzoo.__file__).parents[2] / "bundles")
+
+
+def registration_methods() -> dict[str, Method]:
+    """Every bundle with a `registration_data_format`, by name."""
+    found = {}
+    for path in sorted(bundles_folder().glob("*/configs/metadata.json")):
+        metadata = json.loads(path.read_text())
+        if "registration_data_format" in metadata:
+            root = path.parents[1]
+            found[root.name] = Method(root.name, root, metadata)
+    return found
+
+
+def find_methods(chain: str) -> list[Method]:
+    """The methods of a chain such as "affine,fcn_multires", in order."""
+    there = registration_methods()
+    names = [name.strip() for name in chain.split(",")]
+    for name in names:
+        if name not in there:
+            raise ValueError(
+                f"method {name!r} is not there; in {bundles_folder()} there are: {', '.join(there) or 'none'}. "
+                f"Another folder of bundles is named by the environment variable {FOLDER_VARIABLE}."
+            )
+    return [there[name] for name in names]
+
+
+def methods() -> None:
+    """Lists the methods that are there, with the kind of data and the dimensions they are for."""
+    there = registration_methods()
+    if not there:
+        raise ValueError(f"no bundle in {bundles_folder()}; name another folder with {FOLDER_VARIABLE}.")
+    for method in there.values():
+        weights = "" if method.weights.exists() else "  (no weights yet: train it first)"
+        print(
+            f"{method.name:20}{method.spatial_dims}-D  {method.metadata['data_type']:6}{method.metadata['task']}{weights}"
+        )

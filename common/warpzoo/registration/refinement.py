@@ -1,0 +1,46 @@
+"""Refinement on the pair at hand: the displacement a network predicted, optimised further for these two images."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from warpzoo.geometry.bspline import bspline_field, control_shape
+from warpzoo.geometry.sampling import warp
+from warpzoo.geometry.velocity import compose, integrate_velocity
+from warpzoo.losses import Diffusion, LNCCLoss
+
+
+def refine(
+    image: Tensor,
+    displacement: Tensor,
+    iterations: int,
+    spacing: int = 4,
+    weight: float = 0.1,
+    learning_rate: float = 0.1,
+) -> Tensor:
+    """A better displacement (1, dims, *spatial) for moving and fixed (1, 2, *spatial), starting at the one given.
+
+    A velocity field with B-spline control points every `spacing` voxels goes before the network's displacement: it starts
+    at the identity and cannot fold. Its control points are optimised by Adam for local correlation, `weight` keeps it
+    smooth.
+    """
+    moving, fixed = image[:, :1].float(), image[:, 1:].float()
+    shape = list(fixed.shape[2:])
+    steps = [spacing] * len(shape)
+    control_points = torch.zeros(1, len(shape), *control_shape(shape, steps), requires_grad=True)
+    optimizer = torch.optim.Adam([control_points], lr=learning_rate)
+    similarity, regulariser = LNCCLoss(min(9, *shape)), Diffusion()
+
+    def refined() -> tuple[Tensor, Tensor]:
+        velocity = bspline_field(control_points, shape, steps)
+        return compose(integrate_velocity(velocity), displacement), velocity
+
+    with torch.enable_grad():
+        for _ in range(iterations):
+            field, velocity = refined()
+            loss = similarity(fixed, warp(moving, field)) + weight * regulariser(velocity)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return refined()[0].detach()

@@ -1,0 +1,1 @@
+"""Physical space: image files, ITK's transform files and landmarks, and carrying all of them through a transform."""

@@ -1,0 +1,71 @@
+"""Files that are whole or not there: written under a temporary name, renamed when complete; errors in one sentence."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_WAYS_OUT = {
+    errno.ENOSPC: "the disk is full: free some space or choose another folder",
+    errno.EDQUOT: "your quota on this disk is used up: free some space or choose another folder",
+    errno.EACCES: "you may not write there: choose another folder or change its permissions",
+    errno.EPERM: "you may not write there: choose another folder or change its permissions",
+    errno.EROFS: "the disk is read-only: choose another folder",
+    errno.ENOTDIR: "a part of the path is a file, not a folder: choose another folder",
+    errno.EISDIR: "it is a folder: choose another name",
+    errno.ENAMETOOLONG: "the name is too long: choose a shorter one",
+}
+
+
+class FileProblem(ValueError):
+    """A file that cannot be read or written: one sentence that names it, what is wrong and the way out."""
+
+
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """A path to write to, in the folder of `path` and with its suffix; it becomes `path` when the block ends well.
+
+    Missing folders are made. Whatever ends the block early (an error, Ctrl-C), nothing half-written stays.
+
+    Example:
+        >>> with whole_file("out/metrics.json") as temporary:
+        ...     temporary.write_text("{}")
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{secrets.token_hex(4)}-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        way_out = _WAYS_OUT.get(error.errno or 0, error.strerror or str(error))
+        raise FileProblem(f"{path} cannot be written: {way_out}.") from error
+    finally:
+        try:
+            temporary.unlink(missing_ok=True)
+        except OSError:  # the folder is no folder, or unreachable: then there is nothing to remove
+            pass
+
+
+@contextmanager
+def reading(path: str | Path, what: str) -> Iterator[None]:
+    """Turns whatever a library says of a broken file into one FileProblem; `what` is the kind of file it should be."""
+    path = Path(path)
+    if not path.exists():
+        raise FileProblem(f"{path} does not exist; {what} is wanted.")
+    try:
+        yield
+    except (FileProblem, MemoryError):
+        raise
+    except Exception as error:
+        if isinstance(error, PermissionError):
+            raise FileProblem(f"{path} cannot be read: you lack the permission; change it or copy the file.") from error
+        reason = " ".join(str(error).split())[-300:] or type(error).__name__
+        raise FileProblem(
+            f"{path} cannot be read as {what} ({reason}); it is damaged, incomplete or of another kind: "
+            f"copy or export it again."
+        ) from error

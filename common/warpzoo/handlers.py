@@ -118,9 +118,15 @@ class LoadWeights:
     def __init__(self, path: str | Path, network: nn.Module) -> None:
         self.path = Path(path)
         self.network = network
+        self.loaded = False
 
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.STARTED(once=1), lambda _: load_weights(self.path, self.network))
+        engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self, _: Engine) -> None:
+        if not self.loaded:
+            load_weights(self.path, self.network)
+            self.loaded = True
 
 
 def load_weights(path: str | Path, network: nn.Module) -> None:

@@ -66,7 +66,6 @@ def methods() -> None:
     if not there:
         raise ValueError(f"no bundle in {bundles_folder()}; name another folder with {FOLDER_VARIABLE}.")
     for method in there.values():
-        weights = "" if method.weights.exists() else "  (no weights yet: train it first)"
-        print(
-            f"{method.name:20}{method.spatial_dims}-D  {method.metadata['data_type']:6}{method.metadata['task']}{weights}"
-        )
+        kind, task = method.metadata["data_type"], method.metadata["task"]
+        weights = "" if method.weights.exists() else " (no weights yet: train it first)"
+        print(f"{method.name:20}{method.spatial_dims}-D  {kind:6}{task}{weights}")

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from warpzoo.geometry.grid import Grid
-from warpzoo.geometry.transforms import Transform, resample
+from warpzoo.geometry.transforms import Affine, Transform, resample
 from warpzoo.preflight import Finding, preflight, raise_if
 from warpzoo.space.images import Image, read_image
 
@@ -27,8 +27,8 @@ def list_pairs(
 ) -> list[dict[str, Any]]:
     """One pair from `fixed=…, moving=…` (and labels, points, `also`), or all of a CSV; names relative to `dataset_dir`.
 
-    The CSV has the columns fixed and moving, and optionally id, fixed_labels, moving_labels, fixed_points, moving_points;
-    names in it are relative to the CSV's folder. Pairs without an id are called by their row, from 1.
+    The CSV has the columns fixed and moving, and optionally id, fixed_labels, moving_labels, fixed_points and
+    moving_points; names in it are relative to its own folder. Pairs without an id are called by their row, from 1.
     """
     given = {name: value for name, value in files.items() if value}
     if pairs is None:
@@ -59,8 +59,8 @@ def list_pairs(
         for name in ("fixed", "moving"):
             if not row[name]:
                 raise ValueError(f"{path}, row {number}: {name} is empty.")
-        pair: dict[str, Any] = {name: _locate(path.parent, row[name]) for name in columns if name != "id" and row[name]}
-        listed.append({"id": re.sub(r"[^\w.-]+", "_", row.get("id") or str(number)), **pair})
+        files_of_row = {name: _locate(path.parent, row[name]) for name in columns if name != "id" and row[name]}
+        listed.append({"id": re.sub(r"[^\w.-]+", "_", row.get("id") or str(number)), **files_of_row})
     repeated = sorted({pair["id"] for pair in listed if [other["id"] for other in listed].count(pair["id"]) > 1})
     if repeated:
         raise ValueError(f"{path} has the id {repeated[0]!r} more than once; each pair gets a folder of its own by it.")
@@ -71,7 +71,7 @@ def list_pairs(
 
 @dataclass
 class OpenPair:
-    """A pair that has been read: its files, both images, what the preflight found, and the grid the network works on."""
+    """A pair that has been read: both images, what the preflight found, and the grid the network works on."""
 
     files: Mapping[str, Any]
     fixed: Image
@@ -80,6 +80,7 @@ class OpenPair:
     working: Grid
     initial: Transform | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    ready: float = field(default_factory=time.perf_counter)
 
 
 class FilePairs(Dataset):
@@ -119,24 +120,32 @@ class FilePairs(Dataset):
         start = time.perf_counter()
         fixed, moving = read_image(files["fixed"]), read_image(files["moving"])
         seconds = {"read": time.perf_counter() - start}
-        findings = preflight(fixed, moving, self.expectations)
+        initial = self.initial.get(files["id"])
+        findings = preflight(fixed, moving, self.expectations, placed=initial is not None)
         raise_if(findings, self.strict)
         working = fixed.grid if self.spacing is None else fixed.grid.with_spacing(self.spacing)
-        pair = OpenPair(files, fixed, moving, findings, working, self.initial.get(files["id"]), seconds)
+        pair = OpenPair(files, fixed, moving, findings, working, initial, seconds)
         start = time.perf_counter()
         image = self.on_working_grid(pair)
-        seconds["resample"] = time.perf_counter() - start
+        pair.ready = time.perf_counter()
+        seconds["resample"] = pair.ready - start
         self.opened = {index: pair}
         return {"image": image, "index": index}
 
     @staticmethod
     def on_working_grid(pair: OpenPair) -> Tensor:
         """Moving, through what is known of its transform, and fixed: (2, *working)."""
-        moving = resample(pair.moving.array[None], pair.moving.grid, pair.initial, pair.working, padding="border")
+        still = identity(pair.working)
+        place = still if pair.initial is None else pair.initial
+        moving = resample(pair.moving.array[None], pair.moving.grid, place, pair.working, padding="border")
         fixed = pair.fixed.array[None]
         if pair.working != pair.fixed.grid:
-            fixed = resample(fixed, pair.fixed.grid, None, pair.working, padding="border")
+            fixed = resample(fixed, pair.fixed.grid, still, pair.working, padding="border")
         return torch.cat([moving, fixed], dim=1)[0]
+
+
+def identity(grid: Grid) -> Affine:
+    return Affine(torch.eye(grid.dims, grid.dims + 1)[None], grid)
 
 
 def _locate(folder: str | Path, name: Any) -> Path:

@@ -21,9 +21,8 @@ def refine(
 ) -> Tensor:
     """A better displacement (1, dims, *spatial) for moving and fixed (1, 2, *spatial), starting at the one given.
 
-    A velocity field with B-spline control points every `spacing` voxels goes before the network's displacement: it starts
-    at the identity and cannot fold. Its control points are optimised by Adam for local correlation, `weight` keeps it
-    smooth.
+    A velocity field with B-spline control points every `spacing` voxels goes before the network's displacement. It
+    starts at the identity and cannot fold; Adam optimises it for local correlation, `weight` keeps it smooth.
     """
     moving, fixed = image[:, :1].float(), image[:, 1:].float()
     shape = list(fixed.shape[2:])

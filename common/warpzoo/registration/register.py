@@ -39,8 +39,8 @@ def register(
     """Carries the moving image onto the fixed one and writes what comes of it, on the fixed image's grid.
 
     The output folder gets warped.nii.gz, transform.h5 and displacement.nii.gz (for ITK, ANTs, Slicer, SimpleITK),
-    report.html and report.png, and metrics.json. Files may be NIfTI, MetaImage, NRRD, PNG, JPEG, TIFF or a folder of one
-    DICOM series; they may differ in grid, spacing, orientation and data type.
+    report.html and report.png, and metrics.json. Files may be NIfTI, MetaImage, NRRD, PNG, JPEG, TIFF or a folder of
+    one DICOM series; they may differ in grid, spacing, orientation and data type.
 
     Args:
         fixed: the image that stays.
@@ -48,7 +48,7 @@ def register(
         method: one of `warpzoo methods`, or a chain of them such as affine,fcn_multires: composed, then resampled once.
         output: folder for the results.
         pairs: instead of fixed and moving, a CSV with the columns fixed and moving, and optionally id, fixed_labels,
-            moving_labels, fixed_points, moving_points; each pair gets a folder below output, pairs already done are skipped.
+            moving_labels, fixed_points, moving_points; each pair gets a folder below output, what is done is skipped.
         fixed_labels: label map of the fixed image, for Dice.
         moving_labels: label map of the moving image, carried along.
         fixed_points: landmarks of the fixed image, in the order of moving_points, for the target registration error.
@@ -61,7 +61,8 @@ def register(
         device: such as cuda:1 or cpu; the GPU if there is one.
     """
     warnings.filterwarnings("ignore")
-    logging.getLogger("ignite").setLevel(logging.CRITICAL)
+    for name in ("ignite", "BundleWorkflow", "monai.bundle.workflows"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     chain = find_methods(method)
     listed = list_pairs(
         pairs,
@@ -136,7 +137,7 @@ def print_result(folder: Path) -> None:
 
 
 def write_tables(folder: Path, ids: Sequence[str], failures: Mapping[str, str]) -> None:
-    """`metrics.csv` with a row of numbers for every pair that is done, `failures.csv` with a sentence for every other."""
+    """`metrics.csv` with a row of numbers for every pair that is done, `failures.csv` with the others' reasons."""
     rows = []
     for name in ids:
         path = folder / name / "metrics.json"

@@ -13,15 +13,16 @@ from monai.transforms import MapTransform
 from torch import Tensor
 
 from warpzoo.geometry.grid import Grid
-from warpzoo.geometry.transforms import Affine, Composition, DisplacementField, Transform, resample
+from warpzoo.geometry.transforms import Composition, DisplacementField, Transform, resample
 from warpzoo.losses import normalised_cross_correlation
 from warpzoo.metrics import dice, folding, present_labels
 from warpzoo.record import provenance, write_json
-from warpzoo.registration.pairs import FilePairs, OpenPair
+from warpzoo.registration.pairs import FilePairs, OpenPair, identity
 from warpzoo.registration.refinement import refine
 from warpzoo.report.page import write_report
 from warpzoo.space.images import read_image, write_image
-from warpzoo.space.itk_transforms import write_displacement, write_transform
+from warpzoo.space.itk_transforms import write_transforms
+from warpzoo.space.points import carry_points as carry_to_fixed
 from warpzoo.space.points import read_points, write_points
 
 
@@ -58,6 +59,7 @@ class SaveRegistrationd(MapTransform):
 
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
         pair = self.dataset.opened[int(data["index"])]
+        pair.seconds["network"] = time.perf_counter() - pair.ready
         prediction = torch.as_tensor(data[self.keys[0]]).detach().cpu()
         displacement = prediction[None, 1:].float()
         if self.refine:
@@ -85,8 +87,7 @@ def save_registration(folder: Path, pair: OpenPair, transform: Transform, method
 
     start = time.perf_counter()
     write_image(folder / "warped.nii.gz", warped[0], fixed.header, moving.header.dtype)
-    write_displacement(folder / "displacement.nii.gz", field, fixed.header)
-    write_transform(folder / "transform.h5", field)
+    write_transforms(folder, field, fixed, moving)
     for path in pair.files.get("also", ()):
         other = read_image(path)
         carried = carry(other.array, other.grid, field, fixed.grid)
@@ -118,13 +119,9 @@ def save_registration(folder: Path, pair: OpenPair, transform: Transform, method
 
 
 def carry(image: Tensor, grid: Grid, transform: Transform, fixed_grid: Grid, mode: str = "linear") -> Tensor:
-    """An image (1, *spatial) onto the fixed grid, (1, 1, *fixed); its lowest value (labels: 0) where it does not reach."""
+    """An image (1, *spatial) onto the fixed grid, (1, 1, *fixed); its least value (labels: 0) beyond its edge."""
     value = 0.0 if mode != "linear" else float(image.min())
     return resample(image[None], grid, transform, fixed_grid, mode=mode, value=value)
-
-
-def identity(grid: Grid) -> Affine:
-    return Affine(torch.eye(grid.dims, grid.dims + 1)[None], grid)
 
 
 def measure(pair: OpenPair, field: DisplacementField, before: Tensor, warped: Tensor) -> dict[str, Any]:
@@ -169,11 +166,12 @@ def carry_points(folder: Path, pair: OpenPair, field: DisplacementField) -> dict
     """The moving landmarks in the fixed space, and how far apart corresponding ones lie in the moving space."""
     if "moving_points" not in pair.files:
         return {}
-    moving = read_points(pair.files["moving_points"])
-    write_points(folder / "warped_points.csv", moving, field.inverse().world(moving.points[None])[0])
+    moving = read_points(pair.files["moving_points"], pair.moving.header)
+    carried = moving._replace(points=carry_to_fixed(field, moving.points))
+    write_points(folder / "warped_points.csv", carried, pair.fixed.header)
     if "fixed_points" not in pair.files:
         return {}
-    fixed = read_points(pair.files["fixed_points"])
+    fixed = read_points(pair.files["fixed_points"], pair.fixed.header)
     if fixed.points.shape != moving.points.shape:
         raise ValueError(
             f"{pair.files['fixed_points']} has {len(fixed.points)} points and {pair.files['moving_points']} "

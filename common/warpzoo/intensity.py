@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from warpzoo.checks import runs_eagerly
 from warpzoo.geometry.sampling import precise
 
 
@@ -24,6 +25,10 @@ class Standardise(nn.Module):
         centred = values - values.mean(2, keepdim=True)
         deviation = centred.square().mean(2, keepdim=True).sqrt()
         standard = centred / torch.where(deviation > 0, deviation, torch.ones_like(deviation))
-        if bool(self.compress > 0):
-            standard = torch.asinh(standard * self.compress) / self.compress
+        bends = True
+        if not torch.jit.is_scripting():
+            bends = not runs_eagerly() or bool(self.compress > 0)  # a graph cannot look: it holds both ways
+        if bends:
+            factor = torch.where(self.compress > 0, self.compress, torch.ones_like(self.compress))
+            standard = torch.where(self.compress > 0, torch.asinh(standard * factor) / factor, standard)
         return standard.reshape(image.shape)

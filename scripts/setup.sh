@@ -58,7 +58,7 @@ install() {
         if grep -qEi 'name resolution|NewConnectionError|network is unreachable|timed out|proxy|getaddrinfo' "$log"; then
             reason="pip could not reach the package index: check the network, a proxy (HTTPS_PROXY) or a mirror (PIP_INDEX_URL)."
         elif grep -qi 'no space left' "$log"; then
-            reason="the disk is full: warpzoo's environment wants about 4 GB."
+            reason="the disk is full: warpzoo's environment wants about 3 GB, three times that with CUDA."
         elif grep -qEi 'no matching distribution|requires a different python' "$log"; then
             reason="no build of a package fits $(.venv/bin/python --version) on $(uname -sm): try another, PYTHON=python3.12, after 'rm -rf .venv'."
         fi
@@ -69,8 +69,9 @@ install() {
 
 if [ ! -e .venv ]; then
     make_venv
-elif ! is_new_enough .venv/bin/python || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
-    fail ".venv is there, but its Python does not run, is older than 3.10 or has no pip." "Remove it and run the same command again: rm -rf .venv"
+elif ! is_new_enough .venv/bin/python || ! ls .venv/lib/python3*/site-packages/pip >/dev/null 2>&1; then
+    fail ".venv is there, but its Python does not run, is older than 3.10 or has no pip." \
+        "Remove it and run the same command again: rm -rf .venv"
 fi
 
 # The stamp's first line says what was installed from, its second which extras: a change of either installs anew.

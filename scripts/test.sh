@@ -14,15 +14,21 @@ if [ $# -gt 0 ]; then
     exec $bin/python -m pytest "$@"
 fi
 
+failed=()
 run() {
-    printf '\n[test] %s\n' "$1"
+    local what=$1
     shift
-    "$@" || {
-        printf '\n[test] %s found something: see above.\n' "$1" >&2
-        exit 1
-    }
+    printf '\n[test] %s\n' "$what"
+    "$@" || failed+=("$what")
 }
-run "style (mend it with: $bin/ruff check --fix && $bin/ruff format)" $bin/ruff check
-run "formatting" $bin/ruff format --check
-run "types" $bin/mypy
-run "tests" $bin/python -m pytest -n auto --maxprocesses 4 --dist worksteal --durations 10
+run style $bin/ruff check
+run formatting $bin/ruff format --check
+run types $bin/mypy
+run tests $bin/python -m pytest -n auto --maxprocesses 4 --dist worksteal --durations 10
+
+if [ ${#failed[@]} -gt 0 ]; then
+    printf '\n[test] found something in: %s; see above.' "${failed[*]}" >&2
+    printf ' Style and formatting are mended by: %s\n' "$bin/ruff check --fix; $bin/ruff format" >&2
+    exit 1
+fi
+printf '\n[test] all well\n'

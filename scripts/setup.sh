@@ -10,7 +10,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 say() { printf '[setup] %s\n' "$*"; }
 fail() {
-    printf '\n[setup] %s\n' "$@" >&2
+    echo >&2
+    printf '[setup] %s\n' "$@" >&2
     exit 1
 }
 
@@ -60,7 +61,7 @@ install() {
         elif grep -qi 'no space left' "$log"; then
             reason="the disk is full: warpzoo's environment wants about 3 GB, three times that with CUDA."
         elif grep -qEi 'no matching distribution|requires a different python' "$log"; then
-            reason="no build of a package fits $(.venv/bin/python --version) on $(uname -sm): try another, PYTHON=python3.12, after 'rm -rf .venv'."
+            reason="pip found no build of a package for $(.venv/bin/python --version) on $(uname -sm). If the package index can be reached, try another Python: rm -rf .venv, then PYTHON=python3.12 in front of the command."
         fi
         fail "$reason" "Then run the same command again; it carries on from here."
     fi

@@ -12,8 +12,8 @@ from warpzoo.geometry.sampling import precise
 class Standardise(nn.Module):
     """Every channel of every image to zero mean and unit variance over its voxels; a constant one becomes 0.
 
-    With `compress` (a number stored with the weights) the standardised values go through asinh(compress · x) / compress:
-    that keeps contrast around the mean and bends down the tails of bright outliers such as fat or vessels.
+    With `compress`, a number stored with the weights, the values go through asinh(compress · x) / compress, which keeps
+    contrast around the mean and bends down the tails of bright outliers such as fat or vessels.
     """
 
     def __init__(self, compress: float = 0.0) -> None:

@@ -35,7 +35,7 @@ def list_images(source: str | Path, **options: Any) -> list[Record]:
 
 def images_in_folder(folder: Path, pattern: str = "*", labels: str | Path | None = None) -> list[Record]:
     """Every image file below the folder that matches; `labels` is a folder with label maps of the same names."""
-    paths = sorted(path for path in folder.rglob(pattern) if path.name.endswith(IMAGE_SUFFIXES))
+    paths = sorted(path for path in folder.rglob(pattern) if path.name.lower().endswith(IMAGE_SUFFIXES))
     if not paths:
         raise ValueError(
             f"{folder} holds no image that matches {pattern!r} (of the kinds {', '.join(IMAGE_SUFFIXES)})."
@@ -56,20 +56,26 @@ def images_in_folder(folder: Path, pattern: str = "*", labels: str | Path | None
 def images_in_list(path: Path) -> list[Record]:
     """A CSV with a header or a JSON list of objects: `image` and optionally `id`, `group`, `subject`, `label`;
     paths may be relative to the list."""
-    with open(path, newline="") as file:
-        rows = json.load(file) if path.suffix == ".json" else list(csv.DictReader(file))
+    with open(path, newline="", encoding="utf-8-sig") as file:  # a spreadsheet's CSV may start with a byte-order mark
+        try:
+            rows = json.load(file) if path.suffix == ".json" else list(csv.DictReader(file))
+        except (json.JSONDecodeError, csv.Error, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} cannot be read as {path.suffix[1:].upper()}: {error}.") from error
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError(f'{path} wants a list of objects, such as [{{"image": "a.nii.gz"}}, …].')
     if not rows:
         raise ValueError(f"{path} lists no image.")
     records = []
     for number, row in enumerate(rows):
-        if not row.get("image"):
-            raise ValueError(f"{path}, entry {number + 1}: no `image`; it has {sorted(row)}.")
-        name = row.get("id") or row["image"]
-        record: Record = {"id": name, "group": row.get("group") or "", "subject": row.get("subject") or name}
+        filled = {key: str(value) for key, value in row.items() if key and value not in (None, "")}
+        if "image" not in filled:
+            raise ValueError(f"{path}, entry {number + 1}: no `image`; it has {sorted(filled)}.")
+        name = filled.get("id", filled["image"])
+        record: Record = {"id": name, "group": filled.get("group", ""), "subject": filled.get("subject", name)}
         for key in ("image", "label"):
-            if row.get(key):
-                record[key] = path.parent / row[key]
-                if not record[key].exists():
+            if key in filled:
+                record[key] = path.parent / filled[key]
+                if not record[key].is_file():
                     raise ValueError(f"{path}, entry {number + 1}: {record[key]} does not exist.")
         records.append(record)
     return records
@@ -91,6 +97,12 @@ def images_in_archive(
         if missing:
             raise ValueError(f"{path} has no array {', '.join(missing)}; it has {', '.join(archive.files)}.")
         arrays = {name: archive[name] for name in dict.fromkeys(wanted)}
+    counts = {name: len(array) for name, array in arrays.items()}
+    if len(set(counts.values())) > 1 or len(labels) not in (0, len(images)):
+        raise ValueError(
+            f"{path} has arrays of {counts} entries, {len(images)} of images and {len(labels)} of labels; it wants as many "
+            "entries in each, and label maps for all images or none."
+        )
     keep = np.ones(len(arrays[images[0]]), dtype=bool)
     for name, values in (where or {}).items():
         keep &= np.isin(arrays[name], list(values))

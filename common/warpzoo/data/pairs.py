@@ -86,10 +86,12 @@ class PairDataset(Dataset):
 
     def _read(self, member: int) -> dict[str, Any]:
         record = self.data[member]
+        name = record["id"]
         image = {key: read_array(record[key]) for key in ("image", "label") if key in record}
+        if not bool(image["image"].isfinite().all()):
+            raise ValueError(f"{name} has NaN or infinite values; an image wants numbers only.")
         if self.transform is not None:
             image = {key: torch.as_tensor(array) for key, array in self.transform(image).items()}
-        name = record["id"]
         if image["image"].shape[0] != 1:
             raise ValueError(f"{name} has {image['image'].shape[0]} channels; one is wanted.")
         if bool(image["image"].min() == image["image"].max()):
@@ -98,14 +100,10 @@ class PairDataset(Dataset):
 
 
 def read_array(image: np.ndarray | str | Path) -> Tensor:
-    """An image as float32, (channels, *spatial); one with NaN is an error that names it."""
+    """An image as float32, (channels, *spatial)."""
     if isinstance(image, np.ndarray):
-        array = torch.from_numpy(image.astype(np.float32))[None]
-    else:
-        array = LoadImage(image_only=True, ensure_channel_first=True)(image).as_tensor().float()
-    if not bool(array.isfinite().all()):
-        raise ValueError(f"{'an image' if isinstance(image, np.ndarray) else image} has NaN or infinite values.")
-    return array
+        return torch.from_numpy(image.astype(np.float32))[None]
+    return LoadImage(image_only=True, ensure_channel_first=True)(image).as_tensor().float()
 
 
 class RandomPairs(DistributedSampler):

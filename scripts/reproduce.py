@@ -18,7 +18,7 @@ import torch
 from experiments import dirnet_cardiac, dirnet_digits
 from experiments.common import SUBSETS, Options
 
-from warpzoo.handlers import write_json
+from warpzoo.record import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENTS: dict[str, dict[str, ModuleType]] = {

@@ -26,7 +26,7 @@ class DIRNet(nn.Module):
 
     Args:
         spatial_dims: 2 or 3.
-        channels: kernels per convolution.
+        channels: kernels per convolution; one number for all, or one for each of the `convolutions`.
         spacing: voxels between control points, a power of two; one downsampling for each factor of two.
         convolutions: how many 3-convolutions the regressor has; those beyond the downsamplings follow the last one.
         downsampling: "average" (the paper's), "max" (A1) or "stride" (A2: strided convolutions).
@@ -40,7 +40,7 @@ class DIRNet(nn.Module):
     def __init__(
         self,
         spatial_dims: int = 2,
-        channels: int = 16,
+        channels: int | list[int] = 16,
         spacing: int = 16,
         convolutions: int = 4,
         downsampling: str = "average",
@@ -69,26 +69,32 @@ class DIRNet(nn.Module):
         self.image_size = image_size
         self.standardise = Standardise()
 
+        widths = [channels] * convolutions if isinstance(channels, int) else list(channels)
+        if len(widths) != convolutions:
+            raise ValueError(
+                f"channels is {channels}; {convolutions} convolutions want as many numbers, or one for all."
+            )
+
         layers: list[nn.Module] = []
         width = 2
         for index in range(convolutions):
             if view == "overlapping" and index == levels - 1:
-                layers += _convolution(spatial_dims, width, channels, 3)
-                width = channels
+                layers += _convolution(spatial_dims, width, widths[index], 3)
+                width = widths[index]
             strided = index < levels and downsampling == "stride"
-            layers += _convolution(spatial_dims, width, channels, 3, stride=2 if strided else 1)
-            width = channels
+            layers += _convolution(spatial_dims, width, widths[index], 3, stride=2 if strided else 1)
+            width = widths[index]
             if index < levels and not strided:
                 layers.append(POOLS[downsampling, spatial_dims](2))
             if view == "overlapping" and index == levels - 1:
-                layers += _convolution(spatial_dims, channels, channels, 3)
+                layers += _convolution(spatial_dims, width, width, 3)
         if image_size is None:
             layers += _convolution(spatial_dims, channels, channels, 1) + _convolution(
                 spatial_dims, channels, channels, 1
             )
             layers.append(CONVOLUTIONS[spatial_dims](channels, spatial_dims, 1))
         else:
-            layers += _whole_image_layers(spatial_dims, channels, hidden, [-(-size // spacing) for size in image_size])
+            layers += _whole_image_layers(spatial_dims, width, hidden, [-(-size // spacing) for size in image_size])
         self.regressor = nn.Sequential(*layers)
         self.transformer = (
             ThinPlateField(spacing, spatial_dims)

@@ -139,7 +139,7 @@ def load_weights(path: str | Path, network: nn.Module) -> None:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ValueError(f"{path} cannot be read as weights ({type(error).__name__}); it may be damaged.") from error
-    state = state.get("network", state)
+    state = state.get("network", state) if isinstance(state, dict) else {}
     own = network.state_dict()
     differing = sorted(
         name

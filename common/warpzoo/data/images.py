@@ -1,8 +1,8 @@
 """Which images there are: from a folder, a CSV or JSON list, or an .npz archive, always as the same list of records.
 
-A record is {"id", "group", "subject", "image"[, "label"]}: image and label are a path or an array (*spatial). Images of
-one group (a slice of a subject, a class) may be paired with each other; those of one subject never stand on both sides of
-a split into training and validation.
+A record is {"id", "group", "subject", "image"[, "label"]}: image and label are a path or an array (*spatial). Images
+of one group (a slice of a subject, a class) may be paired with each other; those of one subject never stand on both
+sides of a split into training and validation.
 """
 
 from __future__ import annotations
@@ -89,8 +89,11 @@ def images_in_archive(
     subject: str | None = None,
     where: Mapping[str, Sequence[Any]] | None = None,
 ) -> list[Record]:
-    """Arrays (count, *spatial) of an .npz: `images` names them, `labels` their label maps, in the same order; `group`
-    and `subject` the arrays (count,) whose values tell groups and subjects apart. `where` keeps the entries whose array has one of the values."""
+    """Arrays (count, *spatial) of an .npz.
+
+    `images` names them and `labels` their label maps, in the same order; `group` and `subject` name the arrays (count,)
+    whose values tell groups and subjects apart. `where` keeps the entries whose array has one of the values.
+    """
     with np.load(path) as archive:
         wanted = [*images, *labels, *group, *([subject] if subject else []), *(where or {})]
         missing = [name for name in wanted if name not in archive]
@@ -100,8 +103,8 @@ def images_in_archive(
     counts = {name: len(array) for name, array in arrays.items()}
     if len(set(counts.values())) > 1 or len(labels) not in (0, len(images)):
         raise ValueError(
-            f"{path} has arrays of {counts} entries, {len(images)} of images and {len(labels)} of labels; it wants as many "
-            "entries in each, and label maps for all images or none."
+            f"{path} has arrays of {counts} entries, {len(images)} of images and {len(labels)} of labels; it wants "
+            "as many entries in each, and label maps for all images or none."
         )
     keep = np.ones(len(arrays[images[0]]), dtype=bool)
     for name, values in (where or {}).items():

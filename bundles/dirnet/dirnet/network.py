@@ -89,10 +89,9 @@ class DIRNet(nn.Module):
             if view == "overlapping" and index == levels - 1:
                 layers += _convolution(spatial_dims, width, width, 3)
         if image_size is None:
-            layers += _convolution(spatial_dims, channels, channels, 1) + _convolution(
-                spatial_dims, channels, channels, 1
-            )
-            layers.append(CONVOLUTIONS[spatial_dims](channels, spatial_dims, 1))
+            for _ in range(2):
+                layers += _convolution(spatial_dims, width, width, 1)
+            layers.append(CONVOLUTIONS[spatial_dims](width, spatial_dims, 1))
         else:
             layers += _whole_image_layers(spatial_dims, width, hidden, [-(-size // spacing) for size in image_size])
         self.regressor = nn.Sequential(*layers)

@@ -1,90 +1,134 @@
-"""Pictures of one registration: images, overlays before and after, the deformed grid and the Jacobian determinant.
+"""One picture of a registration: the images, their overlays before and after, the deformed grid on the Jacobian map.
 
-Volumes are shown in their middle planes. Overlays show the moving image in orange and the fixed one in blue: where they
-agree the picture is grey.
+It is what training shows after an epoch, and the overview (`report.png`) beside the page of a registration.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from warpzoo.geometry.jacobian import jacobian_determinant
+from warpzoo.report import panels
+from warpzoo.report.planes import Plane, planes_of, window
+from warpzoo.space.files import whole_file
+
+PANEL = 2.6  # inches
+GAP = 0.3
+RESOLUTION = 100
 
 
 def save_registration_figure(
-    path: str | Path, moving: Tensor, fixed: Tensor, warped: Tensor, displacement: Tensor, title: str = ""
+    path: str | Path,
+    moving: Tensor,
+    fixed: Tensor,
+    warped: Tensor,
+    displacement: Tensor,
+    title: str = "",
+    orientation: str | None = None,
+    affine: Tensor | np.ndarray | None = None,
 ) -> None:
-    """Images (*spatial), displacement (dims, *spatial) in voxels → a picture file; one row per plane of a volume."""
-    displacement = displacement.detach().cpu().float()
-    determinant = jacobian_determinant(displacement[None])[0, 0]
-    images = [rescale(torch.as_tensor(image).detach().cpu().float()) for image in (moving, fixed, warped)]
-    planes = [None] if fixed.dim() == 2 else [0, 1, 2]
-    figure = Figure(figsize=(18, 3.3 * len(planes) + (0.4 if title else 0)), layout="constrained")
-    rows = figure.subplots(len(planes), 6, squeeze=False)
-    for axes, plane in zip(rows, planes, strict=True):
-        shown = [middle(image, plane) for image in images]
-        for ax, image, name in zip(axes[:3], shown, ("moving", "fixed", "warped"), strict=True):
-            show(ax, image, name)
-        show(axes[3], overlay(shown[0], shown[1]), "before (grey: agreement)")
-        show(axes[4], overlay(shown[2], shown[1]), "after")
-        jacobian = axes[5].imshow(
-            middle(determinant, plane).T, cmap="RdBu", norm=matplotlib.colors.TwoSlopeNorm(1, 0, 2), origin="lower"
-        )
-        draw_grid(axes[5], displacement, plane)
-        finish(axes[5], "grid, Jacobian determinant")
-        figure.colorbar(jacobian, ax=axes[5], shrink=0.8)
+    """Images (*spatial) and displacement (dims, *spatial) in voxels, all on the fixed grid → a picture file.
+
+    `orientation` is "matrix" (an array's first axis downwards; the default in 2-D) or "world" (x to the right, y and z
+    upwards; the default for volumes and where there is an `affine`): see `planes_of`.
+    """
+    moving, fixed, warped = (torch.as_tensor(image).detach() for image in (moving, fixed, warped))
+    displacement = torch.as_tensor(displacement).detach()
+    planes = planes_of(fixed, affine, orientation)
+    draw_registration(path, moving, fixed, warped, displacement, planes, title)
+
+
+def draw_registration(
+    path: str | Path,
+    moving: Tensor,
+    fixed: Tensor,
+    warped: Tensor,
+    displacement: Tensor,
+    planes: list[Plane],
+    title: str,
+) -> None:
+    """The picture of these planes: one row of six panels for each, or two rows of three if there is only one."""
+    columns = 3 if len(planes) == 1 else 6
+    scale = PANEL * (1.6 if columns == 3 else 1) / max(max(plane.size) for plane in planes)
+    wide = max(plane.size[1] for plane in planes) * scale
+    heights = [plane.size[0] * scale for plane in planes for _ in range(6 // columns)]
+    width = columns * (wide + GAP) + GAP + 0.5
+    height = sum(heights) + GAP * (len(heights) + 0.2) + (0.4 if title else 0)
+    figure = Figure(figsize=(width, height), facecolor="white")
+    limits = [window(image) for image in (moving, fixed, warped)]
+    parts = [panels.volumes(displacement, plane) for plane in planes]
+    limit = panels.jacobian_limit(parts)
     if title:
-        figure.suptitle(title)
-    figure.savefig(path, dpi=80)
+        figure.text(0.5, 1 - 0.2 / height, title, ha="center", va="center", fontsize=12, parse_math=False)
+
+    top = height - (0.4 if title else 0)
+    for plane, part in zip(planes, parts, strict=True):
+        longest = round(max(plane.size) * scale * RESOLUTION)
+        images = [
+            panels.grey(image, plane, black_and_white, longest)
+            for image, black_and_white in zip((moving, fixed, warped), limits, strict=True)
+        ]
+        shown = {
+            "fixed": images[1],
+            "moving": images[0],
+            "warped": images[2],
+            "before (grey: agreement)": panels.overlay(images[0], images[1]),
+            "after": panels.overlay(images[2], images[1]),
+            "grid, Jacobian determinant": panels.jacobian_picture(part, plane, limit, longest),
+        }
+        tall = plane.size[0] * scale
+        for number, (name, picture) in enumerate(shown.items()):
+            row, column = divmod(number, columns)
+            left = GAP + column * (wide + GAP) + (wide - plane.size[1] * scale) / 2
+            bottom = top - (row + 1) * (tall + GAP)
+            box = (left / width, bottom / height, plane.size[1] * scale / width, tall / height)
+            ax = figure.add_axes(box)
+            ax.imshow(picture, cmap="gray", vmin=0, vmax=255, aspect="auto")
+            ax.set_axis_off()
+            first = plane is planes[0]
+            ax.set_title(name if first else "", fontsize=10, pad=4)
+            if number == 0 and plane.name:
+                label_sides(ax, plane)
+                ax.text(
+                    -0.05, 0.5, plane.name, rotation=90, transform=ax.transAxes, ha="right", va="center", fontsize=9
+                )
+            if number == 5:
+                draw_grid(ax, displacement, plane, picture.shape)
+                add_colour_bar(
+                    figure, ax, limit, ((left + plane.size[1] * scale + 0.08) / width, box[1], 0.1 / width, box[3])
+                )
+        top -= 6 // columns * (tall + GAP)
+
+    with whole_file(path) as unfinished:
+        figure.savefig(unfinished, dpi=RESOLUTION)
 
 
-def rescale(image: Tensor) -> Tensor:
-    """Intensities from the 0.5th to the 99.5th percentile as 0 to 1."""
-    values = image.flatten()
-    values = values[:: max(1, values.numel() // 1_000_000)]
-    low, high = np.percentile(values.numpy(), (0.5, 99.5))
-    return ((image - low) / max(high - low, 1e-12)).clamp(0, 1)
-
-
-def middle(image: Tensor, plane: int | None) -> np.ndarray:
-    """The image itself (2-D) or its middle plane across an axis."""
-    return (image if plane is None else image.select(plane, image.shape[plane] // 2)).numpy()
-
-
-def overlay(moving: np.ndarray, fixed: np.ndarray) -> np.ndarray:
-    """Moving in orange, fixed in blue, their agreement in grey: (*plane, 3)."""
-    return np.stack([moving, 0.5 * (moving + fixed), fixed], axis=-1)
-
-
-def show(ax: Axes, image: np.ndarray, name: str) -> None:
-    ax.imshow(image.swapaxes(0, 1), cmap="gray", vmin=0, vmax=1, origin="lower")
-    finish(ax, name)
-
-
-def finish(ax: Axes, name: str) -> None:
-    ax.set_title(name, fontsize=10)
-    ax.set_xticks([])
-    ax.set_yticks([])
-
-
-def draw_grid(ax: Axes, displacement: Tensor, plane: int | None, lines: int = 24) -> None:
+def draw_grid(ax: Axes, displacement: Tensor, plane: Plane, picture: tuple[int, ...]) -> None:
     """Where the transform takes the lines of a regular grid of the fixed image (its components in the plane)."""
-    shape = displacement.shape[1:]
-    axes = [axis for axis in range(len(shape)) if axis != plane]
-    u = displacement if plane is None else displacement.select(plane + 1, shape[plane] // 2)
-    x, y = np.meshgrid(*(np.arange(shape[axis]) for axis in axes), indexing="ij")
-    x, y = x + u[axes[0]].numpy(), y + u[axes[1]].numpy()
-    step = max(1, min(x.shape) // lines)
-    for index in range(0, x.shape[0], step):
-        ax.plot(x[index], y[index], color="black", linewidth=0.4)
-    for index in range(0, x.shape[1], step):
-        ax.plot(x[:, index], y[:, index], color="black", linewidth=0.4)
-    ax.set_xlim(-0.5, x.shape[0] - 0.5)
-    ax.set_ylim(-0.5, x.shape[1] - 0.5)
+    zoom = np.array([picture[1] / plane.shape[1], picture[0] / plane.shape[0]])
+    for line in panels.grid_lines(displacement, plane, points=60):
+        ax.plot(*((line + 0.5) * zoom - 0.5).T, color="black", linewidth=0.5, alpha=0.8)
+    ax.set_xlim(-0.5, picture[1] - 0.5)
+    ax.set_ylim(picture[0] - 0.5, -0.5)
+
+
+def label_sides(ax: Axes, plane: Plane) -> None:
+    """The body's sides, in small letters inside the picture."""
+    for letter, x, y in zip(plane.letters, (0.5, 0.98, 0.5, 0.02), (0.98, 0.5, 0.02, 0.5), strict=False):
+        horizontal = {0.02: "left", 0.98: "right"}.get(x, "center")
+        vertical = {0.02: "bottom", 0.98: "top"}.get(y, "center")
+        ax.text(x, y, letter, transform=ax.transAxes, ha=horizontal, va=vertical, fontsize=8, color="#ffd54a")
+
+
+def add_colour_bar(figure: Figure, ax: Axes, limit: float, box: tuple[float, float, float, float]) -> None:
+    colours = ListedColormap(panels.JACOBIAN_COLOURS(np.linspace(0.08, 0.92, 256)))
+    bar = figure.colorbar(ScalarMappable(Normalize(-limit, limit), colours), cax=figure.add_axes(box))
+    bar.set_ticks([-limit, 0, limit], labels=[f"{2**value:.2g}" for value in (-limit, 0, limit)], fontsize=8)
+    bar.outline.set_visible(False)

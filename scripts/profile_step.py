@@ -1,0 +1,82 @@
+"""Where the time of a training step goes: `python scripts/profile_step.py dirnet`.
+
+Runs a bundle's own objective, augmentation and optimiser on random images and sorts the operations' own time into the
+network's layers, `grid_sample`, and the rest (losses, splines, grids, copies, optimiser).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+from monai.bundle import ConfigParser
+from torch.profiler import ProfilerActivity, profile
+
+from warpzoo.record import machine
+
+ROOT = Path(__file__).resolve().parents[1]
+LAYERS = ("conv", "batch_norm", "elu", "pool", "addmm", "Addmm")
+SAMPLING = ("grid_sampler",)
+
+
+def share_of(name: str) -> str:
+    """Which of the three a profiled operation belongs to."""
+    if any(part in name for part in SAMPLING):
+        return "grid_sample"
+    return "layers" if any(part in name for part in LAYERS) else "rest"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", nargs="?", default="dirnet")
+    parser.add_argument("--variant", nargs="*", default=[], help="names of variants to put over train.json, in order")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--size", type=int, nargs="+", default=[256, 256])
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    chosen = parser.parse_args()
+
+    torch.set_num_threads(chosen.threads)
+    torch.manual_seed(0)
+    root = ROOT / "bundles" / chosen.bundle
+    sys.path.insert(0, str(root))
+    files = [root / "configs" / "train.json", *(root / "configs" / "variants" / f"{name}.json" for name in chosen.variant)]
+    config = ConfigParser(ConfigParser.load_config_files([str(path) for path in files]))
+    config["crop"] = None
+    config["device"] = torch.device("cpu")
+    objective, optimizer = config.get_parsed_content("objective"), config.get_parsed_content("optimizer")
+    objective.train()
+
+    def step(image: torch.Tensor) -> None:
+        optimizer.zero_grad()
+        objective(image)["loss"].backward()
+        optimizer.step()
+
+    images = [torch.rand(chosen.batch, 2, *chosen.size) for _ in range(chosen.steps)]
+    step(images[0])
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        for image in images:
+            step(image)
+    spent: dict[str, float] = defaultdict(float)
+    rest = []
+    for event in profiled.key_averages():
+        spent[share_of(event.key)] += event.self_cpu_time_total
+        if share_of(event.key) == "rest":
+            rest.append((event.self_cpu_time_total, event.key))
+    total = sum(spent.values())
+    size = " x ".join(map(str, chosen.size))
+    print(f"{chosen.bundle} {' '.join(chosen.variant)}: batch {chosen.batch} of {size}, {machine()}, load {os.getloadavg()}")
+    print(f"a step takes {total / chosen.steps / 1e6:.2f} s, of which")
+    for name in ("layers", "grid_sample", "rest"):
+        print(f"  {100 * spent[name] / total:5.1f} %  {name}")
+    print("the largest of the rest:")
+    for seconds, name in sorted(rest, reverse=True)[:8]:
+        print(f"  {100 * seconds / total:5.1f} %  {name}")
+
+
+if __name__ == "__main__":
+    main()

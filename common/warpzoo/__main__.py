@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import builtins
+import inspect
+import logging
 import sys
+import warnings
+from collections.abc import Callable
+from contextlib import redirect_stderr
+from functools import partial, wraps
 from importlib import import_module
+from typing import Any
 
 COMMANDS = {
     "register": ("warpzoo.registration.register", "carry a moving image onto a fixed one; or a whole list of pairs"),
@@ -11,6 +19,7 @@ COMMANDS = {
     "compare": ("warpzoo.space.commands", "how far apart two transforms take the same points"),
     "methods": ("warpzoo.registration.methods", "the methods that are there, their data and dimensions"),
 }
+WANTED = {int: "a whole number", float: "a number", bool: "True or False"}
 
 
 def main() -> None:
@@ -20,33 +29,75 @@ def main() -> None:
         for name, (_, summary) in COMMANDS.items():
             print(f"  {name:10}{summary}")
         return
-    name = arguments[0]
+    name, *others = arguments
     if name == "--version":
         from warpzoo import __version__
 
         print(__version__)
-        return
-    if name not in COMMANDS:
+    elif name not in COMMANDS:
         sys.exit(f"warpzoo has no command {name!r}; it has {', '.join(COMMANDS)}.")
+    else:
+        run(name, others)
+
+
+def run(name: str, arguments: list[str]) -> None:
+    """One command; what goes wrong ends as one sentence, and what libraries remark on the way is not for a user."""
     import fire
 
-    command = getattr(import_module(COMMANDS[name][0]), name)
+    from warpzoo.errors import FAILURES, plain_reason
+
+    logging.disable()
     try:
-        fire.Fire(command, command=arguments[1:], name=f"warpzoo {name}")
-    except (ValueError, RuntimeError, OSError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            command = annotated(getattr(import_module(COMMANDS[name][0]), name))
+            if {"-h", "--help"} & {*arguments}:
+                with redirect_stderr(sys.stdout):
+                    fire.Fire({name: command}, [name, "--", "--help"], "warpzoo")
+            command = reading(command)
+            # fire runs a command before it minds what it does not know: the first of these only looks at the arguments
+            for step in (wraps(command)(lambda *_, **__: None), command):
+                fire.Fire({name: step}, [name, *arguments], "warpzoo")
+    except FAILURES as error:
         sys.exit(f"warpzoo {name}: {plain_reason(error)}")
     except KeyboardInterrupt:
-        sys.exit(f"warpzoo {name}: interrupted; what is there under its final name is whole.")
+        print(f"warpzoo {name}: interrupted; what is there under its final name is whole.", file=sys.stderr)
+        sys.exit(130)
+    finally:
+        logging.disable(logging.NOTSET)
 
 
-def plain_reason(error: BaseException) -> str:
-    """The sentence that was meant for a person, from under what MONAI's configuration wrapped around it."""
-    reason: BaseException | None = error
-    while reason is not None:
-        if isinstance(reason, (ValueError, OSError)):
-            return str(reason)
-        reason = reason.__cause__ or reason.__context__
-    return str(error)
+def annotated(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The command with one plain type for each argument, for the help and for `reading`."""
+
+    @wraps(command)
+    def same(*arguments: Any, **options: Any) -> Any:
+        return command(*arguments, **options)
+
+    signature = inspect.signature(command)
+    parameters = [
+        one.replace(annotation=getattr(builtins, str(one.annotation).split()[0]))
+        for one in signature.parameters.values()
+    ]
+    same.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return same
+
+
+def reading(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The command with its arguments read as what they are annotated: a name such as 007 or a,b stays a text."""
+    from fire.decorators import SetParseFns
+    from fire.parser import DefaultParseValue
+
+    def read(name: str, kind: type, text: str) -> Any:
+        value = text if kind is str else DefaultParseValue(text)
+        if kind is float and type(value) is int:
+            value = float(value)
+        if type(value) is not kind:
+            raise ValueError(f"{name} is {text!r}; it wants {WANTED[kind]}.")
+        return value
+
+    parameters = inspect.signature(command).parameters
+    return SetParseFns(**{name: partial(read, name, one.annotation) for name, one in parameters.items()})(command)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,10 @@
-"""Pairs of files on their way into a network: which they are, read, checked, and brought onto one working grid."""
+"""Pairs of files on their way into a network: read, checked, and brought onto one working grid."""
 
 from __future__ import annotations
 
-import csv
-import re
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,74 +15,80 @@ from torch.utils.data import Dataset
 from warpzoo.geometry.grid import Grid
 from warpzoo.geometry.transforms import Affine, Transform, resample
 from warpzoo.preflight import Finding, preflight, raise_if
+from warpzoo.registration.listing import carried_name, paths_of
 from warpzoo.space.images import Image, read_image
-
-COLUMNS = ("id", "fixed", "moving", "fixed_labels", "moving_labels", "fixed_points", "moving_points")
-
-
-def list_pairs(
-    pairs: str | Path | None = None, dataset_dir: str | Path = ".", **files: str | Sequence[str] | None
-) -> list[dict[str, Any]]:
-    """One pair from `fixed=…, moving=…` (and labels, points, `also`), or all of a CSV; names relative to `dataset_dir`.
-
-    The CSV has the columns fixed and moving, and optionally id, fixed_labels, moving_labels, fixed_points and
-    moving_points; names in it are relative to its own folder. Pairs without an id are called by their row, from 1.
-    """
-    given = {name: value for name, value in files.items() if value}
-    if pairs is None:
-        if not given:
-            return []
-        for name in ("fixed", "moving"):
-            if name not in given:
-                raise ValueError(f"{name} is not given; a pair wants both a fixed and a moving image.")
-        located: dict[str, Any] = {
-            name: [_locate(dataset_dir, one) for one in value] if name == "also" else _locate(dataset_dir, value)
-            for name, value in given.items()
-        }
-        return [{"id": "", **located}]
-    if given:
-        raise ValueError(f"pairs and {', '.join(given)} are both given; name one pair or a list of pairs.")
-    path = _locate(dataset_dir, pairs)
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist; a CSV with the columns fixed and moving is wanted.")
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        columns = reader.fieldnames or []
-        rows = list(reader)
-    unknown = [name for name in columns if name not in COLUMNS]
-    if "fixed" not in columns or "moving" not in columns or unknown:
-        raise ValueError(f"{path} has the columns {list(columns)}; it wants fixed and moving, and may have {COLUMNS}.")
-    listed = []
-    for number, row in enumerate(rows, start=1):
-        for name in ("fixed", "moving"):
-            if not row[name]:
-                raise ValueError(f"{path}, row {number}: {name} is empty.")
-        files_of_row = {name: _locate(path.parent, row[name]) for name in columns if name != "id" and row[name]}
-        listed.append({"id": re.sub(r"[^\w.-]+", "_", row.get("id") or str(number)), **files_of_row})
-    repeated = sorted({pair["id"] for pair in listed if [other["id"] for other in listed].count(pair["id"]) > 1})
-    if repeated:
-        raise ValueError(f"{path} has the id {repeated[0]!r} more than once; each pair gets a folder of its own by it.")
-    if not listed:
-        raise ValueError(f"{path} lists no pair.")
-    return listed
+from warpzoo.space.points import Landmarks, read_points
 
 
-@dataclass
 class OpenPair:
-    """A pair that has been read: both images, what the preflight found, and the grid the network works on."""
+    """All files of a pair, read, on their way through one method or a chain of them.
 
-    files: Mapping[str, Any]
-    fixed: Image
-    moving: Image
-    findings: list[Finding]
-    working: Grid
-    initial: Transform | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
-    ready: float = field(default_factory=time.perf_counter)
+    transform: from the fixed to the moving image, what the methods so far have found; None before the first.
+    working: the grid of the method at hand.
+    findings: what the preflight said.
+    seconds: spent in each stage.
+    """
+
+    def __init__(self, files: Mapping[str, Any]) -> None:
+        self.files = files
+        self.transform: Transform | None = None
+        self.findings: list[Finding] = []
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.clock = time.perf_counter()
+        self.fixed, self.moving = read_image(files["fixed"]), read_image(files["moving"])
+        self.working = self.fixed.grid
+        self.labels: dict[str, Image] = {}
+        self.points: dict[str, Landmarks] = {}
+        for side, image in (("fixed", self.fixed), ("moving", self.moving)):
+            for path in paths_of(files, f"{side}_labels"):
+                self.labels[side] = read_image(path, labels=True)
+            for path in paths_of(files, f"{side}_points"):
+                self.points[side] = read_points(path, image.header)
+        self.also = {carried_name(path): read_image(path) for path in paths_of(files, "also")}
+        self._check()
+        self.lap("read")
+
+    def lap(self, stage: str) -> None:
+        """All time since the last lap went into this stage."""
+        now = time.perf_counter()
+        self.seconds[stage] += now - self.clock
+        self.clock = now
+
+    def on_working_grid(self) -> Tensor:
+        """Moving, as far as it is aligned already, and fixed: (2, *working)."""
+        still = identity(self.working)
+        start = still if self.transform is None else self.transform
+        moving = resample(self.moving.array[None], self.moving.grid, start, self.working, padding="border")
+        fixed = self.fixed.array[None]
+        if self.working != self.fixed.grid:
+            fixed = resample(fixed, self.fixed.grid, still, self.working, padding="border")
+        return torch.cat([moving, fixed], dim=1)[0]
+
+    def _check(self) -> None:
+        """That what comes with the images fits them, before time is spent on the pair."""
+        for image in (self.labels.get("moving"), *self.also.values()):
+            if image is not None and image.grid.dims != self.moving.grid.dims:
+                raise ValueError(
+                    f"{image.header.path} is {image.grid.dims}-D; it wants the {self.moving.grid.dims} dimensions of "
+                    f"{self.moving.header.path}."
+                )
+        if "fixed" in self.labels and self.labels["fixed"].grid != self.fixed.grid:
+            raise ValueError(
+                f"{self.files['fixed_labels']} has {self.labels['fixed'].grid}; it wants the fixed image's "
+                f"{self.fixed.grid}."
+            )
+        counts = {side: len(landmarks.points) for side, landmarks in self.points.items()}
+        if len(set(counts.values())) > 1:
+            raise ValueError(
+                f"{self.files['fixed_points']} has {counts['fixed']} points and {self.files['moving_points']} "
+                f"{counts['moving']}; the target registration error wants them in pairs, in the same order."
+            )
 
 
 class FilePairs(Dataset):
     """Pairs of files as {"image", "index"}: moving and fixed on the working grid, as channels, for the network.
+
+    `opened` holds the pairs, by index, whose results are awaited; `begun`, by id, those that go on to another method.
 
     Args:
         data: pairs of `list_pairs`.
@@ -103,12 +107,11 @@ class FilePairs(Dataset):
         strict: bool = False,
     ) -> None:
         self.data = list(data)
-        self.spatial_dims = spatial_dims
         self.spacing = spacing
         self.expectations = {"spatial_dims": spatial_dims, **(expectations or {})}
         self.strict = strict
-        self.initial: dict[str, Transform] = {}
         self.opened: dict[int, OpenPair] = {}
+        self.begun: dict[str, OpenPair] = {}
 
     def __len__(self) -> int:
         if not self.data:
@@ -117,36 +120,18 @@ class FilePairs(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         files = self.data[index]
-        start = time.perf_counter()
-        fixed, moving = read_image(files["fixed"]), read_image(files["moving"])
-        seconds = {"read": time.perf_counter() - start}
-        initial = self.initial.get(files["id"])
-        findings = preflight(fixed, moving, self.expectations, placed=initial is not None)
-        raise_if(findings, self.strict)
-        working = fixed.grid if self.spacing is None else fixed.grid.with_spacing(self.spacing)
-        pair = OpenPair(files, fixed, moving, findings, working, initial, seconds)
-        start = time.perf_counter()
-        image = self.on_working_grid(pair)
-        pair.ready = time.perf_counter()
-        seconds["resample"] = pair.ready - start
-        self.opened = {index: pair}
+        pair = self.begun.pop(files["id"], None) or OpenPair(files)
+        found = preflight(pair.fixed, pair.moving, self.expectations, placed=pair.transform is not None)
+        raise_if(found, self.strict)
+        pair.findings = list(dict.fromkeys([*pair.findings, *found]))
+        pair.lap("preflight")
+        if self.spacing is not None:
+            pair.working = pair.fixed.grid.with_spacing(self.spacing)
+        image = pair.on_working_grid()
+        pair.lap("resample")
+        self.opened[index] = pair
         return {"image": image, "index": index}
-
-    @staticmethod
-    def on_working_grid(pair: OpenPair) -> Tensor:
-        """Moving, through what is known of its transform, and fixed: (2, *working)."""
-        still = identity(pair.working)
-        place = still if pair.initial is None else pair.initial
-        moving = resample(pair.moving.array[None], pair.moving.grid, place, pair.working, padding="border")
-        fixed = pair.fixed.array[None]
-        if pair.working != pair.fixed.grid:
-            fixed = resample(fixed, pair.fixed.grid, still, pair.working, padding="border")
-        return torch.cat([moving, fixed], dim=1)[0]
 
 
 def identity(grid: Grid) -> Affine:
     return Affine(torch.eye(grid.dims, grid.dims + 1)[None], grid)
-
-
-def _locate(folder: str | Path, name: Any) -> Path:
-    return Path(folder) / Path(str(name)).expanduser()

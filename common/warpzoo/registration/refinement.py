@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from warpzoo.geometry.bspline import bspline_field, control_shape
 from warpzoo.geometry.sampling import warp
@@ -22,7 +23,8 @@ def refine(
     """A better displacement (1, dims, *spatial) for moving and fixed (1, 2, *spatial), starting at the one given.
 
     A velocity field with B-spline control points every `spacing` voxels goes before the network's displacement. It
-    starts at the identity and cannot fold; Adam optimises it for local correlation, `weight` keeps it smooth.
+    starts at the identity and cannot fold; Adam optimises it for local correlation, `weight` keeps it smooth. The best
+    that was met is returned, so more iterations never make it worse.
     """
     moving, fixed = image[:, :1].float(), image[:, 1:].float()
     shape = list(fixed.shape[2:])
@@ -30,16 +32,17 @@ def refine(
     control_points = torch.zeros(1, len(shape), *control_shape(shape, steps), requires_grad=True)
     optimizer = torch.optim.Adam([control_points], lr=learning_rate)
     similarity, regulariser = LNCCLoss(min(9, *shape)), Diffusion()
-
-    def refined() -> tuple[Tensor, Tensor]:
-        velocity = bspline_field(control_points, shape, steps)
-        return compose(integrate_velocity(velocity), displacement), velocity
-
-    with torch.enable_grad():
-        for _ in range(iterations):
-            field, velocity = refined()
+    best, lowest = displacement, float("inf")
+    # as many steps as iterations, and a last look at where they led
+    for iteration in tqdm(range(iterations + 1), desc="Refining", leave=False, disable=None):
+        with torch.set_grad_enabled(iteration < iterations):
+            velocity = bspline_field(control_points, shape, steps)
+            field = compose(integrate_velocity(velocity), displacement)
             loss = similarity(fixed, warp(moving, field)) + weight * regulariser(velocity)
+        if float(loss) < lowest:
+            best, lowest = field.detach(), float(loss)
+        if iteration < iterations:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    return refined()[0].detach()
+    return best

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import csv
 import json
-import logging
-import warnings
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from monai.bundle import ConfigWorkflow
 from tqdm import tqdm
 
-from warpzoo.geometry.transforms import Transform
+from warpzoo.errors import FAILURES, plain_reason
+from warpzoo.registration.listing import list_pairs, remove_results
 from warpzoo.registration.methods import Method, find_methods
-from warpzoo.registration.pairs import list_pairs
 from warpzoo.space.files import whole_file
+
+if TYPE_CHECKING:
+    from monai.bundle import ConfigWorkflow
+
+    from warpzoo.registration.pairs import OpenPair
 
 
 def register(
     fixed: str | None = None,
     moving: str | None = None,
+    *,
     method: str = "dirnet",
     output: str = "registered",
     pairs: str | None = None,
@@ -54,15 +58,14 @@ def register(
         fixed_points: landmarks of the fixed image, in the order of moving_points, for the target registration error.
         moving_points: landmarks of the moving image (CSV, .fcsv or .mrk.json), carried along.
         also: other images of the moving image's space, separated by commas, carried along.
-        refine: iterations of optimisation on the pair at hand after the network's one pass.
+        refine: iterations of optimisation on the pair at hand after the last network's one pass.
         strict: treat warnings about what is likely to fail as errors.
         report: write the report.
-        overwrite: do pairs again that are done.
+        overwrite: do pairs of a list again that are done.
         device: such as cuda:1 or cpu; the GPU if there is one.
     """
-    warnings.filterwarnings("ignore")
-    for name in ("ignite", "BundleWorkflow", "monai.bundle.workflows"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    if refine < 0:
+        raise ValueError(f"refine is {refine}; a number of iterations, 0 or more, is wanted.")
     chain = find_methods(method)
     listed = list_pairs(
         pairs,
@@ -72,35 +75,49 @@ def register(
         moving_labels=moving_labels,
         fixed_points=fixed_points,
         moving_points=moving_points,
-        also=also.split(",") if isinstance(also, str) else also,
+        also=also,
     )
     if not listed:
         raise ValueError("there is nothing to register: give fixed and moving, or pairs.")
-    folder = Path(output)
-    options = {"refine": refine, "strict": strict, "report": report}
-    if device is not None:
-        options["device"] = f"$torch.device({device!r})"
-    stages = [stage(one, listed[0], folder, save=one is chain[-1], **options) for one in chain]
+    folder = Path(output).absolute()
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{output} is a file; output wants a folder.")
+    name = ",".join(one.name for one in chain)
+    done = {"method": name, "refine": refine}
+    todo = [pair for pair in listed if pairs is None or overwrite or not is_done(folder / pair["id"], pair, done)]
+    if len(todo) < len(listed):
+        print(f"{len(listed) - len(todo)} of {len(listed)} pairs are done already (--overwrite does them again).")
+    options: dict[str, Any] = {"strict": strict} | ({} if device is None else {"device": f"$torch.device({device!r})"})
+    last = {"refine": refine, "report": report, "postprocessing#method": name}
+    stages = [workflow_of(one, folder, **options, **{"postprocessing#save": False}) for one in chain[:-1]]
+    stages.append(workflow_of(chain[-1], folder, **options, **last))
     if pairs is None:
-        run_chain(stages, listed[0])
-        print_result(folder)
+        run_chain(stages, folder, listed[0])
+        print_result(folder, output)
         return
     failures = {}
-    todo = [pair for pair in listed if overwrite or not (folder / pair["id"] / "metrics.json").exists()]
-    if len(todo) < len(listed):
-        print(f"{len(listed) - len(todo)} of {len(listed)} pairs are done already (overwrite does them again).")
     for pair in tqdm(todo, desc="Registering", unit="pair"):
         try:
-            run_chain(stages, pair)
-        except (ValueError, RuntimeError, OSError) as error:
-            from warpzoo.__main__ import plain_reason
-
+            run_chain(stages, folder / pair["id"], pair)
+        except FAILURES as error:
             failures[pair["id"]] = plain_reason(error)
     write_tables(folder, [pair["id"] for pair in listed], failures)
 
 
-def stage(method: Method, pair: Mapping[str, Any], folder: Path, save: bool, **options: Any) -> ConfigWorkflow:
-    """The inference workflow of one method, set up for one pair at a time."""
+def is_done(folder: Path, pair: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
+    """Whether the folder holds the whole results of the same files and settings."""
+    try:
+        numbers = json.loads((folder / "metrics.json").read_text())
+    except (OSError, ValueError):
+        return False
+    files = {name: str(value) for name, value in pair.items()}
+    return {"files": files, **settings}.items() <= numbers.items()
+
+
+def workflow_of(method: Method, folder: Path, **options: Any) -> ConfigWorkflow:
+    """The inference workflow of one method, whose dataset is filled pair by pair."""
+    from monai.bundle import ConfigWorkflow
+
     workflow = ConfigWorkflow(
         config_file=str(method.root / "configs" / "inference.json"),
         meta_file=str(method.root / "configs" / "metadata.json"),
@@ -108,52 +125,63 @@ def stage(method: Method, pair: Mapping[str, Any], folder: Path, save: bool, **o
         workflow_type="inference",
         bundle_root=str(method.root),
         output_dir=str(folder),
-        **{"dataset#data": [dict(pair)], "postprocessing#save": save},
+        # an engine asks once for the number of pairs
+        **{"dataset#data": [{}]},
         **options,
     )
     workflow.initialize()
     return workflow
 
 
-def run_chain(stages: Sequence[ConfigWorkflow], pair: Mapping[str, Any]) -> None:
-    """One pair through all methods; what a method finds is where the next one starts."""
-    initial: dict[str, Transform] = {}
+def run_chain(stages: Sequence[ConfigWorkflow], folder: Path, pair: Mapping[str, Any]) -> None:
+    """One pair through all methods: what a method has begun the next one continues, the last one saves."""
+    remove_results(folder, pair)
+    begun: dict[str, OpenPair] = {}
     for workflow in stages:
-        workflow.dataset.data, workflow.dataset.initial = [pair], initial
-        workflow.run()
-        initial = workflow.dataset.initial
+        path = list(sys.path)
+        try:
+            workflow.dataset.data, workflow.dataset.begun = [pair], begun
+            workflow.run()
+        except BaseException:
+            # an engine that has failed does nothing, silently, when it is run again: the next pair gets a new one
+            if workflow.parser.ref_resolver.remove_resolved_content("evaluator") is not None:
+                workflow.parser.get_parsed_content("evaluator")
+            raise
+        finally:
+            sys.path[:] = path  # each run puts the bundle there once more
 
 
-def print_result(folder: Path) -> None:
+def print_result(folder: Path, name: str) -> None:
     numbers = json.loads((folder / "metrics.json").read_text())
     told = [f"ncc {numbers['ncc_before']:.3f} -> {numbers['ncc']:.3f}", f"folding {100 * numbers['folding']:.2f} %"]
-    if "dice_mean" in numbers:
+    if numbers.get("dice_mean") is not None:
         told.append(f"Dice {numbers['dice_before_mean']:.3f} -> {numbers['dice_mean']:.3f}")
     if "tre" in numbers:
         told.append(f"target registration error {numbers['tre_before']:.2f} -> {numbers['tre']:.2f}")
     for warning in numbers["warnings"]:
         print(f"warning: {warning}")
-    print(f"{folder}: {', '.join(told)}")
+    print(f"{name}: {', '.join(told)}")
 
 
 def write_tables(folder: Path, ids: Sequence[str], failures: Mapping[str, str]) -> None:
     """`metrics.csv` with a row of numbers for every pair that is done, `failures.csv` with the others' reasons."""
-    rows = []
-    for name in ids:
-        path = folder / name / "metrics.json"
-        if path.exists() and name not in failures:
-            rows.append({"id": name, **flat_numbers(json.loads(path.read_text()))})
+    rows = [
+        {"id": name, **flat_numbers(json.loads((folder / name / "metrics.json").read_text()))}
+        for name in ids
+        if name not in failures
+    ]
     tables = {"metrics.csv": rows, "failures.csv": [{"id": name, "reason": why} for name, why in failures.items()]}
     for name, table in tables.items():
         if not table:
             (folder / name).unlink(missing_ok=True)
             continue
         columns = list(dict.fromkeys(column for row in table for column in row))
-        with whole_file(folder / name) as unfinished, open(unfinished, "w", newline="") as file:
+        with whole_file(folder / name) as unfinished, open(unfinished, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(table)
-    print(f"{len(rows)} pairs registered: {folder / 'metrics.csv'}")
+    if rows:
+        print(f"{len(rows)} pairs registered: {folder / 'metrics.csv'}")
     if failures:
         for name, why in failures.items():
             print(f"  {name}: {why}")

@@ -45,6 +45,7 @@ class Options:
             "limit": self.limit,
             "seed": self.seed,
             "machine": cpu_name(),
+            "load": round(os.getloadavg()[0], 1),
             "versions": {"python": platform.python_version()} | {name: version(name) for name in ("torch", "monai")},
         }
 
@@ -110,7 +111,7 @@ def provenance(result: dict[str, Any], command: str) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
     return (
         f"Made by `{command}` on {subset[result['subset']]}{limit}; seed {result['seed']}, one thread of "
-        f"{result['machine']}, {versions}."
+        f"{result['machine']} at a load of {result['load']} when it began, {versions}."
     )
 
 

@@ -10,7 +10,6 @@ the report says how busy it was.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
 import platform
@@ -19,7 +18,6 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
@@ -30,6 +28,7 @@ from torch import Tensor
 from warpzoo.geometry.bspline import BSplineField
 from warpzoo.geometry.sampling import warp
 from warpzoo.losses import LNCCLoss, MutualInformationLoss
+from warpzoo.record import machine, versions, write_json
 
 Operation = Callable[[Tensor, Tensor], Tensor]  # (a constant, what the gradient is taken of) → result
 Inputs = tuple[Tensor, Tensor, Tensor]  # the same two, and the gradient that reaches the result
@@ -110,11 +109,11 @@ def our_bspline() -> Operation:
 def transposed_convolution(image: Tensor, points: Tensor) -> Tensor:
     """The whole three-dimensional kernel, four spacings wide, put down at every control point."""
     taps = cubic((torch.arange(4 * SPACING, dtype=points.dtype) - 2 * SPACING + 0.5) / SPACING)
-    kernel = torch.einsum("i,j,k->ijk", taps, taps, taps)[None, None]
-    padded = F.pad(points, [2] * 6, mode="replicate").transpose(0, 1)  # one component after another
-    field = F.conv_transpose3d(padded, kernel, stride=SPACING, padding=3 * SPACING + SPACING // 2)
+    kernel = torch.einsum("i,j,k->ijk", taps, taps, taps).expand(3, 1, -1, -1, -1)
+    padded = F.pad(points, [2] * 6, mode="replicate")
+    field = F.conv_transpose3d(padded, kernel, stride=SPACING, padding=3 * SPACING + SPACING // 2, groups=3)
     depth, height, width = image.shape[2:]
-    return field.transpose(0, 1)[..., :depth, :height, :width]
+    return field[..., :depth, :height, :width]
 
 
 def define_warp(image: Tensor, displacement: Tensor) -> Tensor:
@@ -164,7 +163,7 @@ OPERATIONS = [
         usual=monai_lncc,
         definition=define_lncc,
         note="MONAI pads with zeros and counts the windows that reach over the border; the definition takes whole "
-        "windows only. Its difference is one of definition.",
+        "windows only.",
     ),
     Comparison(
         name=f"mutual information, {BINS} bins",
@@ -173,8 +172,9 @@ OPERATIONS = [
         ours=lambda: MutualInformationLoss(BINS),
         usual=monai_mutual_information,
         definition=define_mutual_information,
-        note="MONAI rounds the fixed image to the nearest bin, where ITK and the definition round down, and clamps the "
-        "brightest bin of the warped one. Its difference is one of definition.",
+        note="MONAI rounds the fixed image to the nearest bin, where ITK and the definition round down, and lets the "
+        "darkest and the brightest voxel move the range, which gives these two nearly all of the gradient: another "
+        "definition.",
     ),
     Comparison(
         name=f"cubic B-spline field, spacing {SPACING}",
@@ -271,22 +271,6 @@ def compare(suite: str, index: int, size: int, threads: int, repeats: int) -> di
     }
 
 
-def machine(size: int, threads: int, repeats: int) -> dict[str, object]:
-    from warpzoo.handlers import processor_name  # brings MONAI with it, which the processes that measure do without
-
-    return {
-        "processor": processor_name(),
-        "cores": os.cpu_count(),
-        "threads": threads,
-        "torch": torch.__version__,
-        "monai": version("monai"),
-        "python": platform.python_version(),
-        "size": size,
-        "repeats": repeats,
-        "load_before": os.getloadavg()[0],
-    }
-
-
 def busy_seconds_of_others() -> float | None:
     """Processor time that other processes have used so far, where the system says so (Linux)."""
     stat = Path("/proc/stat")
@@ -340,7 +324,9 @@ def main() -> None:
     options = parse()
     warnings.simplefilter("ignore")
     torch.set_num_threads(options.threads)
-    about = machine(options.size, options.threads, options.repeats)
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # it is the processor that is measured, and named
+    about: dict[str, object] = machine() | versions() | {"cores": os.cpu_count(), "load_before": os.getloadavg()[0]}
+    about |= {"size": options.size, "repeats": options.repeats}
     if about["load_before"] > LOAD_OF_AN_IDLE_MACHINE:
         print(
             f"The load is {about['load_before']:.2f}: this machine is not idle, and what is measured now is no measure."
@@ -358,7 +344,7 @@ def main() -> None:
     text = table(report)
     print(f"\n{text}")
     if options.json:
-        options.json.write_text(json.dumps(report, indent=2) + "\n")
+        write_json(options.json, report)
     if options.markdown:
         options.markdown.write_text(text)
 

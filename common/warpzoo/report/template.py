@@ -84,7 +84,7 @@ pre { background: var(--panel); border: 1px solid var(--line); border-radius: 8p
   --good: #1a7f4b;
   --fair: #a15c00; --bad: #c22f2f; } body { padding: 0; max-width: none; font-size: 10.5pt; }
   .compare { display: none; }
-  h2, h3 { break-after: avoid; } .block { break-inside: avoid; }
+  .row.volume { max-width: 11cm; } h2, h3 { break-after: avoid; } .block { break-inside: avoid; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
 """
 

@@ -20,7 +20,7 @@ def runs_eagerly() -> bool:
 
 
 def check_finite(name: str, tensor: Tensor) -> None:
-    if tensor.is_floating_point() and runs_eagerly():
+    if tensor.is_floating_point() and runs_eagerly() and not tensor.is_meta:
         total = tensor.detach().sum(dtype=torch.float64 if tensor.dtype == torch.float64 else torch.float32)
         if not bool(total.isfinite()):
             bad = int((~tensor.detach().isfinite()).sum())

@@ -7,6 +7,8 @@ points are repeated. Control points are displacements in voxels, (batch, dims, *
 
 from __future__ import annotations
 
+from itertools import product
+
 import torch
 from torch import Tensor, nn
 
@@ -46,12 +48,50 @@ def bspline_field(control_points: Tensor, shape: list[int], spacing: list[int], 
         >>> field = bspline_field(torch.zeros(1, 2, 16, 16), [256, 256], [16, 16])
     """
     if not torch.jit.is_scripting():
-        _check_order(order)
+        check_order(order)
         check_control_points(control_points, shape, spacing)
+    like = precise(control_points)
+    positions: list[Tensor] = []
+    for axis in range(len(shape)):
+        voxels = torch.arange(shape[axis], dtype=like.dtype, device=like.device)
+        positions.append(control_positions(voxels, spacing[axis]))
+    return bspline_on_axes(control_points, positions, order)
+
+
+def bspline_on_axes(control_points: Tensor, positions: list[Tensor], order: int) -> Tensor:
+    """The displacement on the grid of one list of positions per axis, each in units of control points."""
+    if not torch.jit.is_scripting():
         with torch.autocast(control_points.device.type, enabled=False):
-            return _expand(precise(control_points), shape, spacing, order)
+            return _expand(precise(control_points), positions, order)
     # scripted code cannot switch autocast off, but autocast leaves float64 alone
-    return _expand(control_points.double(), shape, spacing, order).to(precise(control_points).dtype)
+    return _expand(control_points.double(), positions, order).to(precise(control_points).dtype)
+
+
+def bspline_at(control_points: Tensor, points: Tensor, spacing: list[int], order: int = 3) -> Tensor:
+    """The displacement (batch, count, dims) of control points at points (batch, count, dims) in voxels.
+
+    Each point is reached by order + 1 control points along each axis.
+    """
+    control_points, count = precise(control_points), list(control_points.shape[2:])
+    batch, dims = max(control_points.shape[0], points.shape[0]), len(count)
+    flat = control_points.flatten(2).expand(batch, -1, -1)
+    nearby = torch.arange(-1, order, device=points.device)
+    weights, indices = [], []
+    for axis in range(dims):
+        position = control_positions(points[..., axis], spacing[axis])
+        first = torch.floor(position if order == 3 else position + 0.5).detach()
+        index = first[..., None] + nearby
+        weights.append(bspline_basis(position[..., None] - index, order))
+        indices.append(index.long().clamp(0, count[axis] - 1))
+    field = flat.new_zeros((batch, dims, points.shape[1]))
+    for taps in product(range(order + 1), repeat=dims):
+        weight, index = weights[0][..., taps[0]], indices[0][..., taps[0]]
+        for axis in range(1, dims):
+            weight = weight * weights[axis][..., taps[axis]]
+            index = index * count[axis] + indices[axis][..., taps[axis]]
+        values = flat.gather(2, index[:, None].expand(batch, dims, -1))
+        field = field + weight[:, None] * values
+    return field.transpose(1, 2)
 
 
 def control_positions(voxels: Tensor, spacing: int) -> Tensor:
@@ -69,7 +109,7 @@ class BSplineField(nn.Module):
 
     def __init__(self, spacing: int | list[int], order: int = 3, spatial_dims: int = 2) -> None:
         super().__init__()
-        _check_order(order)
+        check_order(order)
         self.spacing = [spacing] * spatial_dims if isinstance(spacing, int) else list(spacing)
         self.order = order
 
@@ -77,15 +117,14 @@ class BSplineField(nn.Module):
         return bspline_field(control_points, list(image.shape[2:]), self.spacing, self.order)
 
 
-def _expand(field: Tensor, shape: list[int], spacing: list[int], order: int) -> Tensor:
-    for axis in range(len(shape)):
-        voxels = torch.arange(shape[axis], device=field.device, dtype=field.dtype)
-        weights = bspline_weights(control_positions(voxels, spacing[axis]), field.shape[2 + axis], order)
-        if axis == len(shape) - 1:
+def _expand(field: Tensor, positions: list[Tensor], order: int) -> Tensor:
+    for axis in range(len(positions)):
+        weights = bspline_weights(positions[axis].to(field.dtype), field.shape[2 + axis], order)
+        if axis == len(positions) - 1:
             field = field @ weights.t()
         else:
             before, after = list(field.shape[: 2 + axis]), list(field.shape[3 + axis :])
-            field = torch.matmul(weights, field.flatten(3 + axis)).reshape(before + [shape[axis]] + after)
+            field = torch.matmul(weights, field.flatten(3 + axis)).reshape(before + [-1] + after)
     return field
 
 
@@ -105,6 +144,7 @@ def check_control_points(control_points: Tensor, shape: list[int], spacing: list
         )
 
 
-def _check_order(order: int) -> None:
+def check_order(order: int) -> int:
     if order not in ORDERS:
         raise ValueError(f"order is {order}; it wants 2 (quadratic) or 3 (cubic).")
+    return order

@@ -52,7 +52,8 @@ def sample(
     there `padding="border"` repeats the edge and "constant" puts `value`.
     """
     if not torch.jit.is_scripting():
-        _check_options(image, mode, padding)
+        _check_options(mode, padding)
+        _check_interpolates(image, mode)
         _check_coordinates("image", image, coordinates)
     coordinates = precise(coordinates)
     shape = image.shape[2:]
@@ -74,7 +75,8 @@ def warp(
         >>> warped = warp(moving, torch.zeros(1, 2, 64, 64))  # is moving
     """
     if not torch.jit.is_scripting():
-        _check_options(moving, mode, padding)
+        _check_options(mode, padding)
+        _check_interpolates(moving, mode)
         check_image("moving", moving)
         check_displacement("displacement", displacement)
         check_same_shape("moving", moving, "displacement", displacement, spatial_only=True)
@@ -85,16 +87,18 @@ def warp(
     return warped
 
 
-def sample_labels(labels: Tensor, coordinates: Tensor, mode: str = "nearest", outside: int = 0) -> Tensor:
+def sample_labels(
+    labels: Tensor, coordinates: Tensor, mode: str = "nearest", padding: str = "constant", outside: int = 0
+) -> Tensor:
     """A label map (batch, 1, *spatial) of whole numbers at coordinates (batch, dims, *any); labels stay what they are.
 
     "nearest" takes the closest voxel's label. "linear" interpolates each label's own membership and keeps the
-    strongest: smoother borders, at one pass per label. What comes from outside the map is `outside`.
+    strongest: smoother borders, at one pass per label. Outside, `padding="constant"` puts the label `outside` and
+    "border" repeats the edge.
     """
     check_image("labels", labels, channels=1, finite=False)
     _check_coordinates("labels", labels, coordinates)
-    if mode not in MODES:
-        raise ValueError(f"mode is {mode!r}; it wants one of {MODES}.")
+    _check_options(mode, padding)
     if labels.is_floating_point() and not bool((labels == labels.round()).all()):
         raise ValueError("labels has values that are not whole numbers; an image is carried by `warp` or `sample`.")
     if mode == "linear":
@@ -107,14 +111,16 @@ def sample_labels(labels: Tensor, coordinates: Tensor, mode: str = "nearest", ou
     else:
         # float64 holds every whole number up to 2**53
         carried = sample(labels.double(), coordinates, mode=mode).to(labels.dtype)
-    return carried.masked_fill(~_inside(coordinates, list(labels.shape[2:])), outside)
+    if padding == "constant":
+        carried = carried.masked_fill(~_inside(coordinates, list(labels.shape[2:])), outside)
+    return carried
 
 
 def warp_labels(labels: Tensor, displacement: Tensor, mode: str = "nearest", outside: int = 0) -> Tensor:
     """A label map (batch, 1, *spatial) carried by a displacement (batch, dims, *spatial), as `sample_labels` does."""
     check_displacement("displacement", displacement)
     check_same_shape("labels", labels, "displacement", displacement, spatial_only=True)
-    return sample_labels(labels, _displaced(precise(displacement)), mode, outside)
+    return sample_labels(labels, _displaced(precise(displacement)), mode, outside=outside)
 
 
 def warp_points(points: Tensor, displacement: Tensor) -> Tensor:
@@ -212,11 +218,14 @@ class _NormalisedGrid(torch.autograd.Function):
         return result
 
 
-def _check_options(image: Tensor, mode: str, padding: str) -> None:
+def _check_options(mode: str, padding: str) -> None:
     if mode not in MODES:
         raise ValueError(f"mode is {mode!r}; it wants one of {MODES}.")
     if padding not in PADDINGS:
         raise ValueError(f"padding is {padding!r}; it wants one of {PADDINGS}.")
+
+
+def _check_interpolates(image: Tensor, mode: str) -> None:
     if mode == "linear" and not image.is_floating_point():
         raise ValueError(
             f"an image of {image.dtype} cannot hold values between its own; linear interpolation wants floating point, "

@@ -58,8 +58,8 @@ class ThinPlateField(nn.Module):
     def __init__(self, spacing: int | list[int], spatial_dims: int = 2) -> None:
         super().__init__()
         self.spacing = [spacing] * spatial_dims if isinstance(spacing, int) else list(spacing)
-        # neither is a buffer: DDP would want them of one size in all processes
-        self.kept_sizes: list[int] = [0]
+        self.kept_sizes = [0]
+        # not a buffer: DDP would want it of one size in all processes
         self.kept_weights = torch.zeros(0)
 
     def forward(self, control_points: Tensor, image: Tensor) -> Tensor:

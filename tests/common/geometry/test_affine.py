@@ -1,0 +1,138 @@
+"""Affine maps, against numpy and scipy."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+
+from warpzoo.geometry.affine import AffineField, affine_field, compose_affine, invert_affine
+from warpzoo.geometry.sampling import warp
+
+SHAPES = [(9, 14), (6, 9, 7)]
+DOUBLE = {"dtype": torch.float64}
+
+
+def random_parts(dims: int, batch: int = 2) -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    widths = {"shear": dims * (dims - 1) // 2, "scale": dims, "rotation": 1 if dims == 2 else 3, "translation": dims}
+    return {name: 0.5 * torch.randn(batch, width, **DOUBLE) for name, width in widths.items()}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_field_is_what_the_matrix_does_to_centred_and_divided_coordinates(shape):
+    dims, half = len(shape), (max(shape) - 1) / 2
+    matrix = torch.randn(2, dims, dims + 1, **DOUBLE)
+    centre = (np.array(shape) - 1) / 2
+    for item, field in zip(matrix.numpy(), affine_field(matrix, list(shape)).numpy(), strict=True):
+        for voxel in np.ndindex(*shape):
+            unit = (voxel - centre) / half
+            expected = (item[:, :dims] @ unit + item[:, dims]) * half + centre - voxel
+            np.testing.assert_allclose(field[(slice(None), *voxel)], expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_identity_matrix_displaces_nothing_at_all(shape):
+    matrix = torch.eye(len(shape), len(shape) + 1)[None]
+    assert torch.equal(affine_field(matrix, list(shape)), torch.zeros(1, len(shape), *shape))
+
+
+def test_a_quarter_turn_goes_from_axis_0_towards_axis_1():
+    """A point at the end of axis 0 is fetched from the end of axis 1, on a field that is not square."""
+    field = affine_field(compose_affine(rotation=torch.full((1, 1), math.pi / 2)), [5, 9])
+    torch.testing.assert_close(field[0, :, 4, 4], torch.tensor([-2.0, 2.0]))  # from (2, 0) to (0, 2) around the centre
+    moving = torch.zeros(1, 1, 5, 9)
+    moving[0, 0, 2, 6] = 1
+    assert warp(moving, field)[0, 0, 4, 4] == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_parts_are_applied_in_the_order_shear_scale_rotation_translation(dims):
+    parts = random_parts(dims)
+    rows, columns = np.triu_indices(dims, 1)
+    for item, matrix in enumerate(compose_affine(**parts).numpy()):
+        shear = np.eye(dims)
+        shear[rows, columns] = parts["shear"][item]
+        angles = parts["rotation"][item].numpy()
+        if dims == 2:
+            turn = np.array([[np.cos(angles[0]), -np.sin(angles[0])], [np.sin(angles[0]), np.cos(angles[0])]])
+        else:
+            turn = Rotation.from_euler("xyz", angles).as_matrix()
+        expected = turn @ np.diag(parts["scale"][item].exp()) @ shear
+        np.testing.assert_allclose(matrix[:, :dims], expected, atol=1e-12)
+        np.testing.assert_allclose(matrix[:, dims], parts["translation"][item], atol=0)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("name", ["shear", "scale", "rotation", "translation"])
+def test_any_part_alone_and_zeros_are_the_identity(dims, name):
+    part = random_parts(dims)[name].float()
+    assert torch.equal(compose_affine(**{name: torch.zeros_like(part)}), torch.eye(dims, dims + 1).expand(2, -1, -1))
+    assert not torch.equal(compose_affine(**{name: part}), torch.eye(dims, dims + 1).expand(2, -1, -1))
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_no_scale_reaches_zero(dims):
+    matrix = compose_affine(scale=torch.full((1, dims), -30.0))
+    assert (matrix[0].diagonal() > 0).all()
+
+
+@settings(max_examples=25, deadline=None)
+@given(dims=st.sampled_from([2, 3]), seed=st.integers(0, 1000))
+def test_the_inverse_takes_points_back(dims, seed):
+    torch.manual_seed(seed)
+    matrix = torch.eye(dims, dims + 1, **DOUBLE) + 0.3 * torch.randn(2, dims, dims + 1, **DOUBLE)
+    if matrix[:, :, :dims].det().abs().min() < 0.05:
+        return
+    inverse = invert_affine(matrix)
+    points = torch.randn(2, dims, 5, **DOUBLE)
+    there = matrix[:, :, :dims] @ points + matrix[:, :, dims:]
+    torch.testing.assert_close(inverse[:, :, :dims] @ there + inverse[:, :, dims:], points, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_gradients(shape):
+    dims = len(shape)
+    small = [size // 3 for size in shape]
+    parts = [part.requires_grad_() for part in random_parts(dims).values()]
+    assert torch.autograd.gradcheck(compose_affine, parts)
+    matrix = (torch.eye(dims, dims + 1, **DOUBLE) + torch.rand(2, dims, dims + 1, **DOUBLE)).requires_grad_()
+    assert torch.autograd.gradcheck(lambda m: AffineField()(m, torch.zeros(2, 1, *small)), (matrix,))
+    assert torch.autograd.gradcheck(invert_affine, (matrix,))
+
+
+@pytest.mark.parametrize("shape", [(300, 20), (300, 20, 8)])
+def test_autocast_does_not_touch_positions(shape):
+    parts = {name: part.float() for name, part in random_parts(len(shape)).items()}
+    matrix = compose_affine(**parts)
+    expected = affine_field(matrix, list(shape))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(compose_affine(**parts), matrix)
+        assert torch.equal(affine_field(matrix, list(shape)), expected)
+        assert torch.equal(invert_affine(matrix), invert_affine(matrix.clone()))
+        assert invert_affine(matrix).dtype == torch.float32
+        assert affine_field(matrix.bfloat16(), list(shape)).dtype == torch.float32
+
+
+def test_what_is_refused():
+    with pytest.raises(ValueError, match=r"matrix has shape \(2, 2\); it wants \(batch, dims, dims \+ 1\) with dims 2"):
+        affine_field(torch.eye(2), [8, 8])
+    with pytest.raises(ValueError, match="with dims 3"):
+        affine_field(torch.zeros(1, 2, 3), [8, 8, 8])
+    with pytest.raises(ValueError, match="matrix has 6 values that are NaN"):
+        affine_field(torch.full((1, 2, 3), torch.nan), [8, 8])
+    with pytest.raises(ValueError, match="matrix is singular"):
+        invert_affine(torch.ones(1, 2, 3))
+    with pytest.raises(ValueError, match="at least one is wanted"):
+        compose_affine()
+    with pytest.raises(ValueError, match=r"rotation has shape \(1, 2\); it wants \(batch, 1\) in 2-D"):
+        compose_affine(rotation=torch.zeros(1, 2))
+    with pytest.raises(ValueError, match="want the same"):
+        compose_affine(scale=torch.zeros(1, 2), translation=torch.zeros(1, 3))
+    with pytest.raises(ValueError, match="want the same"):
+        compose_affine(scale=torch.zeros(2, 2), translation=torch.zeros(1, 2))

@@ -6,7 +6,7 @@ import errno
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _WAYS_OUT = {
@@ -16,12 +16,13 @@ _WAYS_OUT = {
     errno.EPERM: "you may not write there: choose another folder or change its permissions",
     errno.EROFS: "the disk is read-only: choose another folder",
     errno.ENOTDIR: "a part of the path is a file, not a folder: choose another folder",
+    errno.EEXIST: "a part of the path is a file, not a folder: choose another folder",
     errno.EISDIR: "it is a folder: choose another name",
     errno.ENAMETOOLONG: "the name is too long: choose a shorter one",
 }
 
 
-class FileProblem(ValueError):
+class FileError(ValueError):
     """A file that cannot be read or written: one sentence that names it, what is wrong and the way out."""
 
 
@@ -43,29 +44,27 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     except OSError as error:
         way_out = _WAYS_OUT.get(error.errno or 0, error.strerror or str(error))
-        raise FileProblem(f"{path} cannot be written: {way_out}.") from error
+        raise FileError(f"{path} cannot be written: {way_out}.") from error
     finally:
-        try:
+        with suppress(OSError):  # the folder is no folder, or unreachable: then there is nothing to remove
             temporary.unlink(missing_ok=True)
-        except OSError:  # the folder is no folder, or unreachable: then there is nothing to remove
-            pass
 
 
 @contextmanager
 def reading(path: str | Path, what: str) -> Iterator[None]:
-    """Turns whatever a library says of a broken file into one FileProblem; `what` is the kind of file it should be."""
+    """Turns whatever a library says of a broken file into one FileError; `what` is the kind of file it should be."""
     path = Path(path)
     if not path.exists():
-        raise FileProblem(f"{path} does not exist; {what} is wanted.")
+        raise FileError(f"{path} does not exist; {what} is wanted.")
     try:
         yield
-    except (FileProblem, MemoryError):
+    except (FileError, MemoryError):
         raise
     except Exception as error:
         if isinstance(error, PermissionError):
-            raise FileProblem(f"{path} cannot be read: you lack the permission; change it or copy the file.") from error
+            raise FileError(f"{path} cannot be read: you lack the permission; change it or copy the file.") from error
         reason = " ".join(str(error).split())[-300:] or type(error).__name__
-        raise FileProblem(
+        raise FileError(
             f"{path} cannot be read as {what} ({reason}); it is damaged, incomplete or of another kind: "
             f"copy or export it again."
         ) from error

@@ -1,0 +1,593 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import warnings
+from contextlib import contextmanager
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from ignite.engine import Events
+from monai.bundle import ConfigParser, ckpt_export, onnx_export, verify_net_in_out
+from monai.metrics import compute_dice
+from scipy.ndimage import map_coordinates
+
+import warpzoo
+
+VARIANTS = ("a1", "a2", "b1", "b2", "c1", "c2")
+
+
+def curve(folder):
+    return json.loads((folder / "run.json").read_text())["epochs"]
+
+
+def weights(path):
+    return torch.load(path, weights_only=True)
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@contextmanager
+def fails(message):
+    """The first cause is a ValueError of one line; MONAI wraps whatever a component or expression raises."""
+    with pytest.raises(Exception) as error:
+        yield
+    cause = first_cause(error.value)
+    assert isinstance(cause, ValueError)
+    assert "\n" not in str(cause)
+    assert re.search(message, str(cause)), cause
+
+
+def first_cause(error):
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def move_something(network):
+    """Weights that displace by a few voxels, as an untrained network's do not."""
+    torch.nn.init.normal_(network.regressor[-1].weight)
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.momentum = None  # the statistics of this one batch
+    network.train()(images((64, 64), batch=4))
+    network.eval()
+
+
+# Training
+
+
+def test_training_leaves_all_that_one_needs_afterwards(workflow, tmp_path):
+    training = workflow("train", epochs=5)
+    assert training.check_properties() == []
+    training.run()
+    training.finalize()
+
+    from dirnet.network import DIRNet
+
+    state = weights(tmp_path / "model.pt")
+    assert all(isinstance(value, torch.Tensor) for value in state.values())
+    DIRNet(channels=4, spacing=8, view="overlapping").load_state_dict(state)
+
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["settings"]["seed"] == 0
+    assert record["settings"]["epochs"] == 5
+    assert record["versions"]["torch"] == torch.__version__
+    assert {name.split("/")[0] for name in record["data"]["train"]} == {"s0"}
+    assert {name.split("/")[0] for name in record["data"]["validation"]} == {"s1"}
+    assert record["command"]
+    assert record["seconds"] > 0
+    assert [row["epoch"] for row in record["epochs"]] == [1, 2, 3, 4, 5]
+    for row in record["epochs"]:
+        assert row["loss"] == pytest.approx(row["similarity"] + 0.1 * row["regularity"], abs=2e-6)
+        assert {"key_metric", "ncc", "folding"} <= row.keys()
+
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["pairs"] == 4  # two slices of one subject, both ways
+    assert metrics["summary"]["dice"]["mean"] == pytest.approx(record["epochs"][-1]["key_metric"], abs=1e-5)
+    assert (tmp_path / "pictures" / "epoch_0005.png").read_bytes().startswith(b"\x89PNG")
+
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert len(events.Scalars("loss")) == 5 * 2
+    assert not list(tmp_path.rglob(".*"))  # nothing unfinished lies about
+
+
+@pytest.mark.slow
+def test_training_lowers_the_loss_and_registers_held_out_subjects(workflow, tmp_path):
+    # One network as in the paper, but for the size of the problem: 80 steps.
+    workflow(
+        "train",
+        "variants/paper",
+        epochs=8,
+        steps_per_epoch=10,
+        learning_rate=0.01,
+        **{"network_def#channels": 8, "network_def#spacing": 8, "key_metric": "ncc"},
+    ).run()
+    losses = [row["loss"] for row in curve(tmp_path)]
+    summary = json.loads((tmp_path / "metrics.json").read_text())["summary"]
+    assert losses[-1] < losses[0] - 0.02
+    assert summary["ncc"]["mean"] > summary["ncc_before"]["mean"] + 0.02
+    assert summary["dice"]["mean"] > summary["dice_before"]["mean"] + 0.02
+
+
+def test_the_same_seed_gives_the_same_run_and_another_another(workflow, tmp_path):
+    for name, seed in (("one", 0), ("two", 0), ("other", 1)):
+        torch.manual_seed(hash(name) % 1000)
+        workflow("train", output_dir=str(tmp_path / name), seed=seed).run()
+    one, two, other = (weights(tmp_path / name / "last.pt")["network"] for name in ("one", "two", "other"))
+    assert_same(one, two)
+    assert curve(tmp_path / "one") == curve(tmp_path / "two")
+    assert not torch.equal(one["regressor.0.weight"], other["regressor.0.weight"])
+
+
+class Interrupted(Exception):  # noqa: N818
+    pass
+
+
+def interrupt(trainer, iteration):
+    def stop(_):
+        raise Interrupted
+
+    trainer.add_event_handler(Events.ITERATION_COMPLETED(once=iteration), stop)
+
+
+def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(workflow, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    options = {"epochs": 4, "augmentation#noise": 0.1, "patience": 10, "learning_rate": 0.02}
+    workflow("train", output_dir=str(whole), **options).run()
+    first = workflow("train", output_dir=str(parts), **options)
+    interrupt(first.parser.get_parsed_content("train#trainer"), iteration=5)  # in the third epoch of two steps each
+    with pytest.raises(RuntimeError) as error:
+        first.run()
+    assert isinstance(first_cause(error.value), Interrupted)
+    assert len(curve(parts)) == 2
+    torch.manual_seed(1234)
+    workflow("train", output_dir=str(parts), resume=True, **options).run()
+
+    assert curve(parts) == curve(whole)
+    for name in ("network", "optimizer", "lr_scheduler", "best"):
+        one, other = weights(whole / "last.pt")[name], weights(parts / "last.pt")[name]
+        torch.testing.assert_close(other, one, rtol=0, atol=0)
+    assert_same(weights(whole / "model.pt"), weights(parts / "model.pt"))
+
+
+def test_a_finished_run_can_be_resumed_for_more_epochs_but_is_left_alone_otherwise(workflow, tmp_path):
+    workflow("train", "variants/paper", epochs=2).run()
+    before = weights(tmp_path / "last.pt")["network"]
+    workflow("train", "variants/paper", epochs=2, resume=True).run()
+    assert_same(weights(tmp_path / "last.pt")["network"], before)
+    workflow("train", "variants/paper", epochs=3, resume=True).run()
+    assert [row["epoch"] for row in curve(tmp_path)] == [1, 2, 3]
+
+
+def test_early_stopping(workflow, tmp_path):
+    workflow("train", epochs=9, patience=2, learning_rate=0.0).run()  # the identity for ever
+    assert [row["epoch"] for row in curve(tmp_path)] == [1, 2, 3]
+
+
+def test_validation_without_labels(workflow, tmp_path):
+    workflow("train", key_metric="ncc", **{"records#labels": []}).run()
+    summary = json.loads((tmp_path / "metrics.json").read_text())["summary"]
+    assert set(summary) == {"ncc_before", "ncc", "folding", "folding_corners"}
+    assert curve(tmp_path)[-1]["key_metric"] == pytest.approx(summary["ncc"]["mean"], abs=1e-5)
+    with fails("the metric 'dice' is not there; .*Are there labels"):
+        workflow("train", **{"records#labels": []}).run()
+
+
+# Evaluation
+
+
+def test_evaluation_measures_what_the_weights_do_to_held_out_subjects(workflow, dirnet, hearts, tmp_path):
+    from dirnet.network import DIRNet
+
+    network = DIRNet(channels=4, spacing=8, view="overlapping")
+    move_something(network)
+    torch.save(network.state_dict(), tmp_path / "some.pt")
+    workflow("train", "evaluate", weights=str(tmp_path / "some.pt")).run()
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert [pair["id"].split("/")[0] for pair in metrics["each"]] == ["s2"] * 4
+
+    with np.load(hearts) as arrays:
+        images = {name: arrays[name][4].astype(np.float32) for name in ("ed", "es", "ed_lv", "es_lv")}
+    moving, fixed = (torch.from_numpy(images[name])[None, None] for name in ("es", "ed"))
+    with torch.no_grad():
+        field = network.eval()(torch.cat([moving, fixed], 1))[0, 1:].numpy().astype(float)
+    assert np.abs(field).max() > 1
+    places = np.indices(field.shape[1:]) + field
+    carried = map_coordinates(images["es_lv"], places, order=0, mode="nearest")
+    dice = compute_dice(*(torch.from_numpy(part)[None, None] for part in (carried, images["ed_lv"])))
+    (pair,) = [pair for pair in metrics["each"] if pair["id"] == "s2/0/4/es -> s2/0/4/ed"]
+    assert pair["dice"] == pytest.approx(float(dice), abs=2e-3)
+    assert {"hd95", "msd", "hd95_before", "ncc"} <= pair.keys()
+    assert list((tmp_path / "pictures").glob("*.png"))
+
+
+def test_an_untrained_network_changes_no_number(workflow, tmp_path):
+    from dirnet.network import DIRNet
+
+    torch.save(DIRNet(channels=4, spacing=8, view="overlapping").state_dict(), tmp_path / "some.pt")
+    workflow("train", "evaluate", weights=str(tmp_path / "some.pt")).run()
+    summary = json.loads((tmp_path / "metrics.json").read_text())["summary"]
+    for name in ("ncc", "dice", "hd95", "msd"):
+        assert summary[name]["mean"] == pytest.approx(summary[f"{name}_before"]["mean"], abs=1e-6)
+    assert summary["dice_before"]["mean"] < 0.95
+    assert summary["folding"]["mean"] == 0
+
+
+# Bad input: one sentence, and nothing half-written
+
+
+def spoiled(hearts, folder, change):
+    with np.load(hearts) as arrays:
+        spoiled = dict(arrays)
+    change(spoiled)
+    np.savez(folder / "spoiled.npz", **spoiled)
+    return {"records#source": str(folder / "spoiled.npz")}
+
+
+def test_no_data(workflow, tmp_path):
+    with fails(r"none/sunnybrook_ed_es_pairs\.npz does not exist"):
+        workflow("train", dataset_dir=str(tmp_path / "none")).run()
+    (tmp_path / "empty").mkdir()
+    options = {"records": {"_target_": "warpzoo.data.list_images", "source": str(tmp_path / "empty")}}
+    with fails(f"{tmp_path / 'empty'} holds no image"):
+        workflow("train", **options).run()
+    assert not (tmp_path / "run.json").exists()
+
+
+def test_subjects_of_other_data(workflow):
+    with fails(r"subjects names \['SC-N-05'\]; the images' subjects are 's0'"):
+        workflow("train", validation_subjects=["SC-N-05"]).run()
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"), [("nan", "0/ed has NaN or infinite values"), ("constant", "s1/0/2/ed is constant")]
+)
+def test_images_that_cannot_be_registered(workflow, hearts, tmp_path, kind, message):
+    def change(arrays):
+        if kind == "nan":
+            arrays["ed"] = arrays["ed"].astype(np.float32)
+            arrays["ed"][0, 3, 3] = arrays["ed"][1, 3, 3] = np.nan
+        else:
+            arrays["ed"][2] = 9
+
+    with fails(message):
+        workflow("train", **spoiled(hearts, tmp_path, change)).run()
+    assert not (tmp_path / "model.pt").exists()
+
+
+def test_images_of_another_rank(workflow, hearts, tmp_path):
+    def change(arrays):
+        for name in ("ed", "es", "ed_lv", "es_lv"):
+            arrays[name] = np.repeat(arrays[name][:, :16, :16, None], 16, axis=3)
+
+    with fails("this 2-D network wants"):
+        workflow("train", augmentation=None, **spoiled(hearts, tmp_path, change)).run()
+
+
+def test_nothing_to_resume(workflow, tmp_path):
+    with fails(r"last\.pt does not exist: there is nothing to resume"):
+        workflow("train", resume=True).run()
+    assert not list(tmp_path.glob("*.pt"))
+
+
+def test_a_checkpoint_of_another_variant(workflow, tmp_path):
+    workflow("train", "variants/paper", epochs=1).run()
+    kept = (tmp_path / "last.pt").read_bytes()
+    with fails(r"last\.pt holds the weights of another network: .*variant"):
+        workflow("train", "variants/paper", "variants/c1", resume=True).run()
+    assert (tmp_path / "last.pt").read_bytes() == kept
+
+
+def test_evaluation_without_weights_or_with_those_of_another_variant(workflow, tmp_path):
+    with fails(r"missing\.pt does not exist: the network has no weights"):
+        workflow("train", "evaluate", weights=str(tmp_path / "missing.pt")).run()
+
+    from dirnet.network import DIRNet
+
+    torch.save(DIRNet(channels=4, spacing=8).state_dict(), tmp_path / "patch.pt")
+    with fails(r"patch\.pt holds the weights of another network"):
+        workflow("train", "evaluate", weights=str(tmp_path / "patch.pt")).run()
+    assert not (tmp_path / "metrics.json").exists()
+
+
+# Variants
+
+
+@pytest.mark.parametrize("variant", ["paper", *VARIANTS])
+def test_every_variant_trains_a_step(workflow, tmp_path, variant):
+    names = ["train", "variants/paper"] + ([] if variant == "paper" else [f"variants/{variant}"])
+    options = {"network_def#image_size": [64, 64], "network_def#hidden": 16} if variant == "c2" else {}
+    training = workflow(*names, **options)
+    step(training)
+    network = training.parser.get_parsed_content("network")
+    settings = {"channels": 4, "spacing": 16, **options_of(variant), **{k.split("#")[1]: v for k, v in options.items()}}
+
+    from dirnet.network import DIRNet
+
+    assert str(network) == str(DIRNet(**settings))
+
+
+def options_of(variant):
+    return {
+        "a1": {"downsampling": "max"},
+        "a2": {"downsampling": "stride"},
+        "b1": {"transformer": "quadratic"},
+        "b2": {"transformer": "thin_plate"},
+        "c1": {"view": "overlapping"},
+        "c2": {"view": "image"},
+    }.get(variant, {})
+
+
+def step(training):
+    """One batch through objective and optimiser; returns the batch's shape."""
+    content = training.parser.get_parsed_content
+    batch = next(iter(content("train#dataloader")))["image"]
+    objective, optimizer = content("objective"), content("optimizer")
+    before = [parameter.clone() for parameter in objective.parameters()]
+    loss = objective.train()(batch)["loss"]
+    loss.backward()
+    optimizer.step()
+    assert bool(loss.isfinite())
+    assert any(not torch.equal(a, b) for a, b in zip(before, objective.parameters(), strict=True))
+    return tuple(batch.shape)
+
+
+def test_digits(workflow, tmp_path):
+    random = np.random.default_rng(0)
+    options = {"validation_subjects": ["3", "13"], "test_subjects": ["23"], "digit": 3, "dataset_dir": str(tmp_path)}
+    np.savez(
+        tmp_path / "mnist_train.npz", x=random.integers(0, 255, (60, 28, 28), dtype=np.uint8), y=np.arange(60) % 10
+    )
+    training = workflow("train", "variants/digits", **options)
+    assert step(training) == (4, 2, 28, 28)
+    network = training.parser.get_parsed_content("network")
+    assert network.regressor(torch.rand(1, 2, 28, 28)).shape == (1, 2, 7, 7)
+    data = {part: training.parser.get_parsed_content(f"{part}#dataset#data") for part in ("train", "validate")}
+    assert {record["subject"] for record in data["train"]} == {"33", "43", "53"}
+    assert {record["subject"] for record in data["validate"]} == {"3", "13"}
+
+
+def test_3d(workflow, tmp_path):
+    random = np.random.default_rng(0)
+    for index in range(4):
+        volume = random.normal(100, 20, (30 + index, 40, 36)).astype(np.float32)
+        nib.save(nib.Nifti1Image(volume, np.eye(4)), tmp_path / f"{index}.nii.gz")
+    training = workflow("train", "variants/3d", dataset_dir=str(tmp_path), batch_size=2)
+    assert step(training) == (2, 2, 48, 64, 48)
+    assert len(training.parser.get_parsed_content("validate#dataset#data")) == 1
+
+
+# Several processes
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_network(dirnet, hearts, tmp_path):
+    options = {
+        "dataset_dir": hearts.parent,
+        "output_dir": tmp_path,
+        "validation_subjects": "['s1']",
+        "test_subjects": "['s2']",
+        "epochs": 2,
+        "steps_per_epoch": 2,
+        "batch_size": 2,
+        "val_interval": 1,
+        "network_def#channels": 4,
+        "augmentation#crop": "[48,48]",
+        "similarity#window": 9,
+    }
+    configs = [str(dirnet / "configs" / name) for name in ("train.json", "multi_gpu_train.json")]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command = [*torchrun, "-m", "monai.bundle", "run", "--config_file", str(configs), "--bundle_root", str(dirnet)]
+    command += [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "CUDA_VISIBLE_DEVICES": "",
+            "PYTHONPATH": str(Path(warpzoo.__file__).parents[1]),
+        },
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["machine"]["processes"] == 2
+    assert [row["epoch"] for row in record["epochs"]] == [1, 2]
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert len({pair["id"] for pair in metrics["each"]}) == metrics["pairs"] == 4
+    assert metrics["summary"]["dice"]["mean"] == pytest.approx(record["epochs"][-1]["key_metric"], abs=1e-5)
+
+    from dirnet.network import DIRNet
+
+    DIRNet(channels=4, spacing=8, view="overlapping").load_state_dict(weights(tmp_path / "model.pt"))
+
+
+def test_backend_is_that_of_the_machine(dirnet, monkeypatch):
+    parser = ConfigParser()
+    parser.read_config([str(dirnet / "configs" / name) for name in ("train.json", "multi_gpu_train.json")])
+    for available, backend, device in ((False, "gloo", "cpu"), (True, "nccl", "cuda:1")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda available=available: available)
+        monkeypatch.setenv("LOCAL_RANK", "1")
+        parser.ref_resolver.reset()
+        assert parser.get_parsed_content("backend") == backend
+        assert str(parser.get_parsed_content("device")) == device
+
+
+# The bundle's contract
+
+
+@pytest.fixture
+def metadata(dirnet):
+    return json.loads((dirnet / "configs" / "metadata.json").read_text())
+
+
+def test_metadata_obeys_the_schema(metadata, example_data):
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = json.loads((example_data / "schema" / metadata["schema"].rpartition("/")[2]).read_text())
+    jsonschema.validate(metadata, schema)
+    del metadata["task"]
+    with pytest.raises(jsonschema.ValidationError, match="task"):
+        jsonschema.validate(metadata, schema)
+
+
+def test_metadata_obeys_the_rules(metadata):
+    required = (
+        "schema version monai_version pytorch_version numpy_version required_packages_version task description authors "
+        "copyright network_data_format name changelog intended_use data_source references"
+    )
+    assert set(required.split()) <= metadata.keys()
+    assert metadata["schema"].endswith("/meta_schema_20240725.json")
+    assert metadata["version"] in metadata["changelog"]
+    assert "optional_packages_version" not in metadata  # MONAI would take it for the required ones
+    assert all(part.isdigit() and len(part) == 1 for part in metadata["version"].split("."))  # compared as text
+    spec = {"type", "format", "num_channels", "spatial_shape", "dtype", "value_range"}
+    for layout in ("network_data_format", "registration_data_format"):
+        for side in ("inputs", "outputs"):
+            for name, tensor in metadata[layout][side].items():
+                assert spec <= tensor.keys(), name
+                channels = tensor.get("channel_def")
+                assert channels is None or len(channels) == tensor["num_channels"], name
+    assert list(metadata["network_data_format"]["inputs"]) == ["image"]
+    assert list(metadata["network_data_format"]["outputs"]) == ["pred"]
+    assert set(metadata["registration_data_format"]["inputs"]) == {"fixed", "moving"}
+    assert set(metadata["registration_data_format"]["outputs"]) == {"warped", "displacement"}
+
+
+def test_metadata_states_versions_that_are_installed(metadata):
+    from importlib.metadata import version
+
+    stated = {
+        "monai": metadata["monai_version"],
+        "torch": metadata["pytorch_version"],
+        **metadata["required_packages_version"],
+    }
+    for name, wanted in stated.items():
+        assert version(name).partition("+")[0] == wanted, name
+
+
+def test_names_break_nobody_elses_rules(dirnet):
+    names = [path.name for path in dirnet.parent.iterdir() if path.is_dir()]
+    for name in names:
+        assert "_v" not in name or not name.split("_v")[1][:1].isalpha(), name
+        assert not [other for other in names if other != name and name in other]
+        folders = {path.name for path in (dirnet.parent / name).iterdir() if path.is_dir()}
+        assert "scripts" not in folders
+        packages = {path.parent.name for path in (dirnet.parent / name).glob("*/__init__.py")}
+        assert packages == {name}
+    assert not set(names) & set(packages_distributions())
+    assert not set(names) & set(sys.stdlib_module_names)
+
+
+def test_configs_are_json_of_four_spaces_that_end_in_a_newline(dirnet):
+    for path in dirnet.rglob("*.json"):
+        if "configs" in path.parts:
+            text = path.read_text()
+            assert text == json.dumps(json.loads(text), indent=4, ensure_ascii="\\u" in text) + "\n", path
+
+
+def test_every_target_of_every_config_is_there(dirnet):
+    from monai.utils import optional_import
+
+    def targets(content):
+        if isinstance(content, dict):
+            yield from ([content["_target_"]] if "_target_" in content else [])
+            content = list(content.values())
+        for part in content if isinstance(content, list) else []:
+            yield from targets(part)
+
+    found = {target for path in dirnet.glob("configs/**/*.json") for target in targets(json.loads(path.read_text()))}
+    assert len(found) > 20
+    for target in found:
+        module, _, name = target.rpartition(".")
+        assert optional_import(module, name=name)[1], target
+
+
+def test_network_in_and_out_are_as_the_metadata_say(dirnet):
+    for size in (1, 37):
+        verify_net_in_out(
+            net_id="network_def",
+            meta_file=str(dirnet / "configs" / "metadata.json"),
+            config_file=str(dirnet / "configs" / "train.json"),
+            any=size,
+            device="cpu",
+        )
+
+
+@pytest.fixture
+def copy(dirnet, tmp_path):
+    """A copy of the bundle whose weights move something, and its network."""
+    root = tmp_path / "dirnet"
+    shutil.copytree(dirnet, root, ignore=shutil.ignore_patterns("__pycache__", "runs", "models"))
+    parser = ConfigParser()
+    parser.read_config(str(root / "configs" / "train.json"))
+    network = parser.get_parsed_content("network_def")
+    move_something(network)
+    (root / "models").mkdir()
+    torch.save(network.state_dict(), root / "models" / "model.pt")
+    return root, network.eval()
+
+
+def images(size, batch=2):
+    return torch.rand(batch, 2, *size) * 50
+
+
+def test_exported_torchscript_gives_the_same(copy):
+    root, network = copy
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ckpt_export(
+            net_id="network_def",
+            filepath=str(root / "models" / "model.ts"),
+            ckpt_file=str(root / "models" / "model.pt"),
+            meta_file=str(root / "configs" / "metadata.json"),
+            config_file=str(root / "configs" / "train.json"),
+            key_in_ckpt="",
+        )
+    stored = {"metadata.json": ""}
+    exported = torch.jit.load(str(root / "models" / "model.ts"), _extra_files=stored)
+    assert json.loads(stored["metadata.json"])["network_data_format"]["inputs"].keys() == {"image"}
+    for size in ((64, 48), (51, 33)):
+        image = images(size)
+        expected = network(image)
+        assert expected[:, 1:].abs().max() > 0.5
+        torch.testing.assert_close(exported(image), expected, rtol=0, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_exported_onnx_gives_the_same(copy):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    root, network = copy
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        onnx_export(
+            net_id="network_def",
+            filepath=str(root / "models" / "model.onnx"),
+            ckpt_file=str(root / "models" / "model.pt"),
+            meta_file=str(root / "configs" / "metadata.json"),
+            config_file=str(root / "configs" / "train.json"),
+            key_in_ckpt="",
+            input_shape=[1, 2, 64, 48],
+        )
+    session = onnxruntime.InferenceSession(str(root / "models" / "model.onnx"), providers=["CPUExecutionProvider"])
+    image = images((64, 48), batch=1)
+    (result,) = session.run(None, {session.get_inputs()[0].name: image.numpy()})
+    torch.testing.assert_close(torch.from_numpy(result), network(image).detach(), rtol=0, atol=2e-3)

@@ -46,11 +46,13 @@ def _one_pair(folder: Path, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_pairs(path: Path) -> list[dict[str, Any]]:
-    with reading(path, "a CSV with the columns fixed and moving"):
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, restkey="beyond the last column")
-            columns = list(reader.fieldnames or [])
-            rows = list(reader)
+    with (
+        reading(path, "a CSV with the columns fixed and moving"),
+        open(path, newline="", encoding="utf-8-sig") as file,
+    ):
+        reader = csv.DictReader(file, restkey="beyond the last column")
+        columns = list(reader.fieldnames or [])
+        rows = list(reader)
     unknown = [name for name in columns if name not in COLUMNS]
     if "fixed" not in columns or "moving" not in columns or unknown:
         raise ValueError(f"{path} has the columns {columns}; it wants fixed and moving, and may have {COLUMNS}.")

@@ -39,8 +39,8 @@ def refine(
             velocity = bspline_field(control_points, shape, steps)
             field = compose(integrate_velocity(velocity), displacement)
             loss = similarity(fixed, warp(moving, field)) + weight * regulariser(velocity)
-        if float(loss) < lowest:
-            best, lowest = field.detach(), float(loss)
+        if float(loss.detach()) < lowest:
+            best, lowest = field.detach(), float(loss.detach())
         if iteration < iterations:
             optimizer.zero_grad()
             loss.backward()

@@ -118,15 +118,13 @@ def workflow_of(method: Method, folder: Path, **options: Any) -> ConfigWorkflow:
     """The inference workflow of one method, whose dataset is filled pair by pair."""
     from monai.bundle import ConfigWorkflow
 
+    options |= {"bundle_root": str(method.root), "output_dir": str(folder)}
+    options["dataset#data"] = [{}]  # an engine asks once for the number of pairs
     workflow = ConfigWorkflow(
         config_file=str(method.root / "configs" / "inference.json"),
         meta_file=str(method.root / "configs" / "metadata.json"),
         logging_file=False,
         workflow_type="inference",
-        bundle_root=str(method.root),
-        output_dir=str(folder),
-        # an engine asks once for the number of pairs
-        **{"dataset#data": [{}]},
         **options,
     )
     workflow.initialize()
@@ -170,7 +168,10 @@ def write_tables(folder: Path, ids: Sequence[str], failures: Mapping[str, str]) 
         for name in ids
         if name not in failures
     ]
-    tables = {"metrics.csv": rows, "failures.csv": [{"id": name, "reason": why} for name, why in failures.items()]}
+    tables: dict[str, list[dict[str, Any]]] = {
+        "metrics.csv": rows,
+        "failures.csv": [{"id": name, "reason": why} for name, why in failures.items()],
+    }
     for name, table in tables.items():
         if not table:
             (folder / name).unlink(missing_ok=True)

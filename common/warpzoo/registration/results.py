@@ -58,7 +58,7 @@ class SaveRegistrationd(MapTransform):
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
         pair = self.dataset.opened.pop(int(data["index"]))
         pair.lap("network")
-        displacement = torch.as_tensor(data[self.keys[0]]).detach().cpu()[None, 1:].float()
+        displacement = torch.as_tensor(data[str(self.keys[0])]).detach().cpu()[None, 1:].float()
         if self.refine:
             displacement = refine(torch.as_tensor(data["image"]).cpu()[None], displacement, self.refine)
             pair.lap("refine")

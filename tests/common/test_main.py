@@ -1,0 +1,67 @@
+"""The command itself: quick, quiet, and its arguments taken as they are typed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from warpzoo.__main__ import COMMANDS, annotated, main, reading
+
+HEAVY = ("torch", "monai", "nibabel", "itk", "matplotlib")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["register", "--help"], ["methods"], ["--version"]])
+def test_what_needs_no_images_imports_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        f"import sys; sys.argv[1:] = {arguments}\nfrom warpzoo.__main__ import main\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        f"print('heavy:', [name for name in {HEAVY} if name in sys.modules])"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.endswith("heavy: []\n")
+    assert ended.stderr == ""
+
+
+def test_help_is_for_people(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in COMMANDS:
+        monkeypatch.setattr(sys, "argv", ["warpzoo", name, "--help"])
+        with pytest.raises(SystemExit) as end:
+            main()
+        said = capsys.readouterr()
+        assert end.value.code == 0
+        assert said.err == ""
+        assert said.out.startswith(f"NAME\n    warpzoo {name}")
+        assert "FIRE" not in said.out
+        assert "'str" not in said.out
+
+
+def test_an_unknown_command_is_said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["warpzoo", "warp"])
+    with pytest.raises(SystemExit, match="has no command 'warp'"):
+        main()
+
+
+def test_arguments_are_read_by_their_types() -> None:
+    import fire
+
+    taken = []
+
+    def command(name: str, also: str | None = None, *, count: int = 0, least: float = 0.0, quick: bool = False) -> None:
+        taken.append((name, also, count, least, quick))
+
+    asked = reading(annotated(command))
+    fire.Fire(asked, ["007", "--also", "a,b", "--count", "3", "--least", "2", "--quick"])
+    assert taken == [("007", "a,b", 3, 2.0, True)]
+    assert isinstance(taken[0][3], float)
+    for wrong in (["x", "--count", "2.5"], ["x", "--least", "low"], ["x", "--quick", "maybe"]):
+        with pytest.raises(ValueError, match=wrong[1].strip("-")):
+            fire.Fire(asked, wrong)
+
+
+def test_the_console_script_is_this_function() -> None:
+    tomllib = pytest.importorskip("tomllib")  # from Python 3.11 on
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert project["scripts"] == {"warpzoo": f"{main.__module__}:{main.__name__}"}

@@ -159,6 +159,9 @@ def test_linear_labels_take_the_label_with_the_strongest_membership() -> None:
     at = torch.tensor([0.4, 0.4]).reshape(1, 2, 1, 1)
     assert sample_labels(labels, at, "nearest").item() == 1
     assert sample_labels(labels, at, "linear").item() == 2  # 0.64 against 0.36
+    # the strongest needs no majority: 0.3 for 1, 0.3 for 2, 0.4 for 3
+    at = torch.tensor([0.5, 0.4]).reshape(1, 2, 1, 1)
+    assert sample_labels(torch.tensor([[[[1, 3], [2, 3]]]]), at, "linear").item() == 3
 
 
 @pytest.mark.parametrize("mode", ["nearest", "linear"])

@@ -1,7 +1,7 @@
 """A beating heart registered with the shipped weights, as a user would: `python scripts/demo.py [FOLDER]`.
 
-Writes a phantom at end-diastole and end-systole as NIfTI files with labels into FOLDER (demo/), calls `warpzoo register`
-on them and says where the pictures lie.
+Writes a phantom at end-diastole and end-systole as NIfTI files with labels into FOLDER (demo/), calls
+`warpzoo register` on them and says where the pictures lie.
 """
 
 from __future__ import annotations

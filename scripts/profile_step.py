@@ -44,7 +44,8 @@ def main() -> None:
     torch.manual_seed(0)
     root = ROOT / "bundles" / chosen.bundle
     sys.path.insert(0, str(root))
-    files = [root / "configs" / "train.json", *(root / "configs" / "variants" / f"{name}.json" for name in chosen.variant)]
+    configs = root / "configs"
+    files = [configs / "train.json", *(configs / "variants" / f"{name}.json" for name in chosen.variant)]
     config = ConfigParser(ConfigParser.load_config_files([str(path) for path in files]))
     config["crop"] = None
     config["device"] = torch.device("cpu")
@@ -69,7 +70,8 @@ def main() -> None:
             rest.append((event.self_cpu_time_total, event.key))
     total = sum(spent.values())
     size = " x ".join(map(str, chosen.size))
-    print(f"{chosen.bundle} {' '.join(chosen.variant)}: batch {chosen.batch} of {size}, {machine()}, load {os.getloadavg()}")
+    names = " ".join([chosen.bundle, *chosen.variant])
+    print(f"{names}: batch {chosen.batch} of {size}, {machine()}, load {os.getloadavg()[0]:.1f}")
     print(f"a step takes {total / chosen.steps / 1e6:.2f} s, of which")
     for name in ("layers", "grid_sample", "rest"):
         print(f"  {100 * spent[name] / total:5.1f} %  {name}")

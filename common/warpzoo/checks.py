@@ -64,7 +64,8 @@ def check_same_shape(name: str, tensor: Tensor, other_name: str, other: Tensor, 
     if tensor.shape[start:] != other.shape[start:] or tensor.shape[0] != other.shape[0]:
         what = "batch and spatial shape" if spatial_only else "shape"
         raise ValueError(
-            f"{name} has shape {tuple(tensor.shape)} and {other_name} has {tuple(other.shape)}; they want the same {what}."
+            f"{name} has shape {tuple(tensor.shape)} and {other_name} has {tuple(other.shape)}; "
+            f"they want the same {what}."
         )
     check_same_device(name, tensor, other_name, other)
 

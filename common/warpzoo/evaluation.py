@@ -19,10 +19,10 @@ from warpzoo.metrics import dice, folding, surface_distances
 class PairMetricsd(MapTransform):
     """Postprocessing that adds "metrics", a dictionary of numbers, to each evaluated pair.
 
-    Always `ncc_before` and `ncc` (global, −1 to 1), `folding` (share of voxels with a determinant ≤ 0, central differences)
-    and `folding_corners` (share of cells, one-sided differences). With label maps also `dice_before` and `dice`, means over
-    `labels` (by default all that are there). With `surfaces` also the 95th-percentile and the mean symmetric surface
-    distance, `hd95` and `msd`, in the unit of `spacing`, before and after.
+    Always `ncc_before` and `ncc` (global, −1 to 1), `folding` (share of voxels with a determinant ≤ 0, central
+    differences) and `folding_corners` (share of cells, one-sided differences). With label maps also `dice_before` and
+    `dice`, means over `labels` (by default all that are there). With `surfaces` also the 95th-percentile and the mean
+    symmetric surface distance, `hd95` and `msd`, in the unit of `spacing`, before and after.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class PairMetricsd(MapTransform):
         self.spacing = spacing
 
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
-        (prediction,) = (torch.as_tensor(data[key])[None] for key in self.keys)
+        (prediction,) = (torch.as_tensor(data[str(key)])[None] for key in self.keys)
         image = torch.as_tensor(data["image"])[None]
         labels = [torch.as_tensor(data[key])[None] for key in ("moving_labels", "fixed_labels") if key in data]
         return {**data, "metrics": self.measure(image, prediction, *labels)}
@@ -85,5 +85,5 @@ class PairMetric(Average):
 
         super().__init__(output_transform=values)
 
-    def compute(self) -> float:  # type: ignore[override]
+    def compute(self) -> float:
         return float(super().compute())

@@ -33,7 +33,9 @@ class RegistrationObjective(nn.Module):
     ) -> None:
         super().__init__()
         if (regulariser is None) != (weight == 0):
-            raise ValueError(f"weight is {weight} with regulariser {regulariser}; a regulariser wants a weight above 0.")
+            raise ValueError(
+                f"weight is {weight} with regulariser {regulariser}; a regulariser wants a weight above 0."
+            )
         self.network = network
         self.similarity = similarity
         self.regulariser = regulariser

@@ -87,7 +87,7 @@ class PairDataset(Dataset):
     def _read(self, member: int) -> dict[str, Any]:
         record = self.data[member]
         name = record["id"]
-        image = {key: read_array(record[key]) for key in ("image", "label") if key in record}
+        image: dict[str, Any] = {key: read_array(record[key]) for key in ("image", "label") if key in record}
         if not bool(image["image"].isfinite().all()):
             raise ValueError(f"{name} has NaN or infinite values; an image wants numbers only.")
         if self.transform is not None:

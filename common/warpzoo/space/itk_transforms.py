@@ -192,7 +192,7 @@ def write_displacement_image(path: str | Path, displacement: Tensor, fixed: File
 
 def _write_hdf5(path: Path, transforms: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> None:
     """ITK's layout; nothing in it depends on the time or the machine, so the same transform gives the same bytes."""
-    import h5py  # type: ignore[import-untyped]
+    import h5py
 
     text = h5py.string_dtype("ascii")
     with h5py.File(path, "w", libver=("earliest", "v110")) as file:

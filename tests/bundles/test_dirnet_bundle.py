@@ -585,9 +585,15 @@ def test_exported_onnx_gives_the_same(copy):
             meta_file=str(root / "configs" / "metadata.json"),
             config_file=str(root / "configs" / "train.json"),
             key_in_ckpt="",
-            input_shape=[1, 2, 64, 48],
+            input_shape=[2, 2, 64, 48],  # without, "*" in the metadata is taken for 1, and without axes sizes are fixed
+            converter_kwargs={
+                "input_names": ["image"],
+                "output_names": ["pred"],
+                "dynamic_axes": {"image": {0: "batch", 2: "rows", 3: "columns"}},
+            },
         )
     session = onnxruntime.InferenceSession(str(root / "models" / "model.onnx"), providers=["CPUExecutionProvider"])
-    image = images((64, 48), batch=1)
-    (result,) = session.run(None, {session.get_inputs()[0].name: image.numpy()})
-    torch.testing.assert_close(torch.from_numpy(result), network(image).detach(), rtol=0, atol=2e-3)
+    for batch, size in ((1, (64, 48)), (3, (51, 33))):
+        image = images(size, batch)
+        (result,) = session.run(["pred"], {"image": image.numpy()})
+        torch.testing.assert_close(torch.from_numpy(result), network(image).detach(), rtol=0, atol=2e-3)

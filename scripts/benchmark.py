@@ -1,6 +1,7 @@
 """How fast, how lean and how exact the shared package is beside the usual way, in one process.
 
     python scripts/benchmark.py ops [--size 96] [--threads 2] [--repeats 7] [--json FILE] [--markdown FILE]
+    python scripts/benchmark.py files [--threads 2] [--json FILE] [--markdown FILE]
 
 Time: forward and backward of each side in turn, medians over the repeats. Memory: what one first call of each side adds
 at most to a fresh process. Error: against the definition written down plainly in float64. Measure on an idle machine:
@@ -311,7 +312,9 @@ def table(report: dict) -> str:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("suite", choices=SUITES, help="ops: the operations beside MONAI's")
+    parser.add_argument(
+        "suite", choices=(*SUITES, "files"), help="ops: the operations beside MONAI's; files: a pair of volumes"
+    )
     parser.add_argument("--size", type=int, default=96, help="voxels a side (96)")
     parser.add_argument("--threads", type=int, default=2, help="processor threads (2)")
     parser.add_argument("--repeats", type=int, default=7, help="timed runs a side (7)")
@@ -332,6 +335,12 @@ def main() -> None:
             f"The load is {about['load_before']:.2f}: this machine is not idle, and what is measured now is no measure."
         )
     start, others = time.perf_counter(), busy_seconds_of_others()
+    if options.suite == "files":
+        import benchmark_files
+
+        report, text = benchmark_files.report(options.threads)
+        finish(options, report, text)
+        return
     rows = []
     for index, comparison in enumerate(SUITES[options.suite]):
         print(f"{comparison.name} …", flush=True)
@@ -341,7 +350,10 @@ def main() -> None:
         share = (busy_seconds_of_others() - others) / (time.perf_counter() - start)
         about["busy"] += f" Meanwhile other processes kept {max(share, 0):.2f} cores busy."
     report = {"machine": about, "rows": rows}
-    text = table(report)
+    finish(options, report, table(report))
+
+
+def finish(options: argparse.Namespace, report: dict, text: str) -> None:
     print(f"\n{text}")
     if options.json:
         write_json(options.json, report)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -89,40 +90,46 @@ class SaveRegistrationd(MapTransform):
             carried["warped_labels.nii.gz"] = (image, labels["dice"])
         pair.lap("carry")
 
+        folded = folding(field.displacement)
         numbers = {
             "ncc_before": float(normalised_cross_correlation(fixed.array[None], before)),
             "ncc": float(normalised_cross_correlation(fixed.array[None], warped)),
-            "folding": float(folding(field.displacement).central),
-            "folding_corners": float(folding(field.displacement).forward),
+            "folding": float(folded.central),
+            "folding_corners": float(folded.forward),
             **overlap(pair, labels),
             **distance(pair, field),
         }
         pair.lap("measure")
 
-        write_image(folder / "warped.nii.gz", warped[0], fixed.header, moving.header.dtype)
-        write_transforms(folder, field, fixed, moving)
-        for name, (image, result) in carried.items():
-            write_image(folder / name, result[0], fixed.header, image.header.dtype)
-        if "moving" in pair.points:
-            there = carry_points(field, pair.points["moving"].points)
-            write_points(folder / "warped_points.csv", pair.points["moving"]._replace(points=there), fixed.header)
-        pair.lap("write")
-
         origin = provenance(self.method, pair.files)
-        if self.report:
-            write_report(
-                folder,
-                fixed.array[0],
-                before[0, 0],
-                warped[0, 0],
-                field.displacement[0],
-                fixed.grid,
-                {**numbers, "seconds": pair.seconds},
-                origin,
-                findings=pair.findings,
-                unit="pixels" if fixed.header.pixels else "mm",
-            )
-            pair.lap("report")
+
+        def write_files() -> None:
+            write_image(folder / "warped.nii.gz", warped[0], fixed.header, moving.header.dtype)
+            write_transforms(folder, field, fixed, moving)
+            for name, (image, result) in carried.items():
+                write_image(folder / name, result[0], fixed.header, image.header.dtype)
+            if "moving" in pair.points:
+                there = carry_points(field, pair.points["moving"].points)
+                write_points(folder / "warped_points.csv", pair.points["moving"]._replace(points=there), fixed.header)
+
+        # compressing volumes takes as long as drawing the report, and each wants one processor
+        with ThreadPoolExecutor(1) as other:
+            written = other.submit(write_files)
+            if self.report:
+                write_report(
+                    folder,
+                    fixed.array[0],
+                    before[0, 0],
+                    warped[0, 0],
+                    field.displacement[0],
+                    fixed.grid,
+                    {**numbers, "seconds": pair.seconds},
+                    origin,
+                    findings=pair.findings,
+                    unit="pixels" if fixed.header.pixels else "mm",
+                )
+            written.result()
+        pair.lap("write")
         seconds = {name: round(value, 3) for name, value in pair.seconds.items()}
         warnings = [str(finding) for finding in pair.findings]
         about = {"refine": self.refine, "seconds": seconds, "warnings": warnings, **origin}

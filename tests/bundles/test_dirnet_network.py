@@ -141,6 +141,19 @@ def test_baseline_has_the_parameters_counted_from_the_paper(make):
     assert sum(parameter.numel() for parameter in digits.parameters()) == counted
 
 
+@pytest.mark.parametrize("view", ["patch", "overlapping"])
+def test_widths_may_be_given_one_by_one(make, view):
+    network = make(channels=[3, 5, 7], spacing=4, convolutions=3, view=view)
+    convolutions = [layer for layer in network.regressor if isinstance(layer, torch.nn.Conv2d)]
+    threes = [layer.out_channels for layer in convolutions if layer.kernel_size == (3, 3)]
+    ones = [layer.out_channels for layer in convolutions if layer.kernel_size == (1, 1)]
+    # the overlapping view's own two, before and after the second and last downsampling, are as wide as that one
+    assert threes == ([3, 5, 7] if view == "patch" else [3, 5, 5, 5, 7])
+    assert ones == [7, 7, 2]
+    with pytest.raises(ValueError, match="channels"):
+        make(channels=[3, 5], spacing=4, convolutions=3, view=view)
+
+
 def test_overlapping_view_has_two_more_convolutions_and_sees_beyond_its_patch(make):
     sizes = {}
     for view in ("patch", "overlapping"):

@@ -84,7 +84,7 @@ def check_mask(name: str, mask: Tensor, image_name: str, image: Tensor) -> None:
             f"{(image.shape[0], 1, *image.shape[2:])}."
         )
     check_same_device(name, mask, image_name, image)
-    if runs_eagerly() and not bool(mask.flatten(1).any(dim=1).all()):
+    if runs_eagerly() and not bool((mask > 0).flatten(1).any(dim=1).all()):
         raise ValueError(f"{name} is empty (no voxel above 0) for at least one item of the batch; it wants a voxel.")
 
 

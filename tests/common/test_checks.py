@@ -114,6 +114,7 @@ def test_masks_of_one_or_every_item_are_accepted(image, dtype):
         (torch.ones(3, 1, 5, 6), r"^mask has shape \(3, 1, 5, 6\)"),
         (torch.ones(2, 1, 5, 6, 7), r"^mask has shape \(2, 1, 5, 6, 7\)"),
         (torch.zeros(2, 1, 5, 6), "^mask is empty"),
+        (torch.full((2, 1, 5, 6), -1.0), "^mask is empty"),
         (torch.tensor([0.0, 1.0]).view(2, 1, 1, 1).expand(2, 1, 5, 6), "^mask is empty .* at least one item"),
         (torch.full((2, 1, 5, 6), torch.nan), "^mask has 60 values that are NaN"),
     ],

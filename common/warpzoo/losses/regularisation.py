@@ -8,13 +8,12 @@ energy; in millimetres, with cubic voxels of h mm, the first two stay and the la
 
 from __future__ import annotations
 
-from itertools import product
-
 import torch
 from torch import Tensor, nn
 
 from warpzoo.checks import check_displacement, check_same_shape
-from warpzoo.geometry.sampling import warp
+from warpzoo.geometry.jacobian import corner_determinants
+from warpzoo.geometry.sampling import precise, warp
 
 
 def _check(displacement: Tensor, smallest: int) -> None:
@@ -26,12 +25,8 @@ def _check(displacement: Tensor, smallest: int) -> None:
         )
 
 
-def _at_least_float32(displacement: Tensor) -> Tensor:
-    return displacement.to(torch.promote_types(displacement.dtype, torch.float32))
-
-
 def _forward_differences(displacement: Tensor) -> list[Tensor]:
-    field = _at_least_float32(displacement)
+    field = precise(displacement)
     return [field.diff(dim=axis) for axis in range(2, field.dim())]
 
 
@@ -64,28 +59,6 @@ class BendingEnergy(nn.Module):
         return torch.stack(energy).sum()
 
 
-def _corner_determinants(displacement: Tensor) -> list[Tensor]:
-    """det J of x + u(x) at the corners of every grid cell, from the cell's own edges: 2^dims of (batch, *cells)."""
-    dims = displacement.shape[1]
-    edges = _forward_differences(displacement)
-    determinants = []
-    for corner in product((0, 1), repeat=dims):
-        columns = []
-        for axis, edge in enumerate(edges):
-            for other in range(dims):
-                if other != axis:  # the edge along `axis` that meets this corner of the cell
-                    edge = edge.narrow(other + 2, corner[other], edge.shape[other + 2] - 1)
-            identity = torch.zeros(dims, dtype=edge.dtype, device=edge.device)
-            identity[axis] = 1.0
-            columns.append(edge + identity.view(1, dims, *[1] * dims))
-        if dims == 2:
-            (a, b), (c, d) = columns[0].unbind(1), columns[1].unbind(1)
-            determinants.append(a * d - b * c)
-        else:
-            determinants.append((columns[0] * torch.linalg.cross(columns[1], columns[2], dim=1)).sum(dim=1))
-    return determinants
-
-
 class FoldingPenalty(nn.Module):
     """Mean of max(0, -det J) over the corners of all grid cells: 0 wherever no cell is turned inside out.
 
@@ -96,7 +69,7 @@ class FoldingPenalty(nn.Module):
 
     def forward(self, displacement: Tensor) -> Tensor:
         _check(displacement, 2)
-        return torch.stack([(-det).relu().mean() for det in _corner_determinants(displacement)]).mean()
+        return (-corner_determinants(displacement)).relu().mean()
 
 
 class InverseConsistency(nn.Module):
@@ -109,5 +82,5 @@ class InverseConsistency(nn.Module):
         check_displacement("displacement", displacement)
         check_displacement("inverse_displacement", inverse_displacement)
         check_same_shape("displacement", displacement, "inverse_displacement", inverse_displacement)
-        forward, backward = _at_least_float32(displacement), _at_least_float32(inverse_displacement)
+        forward, backward = precise(displacement), precise(inverse_displacement)
         return (forward + warp(backward, forward)).square().sum(dim=1).mean()

@@ -7,6 +7,7 @@ is rescaled unless the name says so. Numbers are computed in float64 (float32 on
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import torch
@@ -23,10 +24,11 @@ def snr(prediction: Tensor, reference: Tensor) -> Tensor:
     """Signal-to-noise ratio in dB: 10 log₁₀(Σ reference² / Σ (reference − prediction)²).
 
     The signal is the reference's power as it stands, a constant background included: subtract the camera's offset
-    first if it is not meant to count. Equal images give +inf.
+    first if it is not meant to count. Equal images give +inf, black ones too; any other prediction of a black reference
+    gives -inf.
     """
     prediction, reference = _pair(prediction, reference)
-    return 10 * torch.log10(reference.square().mean(1) / (reference - prediction).square().mean(1))
+    return _decibels(reference.square().mean(1), (reference - prediction).square().mean(1))
 
 
 def psnr(prediction: Tensor, reference: Tensor, data_range: float | str = "reference") -> Tensor:
@@ -36,10 +38,11 @@ def psnr(prediction: Tensor, reference: Tensor, data_range: float | str = "refer
         prediction: the image to judge.
         reference: the clean image.
         data_range: 'reference' is the maximum minus the minimum of each item's reference; a number is used as it is
-            (255 for 8-bit images). Values computed with different ranges cannot be compared. Equal images give +inf.
+            (255 for 8-bit images). Values computed with different ranges cannot be compared. Equal images give +inf,
+            flat ones too; any other prediction of a flat reference gives -inf, unless the range is a number.
     """
     prediction, reference = _pair(prediction, reference)
-    return _psnr((reference - prediction).square().mean(1), _range(data_range, reference))
+    return _decibels(_range(data_range, reference).square(), (reference - prediction).square().mean(1))
 
 
 def scale_invariant_psnr(prediction: Tensor, reference: Tensor, data_range: float | str = "reference") -> Tensor:
@@ -54,7 +57,7 @@ def scale_invariant_psnr(prediction: Tensor, reference: Tensor, data_range: floa
     target = reference - reference.mean(1, keepdim=True)
     power = centred.square().sum(1, keepdim=True)
     gain = (centred * target).sum(1, keepdim=True) / torch.where(power > 0, power, 1)
-    return _psnr((target - gain * centred).square().mean(1), _range(data_range, reference))
+    return _decibels(_range(data_range, reference).square(), (target - gain * centred).square().mean(1))
 
 
 def ssim(prediction: Tensor, reference: Tensor, data_range: float | str = "reference") -> Tensor:
@@ -121,13 +124,14 @@ def _range(data_range: float | str, reference: Tensor) -> Tensor:
     """The range of intensities, (batch,)."""
     if data_range == "reference":
         return reference.amax(1) - reference.amin(1)
-    if isinstance(data_range, str) or not data_range > 0:
-        raise ValueError(f"data_range is {data_range!r}; it wants 'reference' or a number above 0.")
+    if isinstance(data_range, str) or not 0 < data_range < math.inf:
+        raise ValueError(f"data_range is {data_range!r}; it wants 'reference' or a finite number above 0.")
     return reference.new_full((len(reference),), data_range)
 
 
-def _psnr(squared_error: Tensor, ranges: Tensor) -> Tensor:
-    return 10 * torch.log10(ranges.square() / squared_error)
+def _decibels(signal: Tensor, noise: Tensor) -> Tensor:
+    """10 log₁₀ of a ratio of powers; no noise is +inf, even where there is no signal."""
+    return torch.where(noise > 0, 10 * torch.log10(signal / noise), torch.inf)
 
 
 def _bin_numbers(values: Tensor, bins: int) -> Tensor:

@@ -87,6 +87,15 @@ def test_equal_images_are_infinitely_good(metric):
     assert metric(reference, reference).tolist() == [np.inf, np.inf]
 
 
+@pytest.mark.parametrize("metric", [snr, psnr, scale_invariant_psnr])
+def test_a_flat_reference_is_met_or_missed(metric):
+    flat = torch.zeros(2, 1, 12, 13)
+    assert metric(flat, flat).tolist() == [np.inf, np.inf]
+    if metric is not scale_invariant_psnr:  # which fits any prediction to a flat reference
+        assert metric(flat + 1, flat).tolist() == [-np.inf, -np.inf]
+    assert psnr(flat + 1, flat, data_range=10).tolist() == pytest.approx([20, 20])
+
+
 @pytest.mark.parametrize("shape", [(2, 1, 17, 24), (2, 2, 13, 12, 15)])
 @pytest.mark.parametrize("offset", [0.0, 60_000.0])
 @pytest.mark.parametrize("data_range", ["reference", 180.0])
@@ -175,7 +184,7 @@ def test_bad_images_are_named(metric, prediction, reference, message):
 
 
 @pytest.mark.parametrize("metric", [psnr, scale_invariant_psnr, ssim])
-@pytest.mark.parametrize("data_range", ["image", 0, -1.0, float("nan")])
+@pytest.mark.parametrize("data_range", ["image", 0, -1.0, float("nan"), float("inf")])
 def test_bad_range_is_named(metric, data_range):
     with pytest.raises(ValueError, match="data_range is"):
         metric(*images((1, 1, 14, 14)), data_range)

@@ -49,7 +49,8 @@ def sample(
     """The image (batch, channels, *spatial) at coordinates (batch, dims, *any) in its voxels: (batch, channels, *any).
 
     `any` has as many axes as the image. Outside means more than half a voxel beyond the outermost centres, as in ITK;
-    there `padding="border"` repeats the edge and "constant" puts `value`.
+    there `padding="border"` repeats the edge and "constant" puts `value`. Halfway between two voxels "nearest" takes
+    the one further along the axis, as ITK does.
     """
     if not torch.jit.is_scripting():
         _check_options(mode, padding)
@@ -57,9 +58,10 @@ def sample(
         _check_coordinates("image", image, coordinates)
     coordinates = precise(coordinates)
     shape = image.shape[2:]
+    read = _nearest(coordinates) if mode == "nearest" else coordinates
     columns: list[Tensor] = []
     for axis in range(len(shape) - 1, -1, -1):
-        columns.append((2 * coordinates[:, axis] + (1 - shape[axis])) / shape[axis])
+        columns.append((2 * read[:, axis] + (1 - shape[axis])) / shape[axis])
     sampled = _grid_sample(image, torch.stack(columns, -1), mode)
     if padding == "constant":
         sampled = sampled.masked_fill(~_inside(coordinates, list(shape)), value)
@@ -81,7 +83,10 @@ def warp(
         check_displacement("displacement", displacement)
         check_same_shape("moving", moving, "displacement", displacement, spatial_only=True)
     displacement = precise(displacement)
-    warped = _grid_sample(moving, _normalised_grid(displacement), mode)
+    read = displacement
+    if mode == "nearest":
+        read = _nearest(_displaced(displacement)) - _displaced(torch.zeros_like(displacement))
+    warped = _grid_sample(moving, _normalised_grid(read), mode)
     if padding == "constant":
         warped = warped.masked_fill(~_inside(_displaced(displacement), list(moving.shape[2:])), value)
     return warped
@@ -172,6 +177,11 @@ def _parts(image: Tensor, grid: Tensor) -> int:
 def _displaced(displacement: Tensor) -> Tensor:
     shape = list(displacement.shape[2:])
     return voxel_coordinates(shape, displacement.dtype, displacement.device) + displacement
+
+
+def _nearest(coordinates: Tensor) -> Tensor:
+    """The closest voxel's whole coordinates: halfway is rounded up, as in ITK, not by round-off in normalising."""
+    return torch.floor(coordinates + 0.5)
 
 
 def _inside(coordinates: Tensor, shape: list[int]) -> Tensor:

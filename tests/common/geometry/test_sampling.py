@@ -1,15 +1,17 @@
-"""Warping of images, labels and points, against scipy."""
+"""Warping of images, labels and points, against scipy and SimpleITK."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import map_coordinates
 from torch import Tensor
 
+from warpzoo.geometry.grid import Grid
 from warpzoo.geometry.sampling import (
     displacement_at,
     sample,
@@ -19,6 +21,7 @@ from warpzoo.geometry.sampling import (
     warp_labels,
     warp_points,
 )
+from warpzoo.geometry.transforms import Affine, resample
 
 SHAPES = [(9, 14), (6, 9, 7)]
 DOUBLE = {"dtype": torch.float64}
@@ -146,6 +149,32 @@ def test_labels_stay_what_they_are(shape: tuple[int, ...], mode: str, dtype: tor
     assert carried.dtype == dtype
     assert set(carried.unique().tolist()) <= {0, *labels.unique().tolist()}
     assert torch.equal(warp_labels(labels, torch.zeros(2, len(shape), *shape), mode), labels)
+
+
+@pytest.mark.parametrize("shape", [(12, 10), (12, 10, 22)])
+@pytest.mark.parametrize("dtype", [torch.int16, torch.float32, torch.float64])
+def test_halfway_between_two_voxels_the_nearest_is_simpleitks(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """On a grid of half the sides every centre lies halfway between voxels of the fine one."""
+    dims, coarse = len(shape), [size // 2 for size in shape]
+    labels = torch.arange(np.prod(shape)).reshape(1, 1, *shape).to(dtype)
+    image = sitk.GetImageFromArray(labels[0, 0].numpy().T)
+    transform = sitk.Transform(dims, sitk.sitkIdentity)
+    found = sitk.Resample(image, coarse, transform, sitk.sitkNearestNeighbor, [0.5] * dims, [2.0] * dims)
+    expected = torch.from_numpy(sitk.GetArrayFromImage(found).T)[None, None]
+
+    grid, double = Grid(shape), voxel_coordinates(coarse, torch.float64, torch.device("cpu"))[None]
+    identity = Affine(torch.eye(dims, dims + 1)[None], grid)
+    assert torch.equal(resample(labels, grid, identity, grid.resized(coarse), "nearest"), expected)
+    assert torch.equal(sample_labels(labels, 2 * double + 0.5), expected)
+    # the same positions as a displacement on the fine grid, in its first corner
+    corner = (0, 0, *[slice(size) for size in coarse])
+    displacement = torch.zeros(1, dims, *shape)
+    displacement[(slice(None), slice(None), *corner[2:])] = (double + 0.5).float()
+    assert torch.equal(warp_labels(labels, displacement)[corner], expected[0, 0])
+    if dtype.is_floating_point:
+        for coordinates in (double, double.float()):
+            assert torch.equal(sample(labels, 2 * coordinates + 0.5, mode="nearest"), expected)
+        assert torch.equal(warp(labels, displacement, mode="nearest")[corner], expected[0, 0])
 
 
 def test_large_labels_keep_every_digit() -> None:

@@ -79,8 +79,11 @@ def normalised_cross_correlation(fixed: Tensor, warped: Tensor, mask: Tensor | N
             mean = _mean(values, weights)
             values = values - mean
             values = values - _mean(values, weights)  # what the rounding of a large mean left behind
+            size = (values if weights is None else values * weights).detach().abs().amax(dim=-1, keepdim=True)
+            size = torch.where(size > 0, size, 1.0)
+            values = values / size  # squares neither underflow nor overflow; the correlation does not change
             variance = _mean(values.square(), weights)
-            flat = variance <= (FLAT_ROUND_OFFS * torch.finfo(dtype).eps * mean).square()
+            flat = variance <= (FLAT_ROUND_OFFS * torch.finfo(dtype).eps * mean / size).square()
             centred.append(values)
             spread.append(variance.masked_fill(flat, 1.0).sqrt())
             varies.append(~flat)

@@ -233,6 +233,19 @@ def test_ncc_is_pearsons_correlation(shape: tuple[int, ...], masked: bool) -> No
     assert normalised_cross_correlation(fixed, -fixed).numpy() == pytest.approx(-1.0)
 
 
+@pytest.mark.parametrize("name", ["ncc", "lncc"])
+@pytest.mark.parametrize("unit", [1e-25, 1e20])
+@pytest.mark.parametrize("masked", [False, True])
+def test_correlations_do_not_depend_on_the_unit(name: str, unit: float, masked: bool) -> None:
+    fixed, warped = (image.float() for image in pair(SHAPES[0]))
+    mask = some_mask(SHAPES[0]) if masked else None
+    in_unit = (unit * warped).requires_grad_()
+    value = SIMILARITIES[name](unit * fixed, in_unit, mask)
+    torch.testing.assert_close(value, SIMILARITIES[name](fixed, warped, mask), rtol=0, atol=1e-5)
+    value.sum().backward()
+    assert bool(in_unit.grad.isfinite().all())
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_mse_is_numpys(shape: tuple[int, ...]) -> None:
     fixed, warped = pair(shape, batch=2, channels=2)

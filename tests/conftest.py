@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import locale
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -26,6 +27,14 @@ hypothesis.settings.load_profile("warpzoo")
 def _seeded() -> None:
     torch.manual_seed(0)
     np.random.seed(0)  # noqa: NPY002 (MONAI's transforms draw from it)
+
+
+@pytest.fixture(autouse=True)
+def _same_locale() -> Iterator[None]:
+    """GDCM leaves the whole process in the locale "C" when it writes a DICOM file."""
+    before = locale.setlocale(locale.LC_ALL)
+    yield
+    locale.setlocale(locale.LC_ALL, before)
 
 
 @pytest.fixture(autouse=True, scope="session")

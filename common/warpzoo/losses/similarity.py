@@ -2,7 +2,7 @@
 
 Functions take (fixed, warped), each (batch, channels, *spatial), and return one similarity per batch item (more is
 more alike); the modules return the scalar to minimise. They compute in float32 at least, whatever the images' type.
-A mask is (batch or 1, 1, *spatial): voxels above 0 count.
+A mask is (batch or 1, 1, *spatial): voxels above 0 count; for correlation in windows, the windows whose centre does.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from warpzoo.checks import check_image, check_mask, check_same_shape
+from warpzoo.checks import check_image, check_mask, check_same_shape, runs_eagerly
 
 # An image, or a window of it, is flat when its standard deviation is below this many round-offs of its values:
 # interpolating a constant background leaves about one.
@@ -128,6 +128,14 @@ def local_normalised_cross_correlation(
             f"fixed has spatial shape {tuple(fixed.shape[2:])}; it wants at least window = {window} voxels along each "
             f"of its {dims} axes."
         )
+    if mask is not None and runs_eagerly():
+        half = window // 2
+        centres = (mask > 0)[(..., *(slice(half, half + size - window + 1) for size in mask.shape[2:]))]
+        if not bool(centres.flatten(1).any(dim=1).all()):
+            raise ValueError(
+                f"mask has no voxel above 0 at the centre of a window of {window} voxels a side that lies in the image, "
+                f"for at least one item of the batch; it wants one, or a smaller window."
+            )
     return _with_gradient(_windows, fixed, warped, mask, window)
 
 

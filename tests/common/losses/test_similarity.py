@@ -381,6 +381,18 @@ def test_bad_input_is_named(loss: torch.nn.Module) -> None:
         loss(image, image, torch.zeros(2, 1, 12, 12))
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_lncc_wants_the_centre_of_a_window_in_the_mask(shape: tuple[int, ...]) -> None:
+    image, _ = pair(shape)
+    mask = torch.zeros(2, 1, *shape)
+    mask[:, :, 2, ...] = mask[:, :, -3, ...] = 1  # the outermost centres of windows of five
+    assert LNCCLoss(5)(image, image, mask).item() == pytest.approx(-1)
+    mask[1, :, 2:-2] = 0
+    mask[1, :, :2] = 1
+    with pytest.raises(ValueError, match="mask has no voxel above 0 at the centre of a window of 5 voxels"):
+        LNCCLoss(5)(image, image, mask)
+
+
 def test_bad_arguments_are_named() -> None:
     image = torch.rand(1, 1, 8, 20)
     with pytest.raises(ValueError, match="at least window = 9"):

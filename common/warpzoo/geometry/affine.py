@@ -7,6 +7,8 @@ fixed grid to points of the moving image. Angles are in radians.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -56,8 +58,9 @@ def compose_affine(
     """The matrix (batch, dims, dims + 1) that shears a point first, then scales, rotates and translates it.
 
     Any part may be left out; at least one is needed. `shear` (batch, d(d−1)/2): the entries above the diagonal, row by
-    row. `scale` (batch, d): logarithms, so that no scale reaches zero. `rotation` (batch, 1) in 2-D: from axis 0 to
-    axis 1; (batch, 3) in 3-D: about axis 0, then 1, then 2. `translation` (batch, d): in half longest sides.
+    row. `scale` (batch, d): logarithms, exact for scales from 1/10 to 10; those beyond bend smoothly towards 1/100
+    and 100, so that no scale reaches zero or infinity. `rotation` (batch, 1) in 2-D: from axis 0 to axis 1; (batch, 3)
+    in 3-D: about axis 0, then 1, then 2. `translation` (batch, d): in half longest sides.
 
     Example:
         >>> matrix = compose_affine(scale=torch.zeros(1, 2), rotation=torch.full((1, 1), torch.pi / 2))
@@ -76,7 +79,7 @@ def compose_affine(
     if shear is not None:
         matrix = _shear_matrix(precise(shear))
     if scale is not None:
-        matrix = precise(scale).exp()[:, :, None] * matrix
+        matrix = _bounded(precise(scale)).exp()[:, :, None] * matrix
     if rotation is not None:
         matrix = _product(rotation_matrix(precise(rotation)), matrix)
     offset = torch.zeros_like(matrix[:, :, :1]) if translation is None else precise(translation)[:, :, None]
@@ -102,9 +105,13 @@ def invert_affine(matrix: Tensor) -> Tensor:
     dims = check_matrix("matrix", matrix)
     matrix = precise(matrix)
     linear = matrix[:, :, :dims]
-    determinant = torch.linalg.det(linear.detach())
-    if bool((determinant.abs() < 1e-8).any()):
-        raise ValueError(f"matrix is singular (determinant {determinant.tolist()}); it wants one that can be inverted.")
+    steps = linear.detach()
+    volume = torch.linalg.det(steps / torch.linalg.vector_norm(steps, dim=1, keepdim=True)).abs()
+    if not bool((volume > 1e-6).all()):  # NaN where a column is zero
+        raise ValueError(
+            f"matrix is singular: the volume of its columns, each divided by its length, is {volume.tolist()}; "
+            f"it wants one that can be inverted."
+        )
     inverse = torch.linalg.inv(linear)
     return torch.cat([inverse, -_product(inverse, matrix[:, :, dims:])], dim=2)
 
@@ -151,6 +158,13 @@ def _check_parts(
         raise ValueError("shear, scale, rotation and translation are all None; at least one is wanted.")
     if len(set(batch_and_dims.values())) > 1:
         raise ValueError(f"the parts have (batch, dims) {batch_and_dims}; they want the same.")
+
+
+def _bounded(logarithm: Tensor) -> Tensor:
+    """The same from -log 10 to log 10, then smoothly up to twice that."""
+    limit = math.log(10.0)
+    moderate = logarithm.clamp(-limit, limit)
+    return moderate + limit * torch.tanh((logarithm - moderate) / limit)
 
 
 def _shear_matrix(shear: Tensor) -> Tensor:

@@ -78,8 +78,33 @@ def test_any_part_alone_and_zeros_are_the_identity(dims, name):
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_no_scale_reaches_zero(dims):
-    matrix = compose_affine(scale=torch.full((1, dims), -30.0))
-    assert (matrix[0].diagonal() > 0).all()
+    for logarithm in (30.0, 150.0, 1e30):
+        small, large = (compose_affine(scale=torch.full((1, dims), sign * logarithm)) for sign in (-1, 1))
+        torch.testing.assert_close(small[0].diagonal(), torch.full((dims,), 0.01), rtol=1e-4, atol=0)
+        torch.testing.assert_close(large[0].diagonal(), torch.full((dims,), 100.0), rtol=1e-4, atol=0)
+        invert_affine(small)
+
+
+def test_scales_are_exact_up_to_ten_and_bend_smoothly_beyond():
+    logarithm = torch.linspace(-6, 6, 4001, **DOUBLE).requires_grad_()
+    scale = compose_affine(scale=logarithm[:, None].expand(-1, 2))[:, 0, 0]
+    moderate = logarithm.abs() <= math.log(10)
+    torch.testing.assert_close(scale[moderate], logarithm[moderate].exp(), rtol=1e-12, atol=0)
+    assert (scale.diff() > 0).all()
+    (slope,) = torch.autograd.grad(scale.log().sum(), logarithm)
+    assert slope.diff().abs().max() < 2e-3  # no kink
+    assert ((slope > 0) & (slope <= 1 + 1e-12)).all()
+
+
+@pytest.mark.parametrize("size", [1e-15, 1e-3, 1e15])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_what_is_singular_does_not_depend_on_the_unit(dims, size):
+    matrix = size * compose_affine(**{name: part.float() for name, part in random_parts(dims).items()})
+    linear = matrix[:, :, :dims]
+    torch.testing.assert_close(invert_affine(matrix)[:, :, :dims] @ linear, torch.eye(dims).expand(2, -1, -1))
+    matrix[:, :, 1] = 2 * matrix[:, :, 0]
+    with pytest.raises(ValueError, match="matrix is singular"):
+        invert_affine(matrix)
 
 
 @settings(max_examples=25, deadline=None)
@@ -128,6 +153,8 @@ def test_what_is_refused():
         affine_field(torch.full((1, 2, 3), torch.nan), [8, 8])
     with pytest.raises(ValueError, match="matrix is singular"):
         invert_affine(torch.ones(1, 2, 3))
+    with pytest.raises(ValueError, match="matrix is singular"):
+        invert_affine(torch.zeros(1, 2, 3))
     with pytest.raises(ValueError, match="at least one is wanted"):
         compose_affine()
     with pytest.raises(ValueError, match=r"rotation has shape \(1, 2\); it wants \(batch, 1\) in 2-D"):

@@ -358,7 +358,7 @@ def finish(options: argparse.Namespace, report: dict, text: str) -> None:
     if options.json:
         write_json(options.json, report)
     if options.markdown:
-        options.markdown.write_text(text)
+        options.markdown.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

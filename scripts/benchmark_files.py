@@ -53,14 +53,15 @@ def make_bundle(folder: Path) -> None:
     bundle = folder / "small_3d"
     shutil.copytree(ROOT / "bundles" / "dirnet", bundle, ignore=shutil.ignore_patterns("models", "docs", "runs"))
     config, metadata = (
-        json.loads((bundle / "configs" / f"{name}.json").read_text()) for name in ("inference", "metadata")
+        json.loads((bundle / "configs" / f"{name}.json").read_text(encoding="utf-8"))
+        for name in ("inference", "metadata")
     )
     config["network_def"] |= NETWORK
     config["dataset"]["spatial_dims"] = 3
     metadata["network_data_format"]["inputs"]["image"]["spatial_shape"] = ["*"] * 3
     metadata["training_data"] = {}
     for name, content in (("inference", config), ("metadata", metadata)):
-        (bundle / "configs" / f"{name}.json").write_text(json.dumps(content))
+        (bundle / "configs" / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
     network = DIRNet(**NETWORK)
     torch.nn.init.normal_(network.regressor[-1].weight, std=0.1)
     (bundle / "models").mkdir()
@@ -79,7 +80,7 @@ def measure(threads: int) -> dict:
         _, status, usage = os.wait4(process.pid, 0)
         if status:
             raise SystemExit("warpzoo register failed; see above.")
-        seconds = json.loads((folder / "out" / "metrics.json").read_text())["seconds"]
+        seconds = json.loads((folder / "out" / "metrics.json").read_text(encoding="utf-8"))["seconds"]
     unit = 1 if sys.platform == "darwin" else 1024
     return {"seconds": seconds, "processor_seconds": usage.ru_utime + usage.ru_stime, "bytes": usage.ru_maxrss * unit}
 

@@ -43,7 +43,7 @@ def main() -> None:
     }
     print("[demo] warpzoo register " + " ".join(f"--{name} {value}" for name, value in command.items()))
     register(**command, overwrite=True)
-    numbers = json.loads((folder / "registered" / "metrics.json").read_text())
+    numbers = json.loads((folder / "registered" / "metrics.json").read_text(encoding="utf-8"))
     print("[demo] the blood pool of the left ventricle is label 1: ", end="")
     print(f"Dice {numbers['dice_before']['1']:.3f} before, {numbers['dice']['1']:.3f} after")
     print(f"[demo] look at {folder}/registered/report.png, or open {folder}/registered/report.html in a browser")

@@ -72,11 +72,11 @@ def reproduce(method: str, names: Sequence[str], options: Options) -> None:
             raise ValueError(f"{folder} is no folder.")
     torch.set_num_threads(1)  # times are those of one core
     file = options.output / "results.json"
-    results = json.loads(file.read_text()) if file.exists() else {}
+    results = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     for name in names:
         results[name] = EXPERIMENTS[method][name].run(options)
         write_json(file, results)
-        (options.output / "results.md").write_text(page(method, results))
+        (options.output / "results.md").write_text(page(method, results), encoding="utf-8")
     print(f"{options.output / 'results.md'}")
 
 

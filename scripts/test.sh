@@ -8,7 +8,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash scripts/setup.sh test
 
 # Several processes with one thread each: threads that fight for the cores cost more than they bring.
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} PYTHONUNBUFFERED=1
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} PYTHONUNBUFFERED=1 PYTHONUTF8=1
 bin=.venv/bin
 if [ $# -gt 0 ]; then
     exec $bin/python -m pytest "$@"

@@ -25,7 +25,7 @@ WANTED = {int: "a whole number", float: "a number", bool: "True or False"}
 def main() -> None:
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print("usage: warpzoo COMMAND … (warpzoo COMMAND --help tells more)\n")
+        print("usage: warpzoo COMMAND ... (warpzoo COMMAND --help tells more)\n")
         for name, (_, summary) in COMMANDS.items():
             print(f"  {name:10}{summary}")
         return

@@ -148,8 +148,8 @@ def load_weights(path: str | Path, network: nn.Module) -> None:
     )
     if differing:
         raise ValueError(
-            f"{path} holds the weights of another network: {len(differing)} of {len(own)} parameters differ, "
-            f"such as {differing[0]}. Use the configuration (variant) it was trained with."
+            f"{path} holds the weights of another network: {len(differing)} parameters are missing, extra or of "
+            f"another shape, such as {differing[0]}. Use the configuration (variant) it was trained with."
         )
     network.load_state_dict(state)
 

@@ -159,7 +159,7 @@ def of_values(image: Image, known: Mapping[str, Any]) -> list[Finding]:
                     "warning",
                     f"{path} has {size} voxels; the method was trained on sides of {low} to {high}: structures look "
                     f"larger or smaller to it than any it has seen, and it may miss them.",
-                    "Resample both images to about that many voxels, or add refinement (refine=100).",
+                    "Resample both images to about that many voxels, or refine on the pair (--refine 100).",
                 )
             )
     if "spacing" in known and not image.header.pixels:
@@ -171,8 +171,8 @@ def of_values(image: Image, known: Mapping[str, Any]) -> list[Finding]:
                     "warning",
                     f"{path} has a spacing of {spacing} mm; the method was trained on {low:g} to {high:g} mm: its "
                     f"result may be much worse than what is reported for it.",
-                    "Resample both images to that spacing, add refinement (refine=100), or train the method on such "
-                    "data.",
+                    "Resample both images to that spacing, refine on the pair (--refine 100), or train the method on "
+                    "such data.",
                 )
             )
     return findings
@@ -244,7 +244,7 @@ def placement(fixed: Image, moving: Image, reach: float | None) -> list[Finding]
                 "error",
                 f"{names} do not overlap: their headers put them in different places of the world, {distance:.0f} "
                 f"{unit} apart, and the moving image seen from the fixed one is empty.",
-                "Align them by their centres first (method affine,… in front), or repair the origin in a header.",
+                "Align them roughly first, by their centres say, or repair the origin in a header.",
             )
         ]
     if covered < LITTLE_OVERLAP:
@@ -253,7 +253,7 @@ def placement(fixed: Image, moving: Image, reach: float | None) -> list[Finding]
                 "warning",
                 f"{names} overlap little: {100 * coverage(fixed.grid, moving.grid):.0f} % of the fixed image's field "
                 f"of view is covered by the moving one, and only there can anything be aligned.",
-                "Put method affine,… in front, repair the origin in a header, or crop both to what they share.",
+                "Align them roughly first, repair the origin in a header, or crop both to what they share.",
             )
         ]
     return [
@@ -261,7 +261,7 @@ def placement(fixed: Image, moving: Image, reach: float | None) -> list[Finding]
             "warning",
             f"{names} show things whose centres lie {distance:.0f} {unit} apart; the method follows displacements of "
             f"about {limit:.0f} {unit} and may align the wrong structures.",
-            "Put method affine,… in front, which finds large displacements.",
+            "Align them roughly first, with a method or tool that finds large displacements.",
         )
     ]
 

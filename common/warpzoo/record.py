@@ -46,7 +46,7 @@ def processor_name() -> str:
         return torch.cuda.get_device_name()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
+        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
@@ -54,4 +54,4 @@ def processor_name() -> str:
 
 def write_json(path: str | Path, content: Any) -> None:
     with whole_file(path) as unfinished:
-        unfinished.write_text(json.dumps(content, indent=1, default=str) + "\n")
+        unfinished.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")

@@ -83,7 +83,7 @@ def images_in_list(path: Path) -> list[Record]:
 
 def images_in_archive(
     path: Path,
-    images: Sequence[str],
+    images: Sequence[str] = (),
     labels: Sequence[str] = (),
     group: Sequence[str] = (),
     subject: str | None = None,
@@ -91,10 +91,14 @@ def images_in_archive(
 ) -> list[Record]:
     """Arrays (count, *spatial) of an .npz.
 
-    `images` names them and `labels` their label maps, in the same order; `group` and `subject` name the arrays (count,)
-    whose values tell groups and subjects apart. `where` keeps the entries whose array has one of the values.
+    `images` names them (one alone needs no name) and `labels` their label maps, in the same order; `group` and
+    `subject` name the arrays (count,) whose values tell groups and subjects apart. `where` keeps the entries whose array
+    has one of the values.
     """
     with np.load(path) as archive:
+        if not images and len(archive.files) > 1:
+            raise ValueError(f"{path} has the arrays {', '.join(archive.files)}; `images` wants the names of images.")
+        images = images or archive.files
         wanted = [*images, *labels, *group, *([subject] if subject else []), *(where or {})]
         missing = [name for name in wanted if name not in archive]
         if missing:

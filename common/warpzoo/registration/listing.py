@@ -113,7 +113,11 @@ def carried_name(path: Path) -> str:
 
 
 def remove_results(folder: Path, pair: Mapping[str, Any]) -> None:
-    """Nothing of an earlier run shall look like this one's."""
+    """Nothing of an earlier run shall look like this one's; what is to be read is refused, not removed."""
+    read = {path.resolve() for name in pair for path in paths_of(pair, name)}
+    for name in result_names(pair):
+        if (folder / name).resolve() in read:
+            raise ValueError(f"{folder / name} is an input and a result at once; choose another output folder.")
     for name in result_names(pair):
         (folder / name).unlink(missing_ok=True)
 

@@ -40,7 +40,7 @@ def registration_methods() -> dict[str, Method]:
     """Every bundle with a `registration_data_format`, by name."""
     found = {}
     for path in sorted(bundles_folder().glob("*/configs/metadata.json")):
-        metadata = json.loads(path.read_text())
+        metadata = json.loads(path.read_text(encoding="utf-8"))
         if "registration_data_format" in metadata:
             root = path.parents[1]
             found[root.name] = Method(root.name, root, metadata)

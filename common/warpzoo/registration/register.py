@@ -39,6 +39,8 @@ def register(
     report: bool = True,
     overwrite: bool = False,
     device: str | None = None,
+    weights: str | None = None,
+    variant: str | None = None,
 ) -> None:
     """Carries the moving image onto the fixed one and writes what comes of it, on the fixed image's grid.
 
@@ -63,6 +65,8 @@ def register(
         report: write the report.
         overwrite: do pairs of a list again that are done.
         device: such as cuda:1 or cpu; the GPU if there is one.
+        weights: your own for the (last) method, instead of the shipped ones.
+        variant: overrides of the (last) method's configuration, such as digits, that the weights were trained with.
     """
     if refine < 0:
         raise ValueError(f"refine is {refine}; a number of iterations, 0 or more, is wanted.")
@@ -89,8 +93,10 @@ def register(
         print(f"{len(listed) - len(todo)} of {len(listed)} pairs are done already (--overwrite does them again).")
     options: dict[str, Any] = {"strict": strict} | ({} if device is None else {"device": f"$torch.device({device!r})"})
     last = {"refine": refine, "report": report, "postprocessing#method": name}
+    if weights is not None:
+        last["weights"] = str(Path(weights).expanduser().absolute())
     stages = [workflow_of(one, folder, **options, **{"postprocessing#save": False}) for one in chain[:-1]]
-    stages.append(workflow_of(chain[-1], folder, **options, **last))
+    stages.append(workflow_of(chain[-1], folder, variant, **options, **last))
     if pairs is None:
         run_chain(stages, folder, listed[0])
         print_result(folder, output)
@@ -107,22 +113,29 @@ def register(
 def is_done(folder: Path, pair: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
     """Whether the folder holds the whole results of the same files and settings."""
     try:
-        numbers = json.loads((folder / "metrics.json").read_text())
+        numbers = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     files = {name: str(value) for name, value in pair.items()}
     return {"files": files, **settings}.items() <= numbers.items()
 
 
-def workflow_of(method: Method, folder: Path, **options: Any) -> ConfigWorkflow:
+def workflow_of(method: Method, folder: Path, variant: str | None = None, **options: Any) -> ConfigWorkflow:
     """The inference workflow of one method, whose dataset is filled pair by pair."""
     from monai.bundle import ConfigWorkflow
 
+    configs = method.root / "configs"
+    files = [configs / "inference.json"]
+    if variant is not None:
+        files.append(configs / "variants" / f"{variant}.json")
+        if not files[-1].is_file():
+            there = ", ".join(sorted(path.stem for path in files[-1].parent.glob("*.json")))
+            raise ValueError(f"{method.name} has no variant {variant!r}; it has {there or 'none'}.")
     options |= {"bundle_root": str(method.root), "output_dir": str(folder)}
     options["dataset#data"] = [{}]  # an engine asks once for the number of pairs
     workflow = ConfigWorkflow(
-        config_file=str(method.root / "configs" / "inference.json"),
-        meta_file=str(method.root / "configs" / "metadata.json"),
+        config_file=[str(path) for path in files],
+        meta_file=str(configs / "metadata.json"),
         logging_file=False,
         workflow_type="inference",
         **options,
@@ -150,7 +163,7 @@ def run_chain(stages: Sequence[ConfigWorkflow], folder: Path, pair: Mapping[str,
 
 
 def print_result(folder: Path, name: str) -> None:
-    numbers = json.loads((folder / "metrics.json").read_text())
+    numbers = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     told = [f"ncc {numbers['ncc_before']:.3f} -> {numbers['ncc']:.3f}", f"folding {100 * numbers['folding']:.2f} %"]
     if numbers.get("dice_mean") is not None:
         told.append(f"Dice {numbers['dice_before_mean']:.3f} -> {numbers['dice_mean']:.3f}")
@@ -164,7 +177,7 @@ def print_result(folder: Path, name: str) -> None:
 def write_tables(folder: Path, ids: Sequence[str], failures: Mapping[str, str]) -> None:
     """`metrics.csv` with a row of numbers for every pair that is done, `failures.csv` with the others' reasons."""
     rows = [
-        {"id": name, **flat_numbers(json.loads((folder / name / "metrics.json").read_text()))}
+        {"id": name, **flat_numbers(json.loads((folder / name / "metrics.json").read_text(encoding="utf-8")))}
         for name in ids
         if name not in failures
     ]
@@ -182,7 +195,7 @@ def write_tables(folder: Path, ids: Sequence[str], failures: Mapping[str, str]) 
             writer.writeheader()
             writer.writerows(table)
     if rows:
-        print(f"{len(rows)} pairs registered: {folder / 'metrics.csv'}")
+        print(f"{len(rows)} of {len(ids)} pairs registered: {folder / 'metrics.csv'}")
     if failures:
         for name, why in failures.items():
             print(f"  {name}: {why}")

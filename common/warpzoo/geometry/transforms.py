@@ -7,6 +7,7 @@ tensors: fixed ones, an `nn.Parameter` that is optimised for the pair at hand, o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import chain
 
 import numpy as np
@@ -27,7 +28,7 @@ from warpzoo.geometry.grid import Grid, map_points, map_vectors, voxels_between
 from warpzoo.geometry.jacobian import jacobian_determinant
 from warpzoo.geometry.sampling import displacement_at, precise, sample, sample_labels
 from warpzoo.geometry.thin_plate_spline import check_landmarks, thin_plate_basis, thin_plate_coefficients
-from warpzoo.geometry.velocity import integrate_velocity, invert
+from warpzoo.geometry.velocity import integrate_velocity, search_inverse
 
 POINTS_AT_ONCE = 2**16
 
@@ -35,8 +36,8 @@ POINTS_AT_ONCE = 2**16
 class Transform(nn.Module):
     """What all transforms share; each says by `displace` what it adds to a point.
 
-    `residual` is None except where `inverse` had to search: there it is how far, at every voxel of the grid, a point
-    misses its origin after going there and back, (batch, 1, *shape) in voxels.
+    `residual` is None except where `inverse` had to search: there it is how far each voxel of the grid misses itself
+    after going back and there by the transform, |t(t⁻¹(x)) − x|, (batch, 1, *shape) in voxels.
     """
 
     residual: Tensor | None = None
@@ -48,6 +49,10 @@ class Transform(nn.Module):
     def displace(self, points: Tensor) -> Tensor:
         """What is added to points (batch, count, dims); a batch of one goes with any."""
         raise NotImplementedError
+
+    def displacer(self) -> Callable[[Tensor], Tensor]:
+        """`displace` for many calls: what does not depend on the points is solved or integrated here, once."""
+        return self.displace
 
     def forward(self, points: Tensor) -> Tensor:
         """Points (count, dims) or (batch, count, dims) in voxels of the grid → (batch, count, dims), likewise."""
@@ -66,8 +71,15 @@ class Transform(nn.Module):
         return self._field_on(grid)
 
     def inverse(self, tolerance: float = 1e-3) -> Transform:
-        """The transform that takes points back: by fixed point to `tolerance` voxels, as far as one exists."""
-        displacement, residual = invert(self.field(), tolerance=tolerance)
+        """The transform that takes points back: to `tolerance` at the voxels, as far as one exists.
+
+        Between the voxels it is interpolated.
+        """
+        displace, some = self.displacer(), self._voxels(self.grid).split(POINTS_AT_ONCE, dim=1)
+        searched = zip(*[search_inverse(displace, points, tolerance) for points in some], strict=True)
+        displacement, residual = (
+            torch.cat(parts, dim=1).transpose(1, 2).unflatten(2, self.grid.shape) for parts in searched
+        )
         inverse = DisplacementField(displacement, self.grid)
         inverse.residual = residual
         return inverse
@@ -81,10 +93,13 @@ class Transform(nn.Module):
 
     def _field_on(self, grid: Grid) -> Tensor:
         matrix = voxels_between(grid, self.grid)
-        like = next(chain(self.parameters(), self.buffers()))
-        points = map_points(matrix, grid.coordinates(precise(like).dtype, like.device))[None]
-        added = torch.cat([self.displace(some) for some in points.split(POINTS_AT_ONCE, dim=1)], dim=1)
+        points, displace = map_points(matrix, self._voxels(grid)), self.displacer()
+        added = torch.cat([displace(some) for some in points.split(POINTS_AT_ONCE, dim=1)], dim=1)
         return map_vectors(np.linalg.inv(matrix), added).transpose(1, 2).unflatten(2, grid.shape)
+
+    def _voxels(self, grid: Grid) -> Tensor:
+        like = next(chain(self.parameters(), self.buffers()))
+        return grid.coordinates(precise(like).dtype, like.device)[None]
 
     def _batch(self, points: Tensor) -> Tensor:
         check_points("points", points, self.grid.dims)
@@ -206,8 +221,11 @@ class ThinPlateSpline(Transform):
         self._hold("displacement", displacement)
 
     def displace(self, points: Tensor) -> Tensor:
+        return self.displacer()(points)
+
+    def displacer(self) -> Callable[[Tensor], Tensor]:
         coefficients = thin_plate_coefficients(self.landmarks, self.displacement)
-        return (thin_plate_basis(points, self.landmarks) @ coefficients).to(points.dtype)
+        return lambda points: (thin_plate_basis(points, self.landmarks) @ coefficients).to(points.dtype)
 
 
 class DisplacementField(Transform):
@@ -238,7 +256,11 @@ class Velocity(Transform):
         self._hold("velocity", velocity)
 
     def displace(self, points: Tensor) -> Tensor:
-        return _field_at(integrate_velocity(self.velocity), points)
+        return self.displacer()(points)
+
+    def displacer(self) -> Callable[[Tensor], Tensor]:
+        displacement = integrate_velocity(self.velocity)
+        return lambda points: _field_at(displacement, points)
 
     def inverse(self, tolerance: float = 1e-3) -> Velocity:
         """Time runs backwards: exact but for the interpolation."""
@@ -269,11 +291,18 @@ class Composition(Transform):
         return [part for part in self._parts if isinstance(part, Transform)]
 
     def displace(self, points: Tensor) -> Tensor:
-        added = torch.zeros_like(points)
-        for part in self.parts:
-            matrix = voxels_between(self.grid, part.grid)
-            added = added + map_vectors(np.linalg.inv(matrix), part.displace(map_points(matrix, points + added)))
-        return added
+        return self.displacer()(points)
+
+    def displacer(self) -> Callable[[Tensor], Tensor]:
+        parts = [(voxels_between(self.grid, part.grid), part.displacer()) for part in self.parts]
+
+        def displace(points: Tensor) -> Tensor:
+            added = torch.zeros_like(points)
+            for matrix, displace_part in parts:
+                added = added + map_vectors(np.linalg.inv(matrix), displace_part(map_points(matrix, points + added)))
+            return added
+
+        return displace
 
     def inverse(self, tolerance: float = 1e-3) -> Composition:
         """The inverses in reverse order; each part that had to be searched carries its own residual."""

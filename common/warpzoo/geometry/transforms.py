@@ -283,6 +283,8 @@ class Composition(Transform):
         if not parts:
             raise ValueError("parts is empty; a composition wants a transform or more.")
         super().__init__(parts[0].grid if grid is None else grid)
+        for part in parts:
+            voxels_between(self.grid, part.grid)  # refuses 2-D with 3-D
         self._parts = nn.ModuleList(parts)
 
     @property

@@ -397,6 +397,7 @@ def test_what_is_refused():
         ("one displacement for each", lambda: ThinPlateSpline(torch.rand(1, 5, 2), torch.zeros(1, 4, 2), grid)),
         ("landmarks is", lambda: ThinPlateSpline(torch.rand(1, 5, 3), torch.zeros(1, 5, 2), grid)),
         ("parts is empty", lambda: Composition()),
+        ("the same number of axes", lambda: Composition(identity, Affine(torch.eye(3, 4)[None], Grid((8, 8, 8))))),
         ("points is", lambda: identity(torch.zeros(4, 3))),
         ("points has 1 values that are NaN", lambda: identity(torch.tensor([[0.0, torch.nan]]))),
         ("moving has shape", lambda: resample(torch.rand(1, 1, 8, 9), grid, identity, grid)),

@@ -22,10 +22,9 @@ from warpzoo.checks import check_image, check_mask, check_same_shape, runs_eager
 # interpolating a constant background leaves about one.
 FLAT_ROUND_OFFS = 8.0
 
-# A window is also flat when its standard deviation is below this fraction of the image's range (without the lowest and
-# highest hundredth): the far tail of a blur is nothing to align, and its gradient would drown the rest.
+# A window is also flat when its standard deviation is below this fraction of the image's range: the far tail of a blur
+# is nothing to align, and its gradient would drown the rest.
 FLAT_OF_RANGE = 1e-6
-PERCENTILE_VOXELS = 2**14
 
 # Voxels that windows are summed over at a time: enough to keep the cores busy, few enough to stay in their caches.
 CHUNK_VOXELS = {"cpu": 2**18}
@@ -119,9 +118,8 @@ def local_normalised_cross_correlation(
 
     Windows are `window` voxels a side and lie wholly in the image, at every position and in every channel. One that is
     flat in both images does not count, flat in one it counts as 0; nothing but flat windows gives 0 with a zero
-    gradient. Flat is a standard deviation below a millionth of the image's range between its percentiles 1 and 99, or
-    one that is only round-off of the values in the window and the image's median. With a mask a window counts
-    if its centre (index window // 2 along each axis) does.
+    gradient. Flat is a standard deviation below a millionth of the image's range, or that is only round-off. With a
+    mask a window counts if its centre (index window // 2 along each axis) does.
     """
     dims = _check_pair(fixed, warped, mask)
     _check_window(window)
@@ -135,7 +133,7 @@ def local_normalised_cross_correlation(
         centres = (mask > 0)[(..., *(slice(half, half + size - window + 1) for size in mask.shape[2:]))]
         if not bool(centres.flatten(1).any(dim=1).all()):
             raise ValueError(
-                f"mask has no voxel above 0 at the centre of a window of {window} voxels a side in the image, "
+                f"mask has no voxel above 0 at the centre of a window of {window} voxels a side that lies in the image, "
                 f"for at least one item of the batch; it wants one, or a smaller window."
             )
     return _with_gradient(_windows, fixed, warped, mask, window)
@@ -219,24 +217,11 @@ def _window_sums(rows: Tensor, window: int, strides: list[int], moments: bool = 
 
 
 def _standard_scale(image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Median, 1 / range and, in units of the range, the standard deviation below which texture is flat; per image.
-
-    That is a fraction of the range between the percentiles 1 and 99, so that a hot voxel does not set it; where these
-    are equal, of the whole range. Percentiles are those of voxels scattered over the image (multiples of the golden
-    ratio, modulo 1), of all of them where there are few.
-    """
-    rows = image.flatten(1)
-    scale = rows.amax(dim=1) - rows.amin(dim=1)
-    scale = torch.where(scale > 0, scale, 1.0).reciprocal()
-    count = rows.shape[1]
-    if count > PERCENTILE_VOXELS:
-        order = torch.arange(PERCENTILE_VOXELS, device=image.device)
-        rows = rows[:, (order * 2654435769 % 2**32 * count) >> 32]
-        count = PERCENTILE_VOXELS
-    rows = rows.sort(dim=1).values
-    trimmed = -(-count // 100)
-    spread = (rows[:, -1 - trimmed] - rows[:, trimmed]) * scale
-    return rows[:, count // 2], scale, FLAT_OF_RANGE * torch.where(spread > 0, spread, 1.0)
+    """Mean, 1 / range and, in units of the range, the standard deviation up to which a window is flat; per image."""
+    high, low = image.amax(dim=(1, 2)), image.amin(dim=(1, 2))
+    scale = torch.where(high > low, high - low, 1.0).reciprocal()
+    round_off = FLAT_ROUND_OFFS * torch.finfo(image.dtype).eps * torch.maximum(low.abs(), high.abs()) * scale
+    return image.mean(dim=(1, 2)), scale, round_off.clamp(min=FLAT_OF_RANGE)
 
 
 def _windows(
@@ -256,12 +241,7 @@ def _windows(
     lead, count = beyond * sum(strides), window ** len(strides)
 
     scales = [_standard_scale(image) for image in images]
-    per_image = (-1, *[1] * len(strides))
-    floors = [flat.square().mul(count).view(per_image) for _, _, flat in scales]
-    round_off = FLAT_ROUND_OFFS * torch.finfo(fixed.dtype).eps
-    median_round_offs = [
-        (median * scale).abs().mul(round_off * count**0.5).view(per_image) for median, scale, _ in scales
-    ]
+    floors = [flat.square().mul(count).view(-1, *[1] * len(strides)) for _, _, flat in scales]
     total, counted = fixed.new_zeros(2, batch * channels)
     gradients = [torch.zeros_like(image) if want else None for image, want in zip(images, wanted, strict=True)]
 
@@ -274,17 +254,13 @@ def _windows(
         shape = [*chunks[0].shape[:2], *rest]
         inside = [size - beyond for size in shape[1:]]  # so many whole windows start along each axis
         rows = fixed.new_zeros(5, math.prod(shape))
-        for row, chunk, (median, scale, _) in zip(rows, chunks, scales, strict=False):
-            torch.sub(chunk, median[items, None, None], out=row.view(chunk.shape)).mul_(scale[items, None, None])
+        for row, chunk, (mean, scale, _) in zip(rows, chunks, scales, strict=False):
+            torch.sub(chunk, mean[items, None, None], out=row.view(chunk.shape)).mul_(scale[items, None, None])
 
         sums = _window_sums(rows, window, strides, moments=True)
         sums = sums.as_strided((5, shape[0], *inside), (sums.stride(0), shape[1] * area, *strides))
         square_f, square_w, covariance = sums[2:]
-        flat_f, flat_w = (
-            square
-            <= total_of_rows.abs().mul_(round_off / count**0.5).add_(own[items]).square_().clamp_(min=floor[items])
-            for square, total_of_rows, own, floor in zip(sums[2:4], sums[:2], median_round_offs, floors, strict=True)
-        )
+        flat_f, flat_w = square_f <= floors[0][items], square_w <= floors[1][items]
         counts = ~(flat_f & flat_w)
         if every is not None:
             centres = every[items, slab][(slice(None), *(slice(half, half + size) for size in inside))]

@@ -56,10 +56,10 @@ def brute_force_lncc(fixed: Tensor, warped: Tensor, window: int, mask: Tensor | 
         view = np.lib.stride_tricks.sliding_window_view(image.double().numpy(), (window,) * dims, axis=axes)
         windows.append(view - view.mean(axis=inner, keepdims=True))
     spread = [np.sqrt((w**2).mean(axis=inner)) for w in windows]
-    flat = []
-    for image, s in zip((fixed, warped), spread, strict=True):
-        low, high = np.quantile(image.double().numpy(), [0.01, 0.99], axis=axes, keepdims=True)
-        flat.append(s <= 1e-6 * np.where(high > low, high - low, np.ptp(image.double().numpy(), axes, keepdims=True)))
+    flat = [
+        s <= 1e-6 * np.ptp(image.double().numpy(), axis=axes, keepdims=True)
+        for s, image in zip(spread, (fixed, warped), strict=True)
+    ]
     covariance = (windows[0] * windows[1]).mean(axis=inner)
     with np.errstate(all="ignore"):
         squared = np.where(flat[0] | flat[1], 0.0, (covariance / spread[0] / spread[1]) ** 2)
@@ -186,25 +186,6 @@ def test_windows_below_a_millionth_of_the_range_are_flat(texture: float) -> None
     expected = brute_force_lncc(fixed, warped, 5).item()
     assert (expected > 0.9) == (texture < 1e-6)
     assert local_normalised_cross_correlation(fixed, warped, 5).item() == pytest.approx(expected, abs=1e-6)
-
-
-@pytest.mark.parametrize("shape", [(40, 36), (20, 22, 24), (150, 140)])
-@pytest.mark.parametrize("which", ["fixed", "warped", "both"])
-@pytest.mark.parametrize("hot", [1e7, -1e7])
-def test_a_hot_voxel_spoils_only_its_own_windows(shape: tuple[int, ...], which: str, hot: float) -> None:
-    fixed, warped = ((image - image.amin()) / (image.amax() - image.amin()) for image in pair(shape, batch=1))
-    fixed, warped = fixed.float(), warped.float()
-    clean = local_normalised_cross_correlation(fixed, warped, 5).item()
-    for name, image in (("fixed", fixed), ("warped", warped)):
-        if which in (name, "both"):
-            image[(0, 0, *[7] * len(shape))] = hot
-    warped.requires_grad_()
-    value = local_normalised_cross_correlation(fixed, warped, 5)
-    assert value.item() == pytest.approx(brute_force_lncc(fixed, warped.detach(), 5).item(), abs=1e-4)
-    assert value.item() == pytest.approx(clean, abs=0.03)
-    value.backward()
-    assert bool(warped.grad.isfinite().all())
-    assert (warped.grad != 0).float().mean() > 0.9
 
 
 def test_ncc_keeps_its_digits_under_a_large_offset() -> None:

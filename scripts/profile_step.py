@@ -14,20 +14,27 @@ from pathlib import Path
 
 import torch
 from monai.bundle import ConfigParser
+from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile
 
 from warpzoo.record import machine
 
 ROOT = Path(__file__).resolve().parents[1]
-LAYERS = ("conv", "batch_norm", "elu", "pool", "addmm", "Addmm")
-SAMPLING = ("grid_sampler",)
+LAYERS = ("conv", "batch_norm", "batchnorm", "elu", "pool", "addmm")
+SAMPLING = ("grid_sampler", "gridsampler")
 
 
-def share_of(name: str) -> str:
-    """Which of the three a profiled operation belongs to."""
-    if any(part in name for part in SAMPLING):
-        return "grid_sample"
-    return "layers" if any(part in name for part in LAYERS) else "rest"
+def share_of(event: FunctionEvent) -> str:
+    """Which of the three an operation's own time belongs to: that of the layer or `grid_sample` it was called by."""
+    called_by: FunctionEvent | None = event
+    while called_by is not None:
+        name = called_by.name.lower()
+        if any(part in name for part in SAMPLING):
+            return "grid_sample"
+        if any(part in name for part in LAYERS):
+            return "layers"
+        called_by = called_by.cpu_parent
+    return "rest"
 
 
 def main() -> None:
@@ -63,11 +70,12 @@ def main() -> None:
         for image in images:
             step(image)
     spent: dict[str, float] = defaultdict(float)
-    rest = []
-    for event in profiled.key_averages():
-        spent[share_of(event.key)] += event.self_cpu_time_total
-        if share_of(event.key) == "rest":
-            rest.append((event.self_cpu_time_total, event.key))
+    rest: dict[str, float] = defaultdict(float)
+    for event in profiled.events():
+        share = share_of(event)
+        spent[share] += event.self_cpu_time_total
+        if share == "rest":
+            rest[event.name] += event.self_cpu_time_total
     total = sum(spent.values())
     size = " x ".join(map(str, chosen.size))
     names = " ".join([chosen.bundle, *chosen.variant])
@@ -76,8 +84,8 @@ def main() -> None:
     for name in ("layers", "grid_sample", "rest"):
         print(f"  {100 * spent[name] / total:5.1f} %  {name}")
     print("the largest of the rest:")
-    for seconds, name in sorted(rest, reverse=True)[:8]:
-        print(f"  {100 * seconds / total:5.1f} %  {name}")
+    for name in sorted(rest, key=rest.__getitem__, reverse=True)[:8]:
+        print(f"  {100 * rest[name] / total:5.1f} %  {name}")
 
 
 if __name__ == "__main__":

@@ -65,12 +65,17 @@ class Checkpoint:
         self.resume = resume
 
     def attach(self, engine: Engine) -> None:
-        if self.resume:
-            engine.add_event_handler(Events.STARTED, self.load)
+        engine.add_event_handler(Events.STARTED, self.load if self.resume else self.refuse_to_overwrite)
         objects = {**self.objects, "trainer": engine}
         disk = DiskSaver(str(self.path.parent), create_dir=True, require_empty=False)
         saver = ignite.handlers.Checkpoint(objects, disk, filename_pattern=self.path.name, n_saved=None)
         engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval) | Events.COMPLETED, saver)
+
+    def refuse_to_overwrite(self, _: Engine) -> None:
+        if self.path.exists() and idist.get_rank() == 0:
+            raise ValueError(
+                f"{self.path} is there from an earlier run: go on with it (resume), or choose another output_dir."
+            )
 
     def load(self, engine: Engine) -> None:
         if not self.path.is_file():

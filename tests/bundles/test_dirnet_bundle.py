@@ -203,7 +203,7 @@ def test_validation_without_labels(workflow, tmp_path):
     assert set(summary) == {"ncc_before", "ncc", "folding", "folding_corners"}
     assert curve(tmp_path)[-1]["key_metric"] == pytest.approx(summary["ncc"]["mean"], abs=1e-5)
     with fails("the metric 'dice' is not there; .*Are there labels"):
-        workflow("train", **{"records#labels": []}).run()
+        workflow("train", output_dir=str(tmp_path / "labelled"), **{"records#labels": []}).run()
 
 
 # Evaluation

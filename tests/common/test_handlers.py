@@ -220,3 +220,12 @@ def test_json_is_written_whole_or_not_at_all(tmp_path):
         write_json(path, circle)
     assert json.loads(path.read_text())["value"] == 1
     assert [child.name for child in path.parent.iterdir()] == ["run.json"]
+
+
+def test_an_earlier_run_is_not_overwritten(tmp_path):
+    first = network(3)
+    run([Checkpoint(tmp_path / "last.pt", {"network": first})])
+    before = (tmp_path / "last.pt").read_bytes()
+    with pytest.raises(ValueError, match=r"last\.pt is there from an earlier run: go on with it \(resume\), or choose"):
+        run([Checkpoint(tmp_path / "last.pt", {"network": network(3)})])
+    assert (tmp_path / "last.pt").read_bytes() == before

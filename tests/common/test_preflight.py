@@ -82,7 +82,7 @@ def test_no_overlap_and_little_overlap(shape):
     fixed = file(picture(shape))
     away = file(picture(shape), origin=[500.0] + [0.0] * (len(shape) - 1))
     partly = file(picture(shape), origin=[0.7 * shape[0]] + [0.0] * (len(shape) - 1))
-    only(preflight(fixed, away), "error", "do not overlap", "500 mm", "affine")
+    only(preflight(fixed, away), "error", "do not overlap", "500 mm", "Align them roughly first")
     only(preflight(fixed, partly), "warning", "overlap little", "%")
     # an affine that starts from centres finds any placement, and so may one that came before
     assert preflight(fixed, away, {"displacement": float("inf")}) == []
@@ -107,7 +107,7 @@ def test_a_large_displacement(shape):
     corner = [0.35] + [0.5] * (len(shape) - 1)
     other = [0.65] + [0.5] * (len(shape) - 1)
     fixed, moving = file(picture(shape, corner, 0.2), 2.0), file(picture(shape, other, 0.2), 2.0)
-    only(preflight(fixed, moving), "warning", "centres lie", "mm apart", "affine")
+    only(preflight(fixed, moving), "warning", "centres lie", "mm apart", "Align them roughly first")
     assert preflight(fixed, moving, {"displacement": 100}) == []
     only(preflight(fixed, moving, {"displacement": 5}), "warning", "about 5 mm")
 

@@ -92,8 +92,8 @@ def images_in_archive(
     """Arrays (count, *spatial) of an .npz.
 
     `images` names them (one alone needs no name) and `labels` their label maps, in the same order; `group` and
-    `subject` name the arrays (count,) whose values tell groups and subjects apart. `where` keeps the entries whose array
-    has one of the values.
+    `subject` name the arrays (count,) whose values tell groups and subjects apart. `where` keeps the entries whose
+    array has one of the values.
     """
     with np.load(path) as archive:
         if not images and len(archive.files) > 1:

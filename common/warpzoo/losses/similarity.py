@@ -130,10 +130,12 @@ def local_normalised_cross_correlation(
         )
     if mask is not None and runs_eagerly():
         half = window // 2
-        centres = (mask > 0)[(..., *(slice(half, half + size - window + 1) for size in mask.shape[2:]))]
+        centres = mask > 0
+        for axis in range(2, mask.dim()):
+            centres = centres.narrow(axis, half, mask.shape[axis] - window + 1)
         if not bool(centres.flatten(1).any(dim=1).all()):
             raise ValueError(
-                f"mask has no voxel above 0 at the centre of a window of {window} voxels a side that lies in the image, "
+                f"mask has no voxel above 0 at the centre of a window of {window} voxels a side in the image, "
                 f"for at least one item of the batch; it wants one, or a smaller window."
             )
     return _with_gradient(_windows, fixed, warped, mask, window)

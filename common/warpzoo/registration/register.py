@@ -95,7 +95,7 @@ def register(
     last = {"refine": refine, "report": report, "postprocessing#method": name}
     if weights is not None:
         last["weights"] = str(Path(weights).expanduser().absolute())
-    stages = [workflow_of(one, folder, **options, **{"postprocessing#save": False}) for one in chain[:-1]]
+    stages = [workflow_of(one, folder, None, **options, **{"postprocessing#save": False}) for one in chain[:-1]]
     stages.append(workflow_of(chain[-1], folder, variant, **options, **last))
     if pairs is None:
         run_chain(stages, folder, listed[0])

@@ -64,7 +64,7 @@ def two_images(size: int) -> Inputs:
 
 
 def two_images_in_bins(size: int) -> Inputs:
-    """The same, the fixed image off the edges of its histogram's bins, where round-off moves a voxel to the next bin."""
+    """The same, the fixed image off the edges of its histogram's bins, where round-off moves a voxel to the next."""
     fixed, warped, gradient = two_images(size)
     position = (fixed - fixed.min()) * ((BINS - 4) / (fixed.max() - fixed.min()))
     inside = (position > 0) & (position < position.max())

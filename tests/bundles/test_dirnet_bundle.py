@@ -393,7 +393,6 @@ def test_3d(workflow, tmp_path):
 def test_two_processes_train_one_network(dirnet, hearts, tmp_path):
     options = {
         "dataset_dir": hearts.parent,
-        "output_dir": tmp_path,
         "validation_subjects": "['s1']",
         "test_subjects": "['s2']",
         "epochs": 2,
@@ -408,29 +407,33 @@ def test_two_processes_train_one_network(dirnet, hearts, tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     command = [*torchrun, "-m", "monai.bundle", "run", "--config_file", str(configs), "--bundle_root", str(dirnet)]
     command += [part for name, value in options.items() for part in (f"--{name}", str(value))]
-    done = subprocess.run(
-        command,
-        cwd=tmp_path,
-        env={
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "CUDA_VISIBLE_DEVICES": "",
-            "PYTHONPATH": str(Path(warpzoo.__file__).parents[1]),
-        },
-        capture_output=True,
-        text=True,
-        timeout=900,
-        check=False,
-    )
+    for attempt in range(2):
+        folder = tmp_path / str(attempt)
+        done = subprocess.run(
+            [*command, "--output_dir", str(folder)],
+            cwd=tmp_path,
+            env={
+                **os.environ,
+                "OMP_NUM_THREADS": "1",
+                "CUDA_VISIBLE_DEVICES": "",
+                "PYTHONPATH": str(Path(warpzoo.__file__).parents[1]),
+            },
+            capture_output=True,
+            text=True,
+            timeout=900,
+            check=False,
+        )
+        if "terminate called without an active exception" not in done.stderr:
+            break  # torch's gloo now and then aborts a process that has ended its work: that is not ours to fail for
     assert done.returncode == 0, done.stderr[-3000:]
-    record = json.loads((tmp_path / "run.json").read_text())
+    record = json.loads((folder / "run.json").read_text())
     assert record["machine"]["processes"] == 2
     assert [row["epoch"] for row in record["epochs"]] == [1, 2]
-    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    metrics = json.loads((folder / "metrics.json").read_text())
     assert len({pair["id"] for pair in metrics["each"]}) == metrics["pairs"] == 4
     assert metrics["summary"]["dice"]["mean"] == pytest.approx(record["epochs"][-1]["key_metric"], abs=1e-5)
 
-    default_network(dirnet).load_state_dict(weights(tmp_path / "model.pt"))
+    default_network(dirnet).load_state_dict(weights(folder / "model.pt"))
 
 
 def test_backend_is_that_of_the_machine(dirnet, monkeypatch):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,18 +21,21 @@ class PairMetricsd(MapTransform):
 
     Always `ncc_before` and `ncc` (global, −1 to 1), `folding` (share of voxels with a determinant ≤ 0, central
     differences) and `folding_corners` (share of cells, one-sided differences). With label maps also `dice_before` and
-    `dice`, means over `labels` (by default all that are there). With `surfaces` also the 95th-percentile and the mean
-    symmetric surface distance, `hd95` and `msd`, in the unit of `spacing`, before and after.
+    `dice`, means over `labels` (by default all that are there), and `dice_<name>_before` and `dice_<name>` for each of
+    `structures`, which are labels taken together, such as {"whole": [1, 2]}. With `surfaces` also the 95th-percentile
+    and the mean symmetric surface distance, `hd95` and `msd`, in the unit of `spacing`, before and after.
     """
 
     def __init__(
         self,
         keys: KeysCollection = "pred",
         labels: Sequence[int] | None = None,
+        structures: Mapping[str, Sequence[int]] | None = None,
         surfaces: bool = False,
         spacing: float | Sequence[float] = 1.0,
     ) -> None:
         super().__init__(keys)
+        self.structures = dict(structures or {})
         self.labels = labels
         self.surfaces = surfaces
         self.spacing = spacing
@@ -64,6 +67,9 @@ class PairMetricsd(MapTransform):
 
     def _compare(self, labels: Tensor, reference: Tensor, suffix: str) -> dict[str, float]:
         numbers = {f"dice{suffix}": float(dice(labels, reference, self.labels).nanmean())}
+        for name, members in self.structures.items():
+            here, there = (torch.isin(image, torch.tensor(members)).long() for image in (labels, reference))
+            numbers[f"dice_{name}{suffix}"] = float(dice(here, there, [1]))
         if self.surfaces:
             distances = surface_distances(labels, reference, self.labels, self.spacing)
             numbers[f"hd95{suffix}"] = float(distances.hausdorff95.nanmean())

@@ -6,8 +6,14 @@ SupervisedTrainer drives it, DistributedDataParallel wraps it, checkpoints store
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor, nn
+
+from warpzoo.geometry.sampling import warp
+from warpzoo.losses import MultiResolutionLoss
+from warpzoo.networks import padded, pooled
 
 
 class RegistrationObjective(nn.Module):
@@ -57,6 +63,43 @@ class RegistrationObjective(nn.Module):
             terms["loss"] = similarity + self.weight * regularity
             terms["regularity"] = regularity.detach()
         return terms
+
+
+class Levelled(Protocol):
+    """A network that predicts a displacement at several resolutions; the coarsest voxels are `coarsest` wide."""
+
+    coarsest: int
+
+    def levels(self, image: Tensor) -> list[Tensor]: ...
+
+
+class MultiResolutionObjective(nn.Module):
+    """`loss` of a network whose `levels(image)` are displacements at several resolutions, finest first.
+
+    They are on the image padded to a multiple of `network.coarsest`. Each level is compared with the images pooled to
+    it. There may be more levels than the loss has weights for: the coarsest are then not compared.
+
+    Args:
+        network: takes moving and fixed as two channels.
+        loss: a `MultiResolutionLoss`.
+        augmentation: applied to the batch in training.
+    """
+
+    def __init__(self, network: Levelled, loss: MultiResolutionLoss, augmentation: nn.Module | None = None) -> None:
+        super().__init__()
+        self.network: Levelled = network
+        self.loss = loss
+        self.augmentation = augmentation
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """(batch, 2, *spatial) → {"loss"}, a scalar."""
+        if self.augmentation is not None:
+            image = self.augmentation(image)
+        levels: list[tuple[Tensor, Tensor, Tensor]] = []
+        for displacement in self.network.levels(image)[: len(self.loss.weights)]:
+            image = pooled(image) if levels else padded(image, self.network.coarsest)
+            levels.append((image[:, 1:], warp(image[:, :1], displacement), displacement))
+        return {"loss": self.loss(levels)}
 
 
 def total_loss(terms: dict[str, Tensor], _: Tensor | None = None) -> Tensor:

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from warpzoo.geometry.bspline import BSplineField
-from warpzoo.geometry.sampling import warp
 from warpzoo.geometry.thin_plate_spline import ThinPlateField
 from warpzoo.intensity import Standardise
+from warpzoo.networks import carried, channels_last, check_pair, padded
 
 CONVOLUTIONS = {2: nn.Conv2d, 3: nn.Conv3d}
 NORMALISATIONS = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
@@ -109,26 +108,11 @@ class DIRNet(nn.Module):
         """(batch, 2, *spatial) → (batch, 1 + dims, *spatial)."""
         if not torch.jit.is_scripting():
             self._check(image)
-        padded = self.standardise(image)
-        padding: list[int] = []
-        for size in image.shape[2:]:
-            padding = [0, -size % self.spacing] + padding
-        padded = F.pad(padded, padding, mode="replicate")
-        if padded.dim() == 4:  # convolutions and pooling run 1.5 times faster in this layout, forward and backward
-            padded = padded.contiguous(memory_format=torch.channels_last)
-        else:
-            padded = padded.contiguous(memory_format=torch.channels_last_3d)
-        displacement = self.transformer(self.regressor(padded), image)
-        moving = image[:, :1]
-        return torch.cat([warp(moving, displacement), displacement.to(moving.dtype)], dim=1)
+        features = channels_last(padded(self.standardise(image), self.spacing))
+        return carried(image, self.transformer(self.regressor(features), image))
 
     def _check(self, image: Tensor) -> None:
-        dims = len(self.transformer.spacing)
-        if image.dim() != dims + 2 or image.shape[1] != 2:
-            raise ValueError(
-                f"image has shape {tuple(image.shape)}; this {dims}-D network wants (batch, 2, *spatial): moving and "
-                f"fixed, one channel each, with {dims} spatial axes."
-            )
+        check_pair(image, len(self.transformer.spacing))
         if self.image_size is not None and list(image.shape[2:]) != list(self.image_size):
             raise ValueError(
                 f"image has size {tuple(image.shape[2:])}; this network sees whole images of {tuple(self.image_size)}."

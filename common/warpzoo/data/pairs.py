@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.transforms import LoadImage
+from monai.utils import convert_to_tensor
 from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 
@@ -28,6 +29,7 @@ class PairDataset(Dataset):
         pairing: "all" (every image with every other), "same_group" (with every other of its group) or "to_fixed" (every
             other image onto the one whose id is `fixed`).
         transform: applied to each image's {"image"[, "label"]}, (1, *spatial), before the two are put together.
+        cache: whether to keep in memory each image that was read, transformed.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class PairDataset(Dataset):
         pairing: str = "same_group",
         fixed: str | None = None,
         transform: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+        cache: bool = False,
     ) -> None:
         if pairing not in PAIRINGS:
             raise ValueError(f"pairing is {pairing!r}; it wants one of {PAIRINGS}.")
@@ -43,6 +46,7 @@ class PairDataset(Dataset):
             raise ValueError("data is empty; it wants at least two images.")
         self.data = list(data)
         self.transform = transform
+        self.cached: dict[int, dict[str, Any]] | None = {} if cache else None
         groups: dict[str, list[int]] = defaultdict(list)
         for index, record in enumerate(self.data):
             groups[record["group"] if pairing == "same_group" else ""].append(index)
@@ -72,7 +76,7 @@ class PairDataset(Dataset):
         return int(group[first]), int(group[second + (second >= first)])
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        fixed, moving = (self._read(member) for member in self.members(index))
+        fixed, moving = (self._member(member) for member in self.members(index))
         if moving["image"].shape != fixed["image"].shape:
             raise ValueError(
                 f"moving {moving['id']} has size {tuple(moving['image'].shape[1:])} and fixed {fixed['id']} "
@@ -84,6 +88,13 @@ class PairDataset(Dataset):
                 pair[name] = image["label"]
         return pair
 
+    def _member(self, index: int) -> dict[str, Any]:
+        if self.cached is None:
+            return self._read(index)
+        if index not in self.cached:
+            self.cached[index] = self._read(index)
+        return self.cached[index]
+
     def _read(self, member: int) -> dict[str, Any]:
         record = self.data[member]
         name = record["id"]
@@ -91,7 +102,7 @@ class PairDataset(Dataset):
         if not bool(image["image"].isfinite().all()):
             raise ValueError(f"{name} has NaN or infinite values; an image wants numbers only.")
         if self.transform is not None:
-            image = {key: torch.as_tensor(array) for key, array in self.transform(image).items()}
+            image = {key: convert_to_tensor(array) for key, array in self.transform(image).items()}
         if image["image"].shape[0] != 1:
             raise ValueError(f"{name} has {image['image'].shape[0]} channels; one is wanted.")
         if bool(image["image"].min() == image["image"].max()):

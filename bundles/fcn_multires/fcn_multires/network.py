@@ -1,0 +1,226 @@
+"""Registration by fully convolutional networks at several resolutions that are trained together.
+
+Convention: the input is moving and fixed concatenated as channels, the output is [warped | displacement] concatenated
+as channels, the displacement in voxels. `levels` gives the displacement of each resolution, finest first, each in
+voxels of its own level, on the image padded to whole voxels of the coarsest.
+"""
+
+from __future__ import annotations
+
+import torch
+from monai.networks.layers.factories import Conv, Norm, Pool
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from warpzoo.geometry.sampling import warp
+from warpzoo.geometry.velocity import VelocityField
+from warpzoo.intensity import Standardise
+from warpzoo.networks import carried, channels_last, check_pair, one_level_finer, padded
+
+VARIANTS = ("multi_resolution", "coarse", "no_pooling")
+SQUARINGS = 5
+
+
+class MultiResolutionFCN(nn.Module):
+    """The network of Li and Fan (2017) with the variants that it is compared with.
+
+    Args:
+        spatial_dims: 2 or 3.
+        channels: kernels of the convolutions, from the finest level to the coarsest; as many levels as numbers.
+        variant: "multi_resolution" (deconvolutions back to the image's size, a displacement at every level), "coarse"
+            (the coarsest level's displacement, interpolated) or "no_pooling" (all convolutions at the image's size).
+        velocity: whether each level predicts a velocity, whose flow is the displacement.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int = 3,
+        channels: list[int] | tuple[int, ...] = (32, 64, 128),
+        variant: str = "multi_resolution",
+        velocity: bool = False,
+    ) -> None:
+        super().__init__()
+        if variant not in VARIANTS:
+            raise ValueError(f"variant is {variant!r}; it wants one of {VARIANTS}.")
+        self.spatial_dims = _checked_dims(spatial_dims)
+        self.variant = variant
+        self.velocity = velocity
+        self.flow = VelocityField(SQUARINGS)
+        self.coarsest = 1 if variant == "no_pooling" else 2 ** (len(channels) - 1)
+        self.standardise = Standardise()
+        self.encoder = nn.ModuleList()
+        self.decoder = nn.ModuleList()
+        self.regressors = nn.ModuleList()
+        width = 2
+        for level, kernels in enumerate(channels):
+            layers = _convolution(spatial_dims, width, kernels)
+            if level and variant != "no_pooling":
+                layers.insert(0, Pool[Pool.MAX, spatial_dims](3, stride=2, padding=1))
+            self.encoder.append(nn.Sequential(*layers))
+            width = kernels
+        self.coarsest_regressor = _still(spatial_dims, width)
+        if variant == "multi_resolution":
+            for level in range(len(channels) - 2, -1, -1):
+                layers = _deconvolution(spatial_dims, width, channels[level])
+                width = channels[level]
+                if level:
+                    layers += _convolution(spatial_dims, width, width)
+                self.decoder.append(nn.Sequential(*layers))
+                self.regressors.append(_still(spatial_dims, width))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(batch, 2, *spatial) → (batch, 1 + dims, *spatial)."""
+        return carried(image, self.levels(image)[0])
+
+    def levels(self, image: Tensor) -> list[Tensor]:
+        """The displacement at every resolution, finest first."""
+        if not torch.jit.is_scripting():
+            check_pair(image, self.spatial_dims)
+        features = channels_last(padded(self.standardise(image), self.coarsest))
+        for stage in self.encoder:
+            features = stage(features)
+        fields = [self._displacement(self.coarsest_regressor(features))]
+        for stage, regressor in zip(self.decoder, self.regressors):  # noqa: B905 (not in TorchScript)
+            features = stage(features)
+            fields.append(self._displacement(regressor(features)))
+        if self.variant == "coarse":
+            size = 1
+            while size < self.coarsest:
+                fields = [one_level_finer(fields[0])]
+                size *= 2
+        return fields[::-1]
+
+    def _displacement(self, field: Tensor) -> Tensor:
+        return self.flow(field) if self.velocity else field
+
+
+class WarpingPyramid(nn.Module):
+    """The same idea from coarse to fine: each level sees what the coarser ones have aligned and predicts what is left.
+
+    One encoder looks at both images alike. At every level the moving image's features, carried by the displacement so
+    far, and the fixed image's go through a small estimator. The finest level has voxels of twice the image's.
+
+    With `velocity` both directions are estimated at once and the flow of v carries moving onto fixed, that of −v fixed
+    onto moving: exchanging the images gives exactly the inverse.
+
+    Args:
+        spatial_dims: 2 or 3.
+        channels: the encoder's kernels at half the image's resolution and at each coarser level.
+        estimators: those of each level's estimator.
+        velocity: whether to predict a velocity, whose flow is the displacement, or the displacement itself.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int = 3,
+        channels: list[int] | tuple[int, ...] = (16, 32, 64),
+        estimators: list[int] | tuple[int, ...] = (16, 48, 64),
+        velocity: bool = True,
+    ) -> None:
+        super().__init__()
+        if len(channels) != len(estimators):
+            raise ValueError(f"channels is {channels} and estimators {estimators}; they want as many levels.")
+        self.spatial_dims = _checked_dims(spatial_dims)
+        self.velocity = velocity
+        self.flow = VelocityField(SQUARINGS)
+        self.coarsest = 2 ** len(channels)
+        self.standardise = Standardise()
+        self.encoder = nn.ModuleList()
+        self.estimators = nn.ModuleList()
+        width = 1
+        for kernels in channels:
+            self.encoder.append(_block(spatial_dims, width, kernels, stride=2))
+            width = kernels
+        coarser = 0
+        for kernels, features in zip(estimators[::-1], channels[::-1], strict=True):
+            self.estimators.append(_Estimator(spatial_dims, features, coarser, kernels))
+            coarser = kernels
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(batch, 2, *spatial) → (batch, 1 + dims, *spatial)."""
+        return carried(image, self.levels(image)[0])
+
+    def levels(self, image: Tensor) -> list[Tensor]:
+        """The displacement at every resolution, finest first."""
+        if not torch.jit.is_scripting():
+            check_pair(image, self.spatial_dims)
+        pair = padded(self.standardise(image), self.coarsest)
+        batch = image.shape[0]
+        features = channels_last(torch.cat([pair[:, 1:], pair[:, :1]]))
+        pyramid: list[Tensor] = []
+        for stage in self.encoder:
+            features = stage(features)
+            pyramid.append(features)
+        fields: list[Tensor] = []
+        field = features.new_zeros([batch, self.spatial_dims] + [1] * self.spatial_dims)
+        known = features
+        for level, estimator in enumerate(self.estimators):
+            features = pyramid[len(pyramid) - 1 - level]
+            other = torch.cat([features[batch:], features[:batch]])  # what each is registered to: moving, fixed
+            here = features if self.velocity else features[:batch]
+            if level > 0:
+                field = one_level_finer(field)
+                other = channels_last(warp(other[: here.shape[0]], self._displacements(field)))
+            known = estimator(here, other[: here.shape[0]], known)
+            left = estimator.regressor(known)
+            if self.velocity:
+                left = 0.5 * (left[:batch] - left[batch:])
+            field = left if level == 0 else field + left
+            fields.append(self._displacements(field)[:batch])
+        fields.append(one_level_finer(fields[-1]))
+        return fields[::-1]
+
+    def _displacements(self, field: Tensor) -> Tensor:
+        """Of moving onto fixed and, with velocities, of fixed onto moving."""
+        return self.flow(torch.cat([field, -field])) if self.velocity else field
+
+
+class _Estimator(nn.Module):
+    """Features of the two images at a level and what the coarser level's estimator knew → what this one knows."""
+
+    def __init__(self, dims: int, features: int, coarser: int, kernels: int) -> None:
+        super().__init__()
+        convolution = Conv[Conv.CONV, dims]
+        self.compare = convolution(2 * features, kernels, 3, padding=1)
+        self.recall = convolution(coarser, kernels, 1) if coarser else None
+        self.body = nn.Sequential(nn.LeakyReLU(0.2), convolution(kernels, kernels, 3, padding=1), nn.LeakyReLU(0.2))
+        self.regressor = _still(dims, kernels)
+
+    def forward(self, here: Tensor, other: Tensor, coarser: Tensor) -> Tensor:
+        seen = self.compare(torch.cat([here, other], dim=1))
+        if self.recall is not None:
+            seen = seen + F.interpolate(self.recall(coarser), scale_factor=2.0, mode="nearest")
+        return self.body(seen)
+
+
+def _checked_dims(dims: int) -> int:
+    if dims not in (2, 3):
+        raise ValueError(f"spatial_dims is {dims!r}; it wants 2 or 3.")
+    return dims
+
+
+def _convolution(dims: int, inputs: int, outputs: int) -> list[nn.Module]:
+    convolution = Conv[Conv.CONV, dims](inputs, outputs, 3, padding=1, bias=False)
+    return [convolution, Norm[Norm.BATCH, dims](outputs), nn.ReLU()]
+
+
+def _deconvolution(dims: int, inputs: int, outputs: int) -> list[nn.Module]:
+    deconvolution = Conv[Conv.CONVTRANS, dims](inputs, outputs, 3, stride=2, padding=1, output_padding=1, bias=False)
+    return [deconvolution, Norm[Norm.BATCH, dims](outputs), nn.ReLU()]
+
+
+def _block(dims: int, inputs: int, outputs: int, stride: int) -> nn.Sequential:
+    return nn.Sequential(
+        Conv[Conv.CONV, dims](inputs, outputs, 3, stride=stride, padding=1),
+        nn.LeakyReLU(0.2),
+        Conv[Conv.CONV, dims](outputs, outputs, 3, padding=1),
+        nn.LeakyReLU(0.2),
+    )
+
+
+def _still(dims: int, inputs: int) -> nn.Module:
+    """A regression layer that predicts no motion until it is trained."""
+    layer = Conv[Conv.CONV, dims](inputs, dims, 3, padding=1)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer

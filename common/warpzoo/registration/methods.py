@@ -1,4 +1,4 @@
-"""The methods there are: every bundle in the folder of bundles says in its metadata what it is for."""
+"""The methods there are: every bundle in the folder of bundles, by its metadata, and those that need no network."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import warpzoo
+from warpzoo.registration.optimisation import METHODS
 
 FOLDER_VARIABLE = "WARPZOO_BUNDLES"
 
@@ -47,25 +48,24 @@ def registration_methods() -> dict[str, Method]:
     return found
 
 
-def find_methods(chain: str) -> list[Method]:
-    """The methods of a chain such as "affine,fcn_multires", in order."""
-    there = registration_methods()
+def find_methods(chain: str) -> list[Method | str]:
+    """The methods of a chain such as "affine,fcn_multires", in order; those without a network by their names."""
+    there: dict[str, Method | str] = {**{name: name for name in METHODS}, **registration_methods()}
     names = [name.strip() for name in chain.split(",")]
     for name in names:
         if name not in there:
             raise ValueError(
-                f"method {name!r} is not there; in {bundles_folder()} there are: {', '.join(there) or 'none'}. "
-                f"Another folder of bundles is named by the environment variable {FOLDER_VARIABLE}."
+                f"method {name!r} is not there; there are: {', '.join(there)}. The bundles among them lie in "
+                f"{bundles_folder()}; another folder is named by the environment variable {FOLDER_VARIABLE}."
             )
     return [there[name] for name in names]
 
 
 def methods() -> None:
     """Lists the methods that are there, with the kind of data and the dimensions they are for."""
-    there = registration_methods()
-    if not there:
-        raise ValueError(f"no bundle in {bundles_folder()}; name another folder with {FOLDER_VARIABLE}.")
-    for method in there.values():
+    for method in registration_methods().values():
         kind, task = method.metadata["data_type"], method.metadata["task"]
         weights = "" if method.weights.exists() else " (no weights yet: train it first)"
-        print(f"{method.name:20}{method.spatial_dims}-D  {kind:6}{task}{weights}")
+        print(f"{method.name:20}{f'{method.spatial_dims}-D':8}{kind:6}{task}{weights}")
+    for name, task in METHODS.items():
+        print(f"{name:20}{'2/3-D':8}{'any':6}no network: {task}")

@@ -14,7 +14,10 @@ from torch.utils.data import Dataset
 from warpzoo.geometry.grid import Grid
 from warpzoo.geometry.transforms import Affine, Transform, resample
 from warpzoo.preflight import Finding, preflight, raise_if
+from warpzoo.registration.descent import Budget
 from warpzoo.registration.listing import carried_name, paths_of
+from warpzoo.registration.optimisation import optimise
+from warpzoo.registration.pyramid import composed
 from warpzoo.space.images import Image, read_image
 from warpzoo.space.points import Landmarks, read_points
 
@@ -46,6 +49,24 @@ class OpenPair:
         self.also = {carried_name(path): read_image(path) for path in paths_of(files, "also")}
         self._check()
         self.lap("read")
+
+    def add(self, found: Transform) -> None:
+        """What a method has found goes before what is known: its fixed points are where the network looked."""
+        self.transform = composed(found, self.transform)
+
+    def optimise(
+        self,
+        method: str,
+        similarity: str | None = None,
+        budget: Budget | None = None,
+        device: torch.device | str = "cpu",
+        levels: int | None = None,
+    ) -> None:
+        """The transform so far made better on these two images, at their full resolution."""
+        fixed, moving = (image.array[None].to(device) for image in (self.fixed, self.moving))
+        self.transform = optimise(
+            method, fixed, self.fixed.grid, moving, self.moving.grid, self.transform, similarity, budget, levels
+        )
 
     def lap(self, stage: str) -> None:
         """All time since the last lap went into this stage."""
@@ -84,6 +105,18 @@ class OpenPair:
             )
 
 
+def open_pair(
+    files: Mapping[str, Any], begun: dict[str, OpenPair], expectations: Mapping[str, Any], strict: bool = False
+) -> OpenPair:
+    """The pair as an earlier method has left it, or read anew; looked at before the next method runs."""
+    pair = begun.pop(files["id"], None) or OpenPair(files)
+    found = preflight(pair.fixed, pair.moving, expectations, placed=pair.transform is not None)
+    raise_if(found, strict)
+    pair.findings = list(dict.fromkeys([*pair.findings, *found]))
+    pair.lap("preflight")
+    return pair
+
+
 class FilePairs(Dataset):
     """Pairs of files as {"image", "index"}: moving and fixed on the working grid, as channels, for the network.
 
@@ -119,11 +152,7 @@ class FilePairs(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         files = self.data[index]
-        pair = self.begun.pop(files["id"], None) or OpenPair(files)
-        found = preflight(pair.fixed, pair.moving, self.expectations, placed=pair.transform is not None)
-        raise_if(found, self.strict)
-        pair.findings = list(dict.fromkeys([*pair.findings, *found]))
-        pair.lap("preflight")
+        pair = open_pair(files, self.begun, self.expectations, self.strict)
         if self.spacing is not None:
             pair.working = pair.fixed.grid.with_spacing(self.spacing)
         image = pair.on_working_grid()

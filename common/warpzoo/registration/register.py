@@ -1,25 +1,33 @@
-"""The command `warpzoo register`: drives the bundles' own inference configurations, one pair or a list of them."""
+"""The command `warpzoo register`: the bundles' own inference configurations, and methods without a network."""
 
 from __future__ import annotations
 
 import csv
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from tqdm import tqdm
 
 from warpzoo.errors import FAILURES, plain_reason
+from warpzoo.registration.descent import Budget
 from warpzoo.registration.listing import list_pairs, remove_results
 from warpzoo.registration.methods import Method, find_methods
+from warpzoo.registration.optimisation import check_similarity
+from warpzoo.registration.pairs import OpenPair, open_pair
+from warpzoo.registration.results import write_results
 from warpzoo.space.files import whole_file
 
 if TYPE_CHECKING:
     from monai.bundle import ConfigWorkflow
 
-    from warpzoo.registration.pairs import OpenPair
+Stage = Callable[[Mapping[str, Any], dict[str, OpenPair]], None]
+"""Takes a pair's files, and the pairs that have been begun, by their id, where it leaves its own."""
 
 
 def register(
@@ -34,7 +42,9 @@ def register(
     fixed_points: str | None = None,
     moving_points: str | None = None,
     also: str | Sequence[str] | None = None,
-    refine: int = 0,
+    refine: str = "0",
+    adapt: str = "0",
+    similarity: str | None = None,
     strict: bool = False,
     report: bool = True,
     overwrite: bool = False,
@@ -51,7 +61,8 @@ def register(
     Args:
         fixed: the image that stays.
         moving: the image that is carried.
-        method: one of `warpzoo methods`, or a chain of them such as affine,fcn_multires: composed, then resampled once.
+        method: one of `warpzoo methods`, or a chain of them such as affine,svf: composed, then resampled once. rigid,
+            affine, ffd and svf need no network; rigid and affine find large misplacements.
         output: folder for the results.
         pairs: instead of fixed and moving, a CSV with the columns fixed and moving, and optionally id, fixed_labels,
             moving_labels, fixed_points, moving_points; each pair gets a folder below output, what is done is skipped.
@@ -60,17 +71,31 @@ def register(
         fixed_points: landmarks of the fixed image, in the order of moving_points, for the target registration error.
         moving_points: landmarks of the moving image (CSV, .fcsv or .mrk.json), carried along.
         also: other images of the moving image's space, separated by commas, carried along.
-        refine: iterations of optimisation on the pair at hand after the last network's one pass.
+        refine: optimisation of the transform on the pair at hand after the last network's one pass: iterations such as
+            40, or seconds such as 10s.
+        adapt: training of the last network on the pair at hand before its one pass: iterations, or seconds such as 10s.
+        similarity: what rigid, affine, ffd, svf and refine maximise: ncc (rigid and affine unless told), lncc (the
+            others unless told), mse, or mi for images of different modalities.
         strict: treat warnings about what is likely to fail as errors.
         report: write the report.
         overwrite: do pairs of a list again that are done.
         device: such as cuda:1 or cpu; the GPU if there is one.
-        weights: your own for the (last) method, instead of the shipped ones.
-        variant: overrides of the (last) method's configuration, such as digits, that the weights were trained with.
+        weights: your own for the (last) network, instead of the shipped ones.
+        variant: overrides of the (last) network's configuration, such as digits, that the weights were trained with.
     """
-    if refine < 0:
-        raise ValueError(f"refine is {refine}; a number of iterations, 0 or more, is wanted.")
     chain = find_methods(method)
+    name = ",".join(one if isinstance(one, str) else one.name for one in chain)
+    if similarity is not None:
+        check_similarity(similarity)
+    for_network = {
+        "refine": refine if Budget.read("refine", refine) else None,
+        "adapt": adapt if Budget.read("adapt", adapt) else None,
+        "weights": weights,
+        "variant": variant,
+    }
+    for option, value in for_network.items():
+        if value is not None and all(isinstance(one, str) for one in chain):
+            raise ValueError(f"{option} is {value!r}, but {name} has no network; leave it out.")
     listed = list_pairs(
         pairs,
         fixed=fixed,
@@ -86,25 +111,45 @@ def register(
     folder = Path(output).absolute()
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{output} is a file; output wants a folder.")
-    name = ",".join(one.name for one in chain)
-    done = {"method": name, "refine": refine}
+    networks = [number for number, one in enumerate(chain) if isinstance(one, Method)]
+    files = [one.weights for one in chain if isinstance(one, Method)]
+    if weights is not None:
+        files[-1] = Path(weights).expanduser().absolute()
+    settings = {
+        "refine": refine,
+        "adapt": adapt,
+        "similarity": similarity,
+        "report": report,
+        "variant": variant,
+        "weights": [fingerprint(path) for path in files],
+    }
+    done = {"method": name, "settings": settings}
     todo = [pair for pair in listed if pairs is None or overwrite or not is_done(folder / pair["id"], pair, done)]
     if len(todo) < len(listed):
         print(f"{len(listed) - len(todo)} of {len(listed)} pairs are done already (--overwrite does them again).")
-    options: dict[str, Any] = {"strict": strict} | ({} if device is None else {"device": f"$torch.device({device!r})"})
-    last = {"refine": refine, "report": report, "postprocessing#method": name}
-    if weights is not None:
-        last["weights"] = str(Path(weights).expanduser().absolute())
-    stages = [workflow_of(one, folder, None, **options, **{"postprocessing#save": False}) for one in chain[:-1]]
-    stages.append(workflow_of(chain[-1], folder, variant, **options, **last))
+
+    common: dict[str, Any] = {"similarity": similarity, "strict": strict}
+    stages: list[Stage] = []
+    for number, one in enumerate(chain):
+        if isinstance(one, str):
+            stages.append(partial(run_optimisation, method=one, device=device, **common))
+            continue
+        options: dict[str, Any] = {**common, "postprocessing#save": False}
+        if device is not None:
+            options["device"] = f"$torch.device({device!r})"
+        last = number == networks[-1]
+        if last:
+            options |= {"refine": refine, "adapt": adapt}
+            options |= {} if weights is None else {"weights": str(files[-1])}
+        stages.append(partial(run_workflow, workflow_of(one, folder, variant if last else None, **options)))
     if pairs is None:
-        run_chain(stages, folder, listed[0])
+        run_chain(stages, folder, listed[0], name, settings)
         print_result(folder, output)
         return
     failures = {}
     for pair in tqdm(todo, desc="Registering", unit="pair"):
         try:
-            run_chain(stages, folder / pair["id"], pair)
+            run_chain(stages, folder / pair["id"], pair, name, settings)
         except FAILURES as error:
             failures[pair["id"]] = plain_reason(error)
     write_tables(folder, [pair["id"] for pair in listed], failures)
@@ -118,6 +163,11 @@ def is_done(folder: Path, pair: Mapping[str, Any], settings: Mapping[str, Any]) 
         return False
     files = {name: str(value) for name, value in pair.items()}
     return {"files": files, **settings}.items() <= numbers.items()
+
+
+def fingerprint(weights: Path) -> str:
+    """What tells weights from others: the first half of their SHA-256; nothing where there is no file."""
+    return sha256(weights.read_bytes()).hexdigest()[:32] if weights.is_file() else ""
 
 
 def workflow_of(method: Method, folder: Path, variant: str | None = None, **options: Any) -> ConfigWorkflow:
@@ -144,22 +194,46 @@ def workflow_of(method: Method, folder: Path, variant: str | None = None, **opti
     return workflow
 
 
-def run_chain(stages: Sequence[ConfigWorkflow], folder: Path, pair: Mapping[str, Any]) -> None:
-    """One pair through all methods: what a method has begun the next one continues, the last one saves."""
-    remove_results(folder, pair)
+def run_chain(
+    stages: Sequence[Stage], folder: Path, files: Mapping[str, Any], method: str, settings: Mapping[str, Any]
+) -> None:
+    """One pair through all methods, each of which goes on where the one before has come; then what comes of it."""
+    remove_results(folder, files)
     begun: dict[str, OpenPair] = {}
-    for workflow in stages:
-        path = list(sys.path)
-        try:
-            workflow.dataset.data, workflow.dataset.begun = [pair], begun
-            workflow.run()
-        except BaseException:
-            # an engine that has failed does nothing, silently, when it is run again: the next pair gets a new one
-            if workflow.parser.ref_resolver.remove_resolved_content("evaluator") is not None:
-                workflow.parser.get_parsed_content("evaluator")
-            raise
-        finally:
-            sys.path[:] = path  # each run puts the bundle there once more
+    for run in stages:
+        run(files, begun)
+    write_results(folder, begun[files["id"]], method, settings)
+
+
+def run_workflow(workflow: ConfigWorkflow, files: Mapping[str, Any], begun: dict[str, OpenPair]) -> None:
+    """A network's stage of a chain."""
+    path = list(sys.path)
+    try:
+        workflow.dataset.data, workflow.dataset.begun = [files], begun
+        workflow.run()
+    except BaseException:
+        # an engine that has failed does nothing, silently, when it is run again: the next pair gets a new one
+        if workflow.parser.ref_resolver.remove_resolved_content("evaluator") is not None:
+            workflow.parser.get_parsed_content("evaluator")
+        raise
+    finally:
+        sys.path[:] = path  # each run puts the bundle there once more
+
+
+def run_optimisation(
+    files: Mapping[str, Any],
+    begun: dict[str, OpenPair],
+    method: str,
+    similarity: str | None,
+    strict: bool,
+    device: str | None,
+) -> None:
+    """A stage of a chain without a network."""
+    anywhere = {"displacement": float("inf")} if method in ("rigid", "affine") else {}
+    pair = open_pair(files, begun, anywhere, strict)
+    pair.optimise(method, similarity, device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    pair.lap(method)
+    begun[files["id"]] = pair
 
 
 def print_result(folder: Path, name: str) -> None:
@@ -206,7 +280,7 @@ def flat_numbers(numbers: Mapping[str, Any], prefix: str = "") -> dict[str, floa
     """The numbers of a nested dictionary, by names such as dice_1 and seconds_read."""
     flat: dict[str, float] = {}
     for name, value in numbers.items():
-        if name in ("versions", "files"):
+        if name in ("versions", "files", "settings"):
             continue
         if isinstance(value, Mapping):
             flat |= flat_numbers(value, f"{prefix}{name}_")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,20 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from torch import Tensor
 
-from warpzoo.geometry.transforms import Composition, DisplacementField, Transform, resample
+from warpzoo.geometry.transforms import Affine, DisplacementField, Transform, resample
 from warpzoo.losses import normalised_cross_correlation
 from warpzoo.metrics import dice, folding, present_labels, target_registration_error
 from warpzoo.record import provenance, write_json
+from warpzoo.registration.descent import Budget
 from warpzoo.registration.listing import remove_results
 from warpzoo.registration.pairs import FilePairs, OpenPair, identity
-from warpzoo.registration.refinement import refine
 from warpzoo.report.page import write_report
 from warpzoo.space.images import Image, write_image
 from warpzoo.space.itk_transforms import write_transforms
 from warpzoo.space.points import carry_points, write_points
+
+REFINED_LEVELS = 2
+"""A network has seen what is coarser."""
 
 
 class SaveRegistrationd(MapTransform):
@@ -33,7 +37,9 @@ class SaveRegistrationd(MapTransform):
         dataset: where the pair came from.
         output_dir: one pair's folder; with a list of pairs, each gets one below it by its id.
         method: what to call it in the report.
-        refine: iterations of refinement on the pair at hand, starting at the network's answer.
+        refine: optimisation of the transform on the pair at hand, starting at the network's answer: iterations, or
+            seconds such as "10s".
+        similarity: what refinement maximises; see `warpzoo.registration.similarities`.
         report: whether to write report.html and report.png.
         save: False writes nothing and leaves the pair to the next method of a chain, in `dataset.begun`.
     """
@@ -44,7 +50,8 @@ class SaveRegistrationd(MapTransform):
         dataset: FilePairs,
         output_dir: str | Path,
         method: str,
-        refine: int = 0,
+        refine: str | float = 0,
+        similarity: str | None = None,
         report: bool = True,
         save: bool = True,
     ) -> None:
@@ -52,88 +59,96 @@ class SaveRegistrationd(MapTransform):
         self.dataset = dataset
         self.output_dir = Path(output_dir)
         self.method = method
-        self.refine = refine
-        self.report = report
+        self.refine = Budget.read("refine", refine)
+        self.similarity = similarity
         self.save = save
+        self.settings = {"refine": str(refine), "similarity": similarity, "report": report}
 
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
         pair = self.dataset.opened.pop(int(data["index"]))
         pair.lap("network")
-        displacement = torch.as_tensor(data[str(self.keys[0])]).detach().cpu()[None, 1:].float()
+        prediction = torch.as_tensor(data[str(self.keys[0])]).detach()
+        pair.add(DisplacementField(prediction[None, 1:].float().cpu(), pair.working))
         if self.refine:
-            displacement = refine(torch.as_tensor(data["image"]).cpu()[None], displacement, self.refine)
+            pair.optimise("svf", self.similarity, self.refine, prediction.device, levels=REFINED_LEVELS)
             pair.lap("refine")
-        found = DisplacementField(displacement, pair.working)
-        pair.transform = found if pair.transform is None else Composition(found, pair.transform)
         if self.save:
-            folder = self.output_dir / pair.files["id"]
-            remove_results(folder, pair.files)
-            try:
-                self.write(folder, pair, pair.transform)
-            except BaseException:
-                remove_results(folder, pair.files)
-                raise
+            write_results(self.output_dir / pair.files["id"], pair, self.method, self.settings)
         else:
             self.dataset.begun[pair.files["id"]] = pair
         return {"index": data["index"]}
 
-    def write(self, folder: Path, pair: OpenPair, transform: Transform) -> None:
-        """Every file of one registered pair; `metrics.json` comes last and says that all others are whole."""
-        fixed, moving = pair.fixed, pair.moving
-        still, field = identity(fixed.grid), DisplacementField(transform.field(fixed.grid), fixed.grid)
-        before, warped = carry(moving, still, fixed), carry(moving, field, fixed)
-        carried = {name: (image, carry(image, field, fixed)) for name, image in pair.also.items()}
-        labels = {}
-        if "moving" in pair.labels:
-            image = pair.labels["moving"]
-            labels = {"dice_before": carry(image, still, fixed), "dice": carry(image, field, fixed)}
-            carried["warped_labels.nii.gz"] = (image, labels["dice"])
-        pair.lap("carry")
 
-        folded = folding(field.displacement)
-        numbers = {
-            "ncc_before": float(normalised_cross_correlation(fixed.array[None], before)),
-            "ncc": float(normalised_cross_correlation(fixed.array[None], warped)),
-            "folding": float(folded.central),
-            "folding_corners": float(folded.forward),
-            **overlap(pair, labels),
-            **distance(pair, field),
-        }
-        pair.lap("measure")
+def write_results(folder: Path, pair: OpenPair, method: str, settings: Mapping[str, Any]) -> None:
+    """Every file of one registered pair, the report if `settings["report"]`; all of them or none.
 
-        origin = provenance(self.method, pair.files)
+    `metrics.json`, with the settings in it, comes last and says that all others are whole.
+    """
+    remove_results(folder, pair.files)
+    try:
+        _write(folder, pair, method, settings)
+    except BaseException:
+        remove_results(folder, pair.files)
+        raise
 
-        def write_files() -> None:
-            write_image(folder / "warped.nii.gz", warped[0], fixed.header, moving.header.dtype)
-            write_transforms(folder, field, fixed, moving)
-            for name, (image, result) in carried.items():
-                write_image(folder / name, result[0], fixed.header, image.header.dtype)
-            if "moving" in pair.points:
-                there = carry_points(field, pair.points["moving"].points)
-                write_points(folder / "warped_points.csv", pair.points["moving"]._replace(points=there), fixed.header)
 
-        # compressing volumes takes as long as drawing the report, and each wants one processor
-        with ThreadPoolExecutor(1) as other:
-            written = other.submit(write_files)
-            if self.report:
-                write_report(
-                    folder,
-                    fixed.array[0],
-                    before[0, 0],
-                    warped[0, 0],
-                    field.displacement[0],
-                    fixed.grid,
-                    {**numbers, "seconds": pair.seconds},
-                    origin,
-                    findings=pair.findings,
-                    unit="pixels" if fixed.header.pixels else "mm",
-                )
-            written.result()
-        pair.lap("write")
-        seconds = {name: round(value, 3) for name, value in pair.seconds.items()}
-        warnings = [str(finding) for finding in pair.findings]
-        about = {"refine": self.refine, "seconds": seconds, "warnings": warnings, **origin}
-        write_json(folder / "metrics.json", {**numbers, **about})
+def _write(folder: Path, pair: OpenPair, method: str, settings: Mapping[str, Any]) -> None:
+    fixed, moving = pair.fixed, pair.moving
+    transform = identity(fixed.grid) if pair.transform is None else pair.transform
+    still, field = identity(fixed.grid), DisplacementField(transform.field(fixed.grid), fixed.grid)
+    before, warped = carry(moving, still, fixed), carry(moving, field, fixed)
+    carried = {name: (image, carry(image, field, fixed)) for name, image in pair.also.items()}
+    labels = {}
+    if "moving" in pair.labels:
+        image = pair.labels["moving"]
+        labels = {"dice_before": carry(image, still, fixed), "dice": carry(image, field, fixed)}
+        carried["warped_labels.nii.gz"] = (image, labels["dice"])
+    pair.lap("carry")
+
+    folded = folding(field.displacement)
+    numbers = {
+        "ncc_before": float(normalised_cross_correlation(fixed.array[None], before)),
+        "ncc": float(normalised_cross_correlation(fixed.array[None], warped)),
+        "folding": float(folded.central),
+        "folding_corners": float(folded.forward),
+        **overlap(pair, labels),
+        **distance(pair, field),
+    }
+    pair.lap("measure")
+
+    origin = provenance(method, pair.files)
+
+    def write_files() -> None:
+        write_image(folder / "warped.nii.gz", warped[0], fixed.header, moving.header.dtype)
+        write_transforms(folder, transform if isinstance(transform, Affine) else field, fixed, moving)
+        for name, (image, result) in carried.items():
+            write_image(folder / name, result[0], fixed.header, image.header.dtype)
+        if "moving" in pair.points:
+            there = carry_points(field, pair.points["moving"].points)
+            write_points(folder / "warped_points.csv", pair.points["moving"]._replace(points=there), fixed.header)
+
+    # compressing volumes takes as long as drawing the report, and each wants one processor
+    with ThreadPoolExecutor(1) as other:
+        written = other.submit(write_files)
+        if settings["report"]:
+            write_report(
+                folder,
+                fixed.array[0],
+                before[0, 0],
+                warped[0, 0],
+                field.displacement[0],
+                fixed.grid,
+                {**numbers, "seconds": pair.seconds},
+                origin,
+                findings=pair.findings,
+                unit="pixels" if fixed.header.pixels else "mm",
+            )
+        written.result()
+    pair.lap("write")
+    seconds = {name: round(value, 3) for name, value in pair.seconds.items()}
+    warnings = [str(finding) for finding in pair.findings]
+    about = {"settings": dict(settings), "seconds": seconds, "warnings": warnings, **origin}
+    write_json(folder / "metrics.json", {**numbers, **about})
 
 
 def carry(image: Image, transform: Transform, fixed: Image) -> Tensor:

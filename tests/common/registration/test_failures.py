@@ -48,7 +48,7 @@ def failed(ended: Ended, *words: str) -> None:
         (["a.nii.gz", "b.nii.gz", "--method", "voxelmorf"], "'voxelmorf' is not there"),
         (["a.nii.gz", "b.nii.gz", "--output", "a.nii.gz"], "a.nii.gz is a file"),
         (["a.nii.gz", "b.nii.gz", "--refine", "many"], "refine is 'many'"),
-        (["a.nii.gz", "b.nii.gz", "--refine", "-3"], "refine is -3"),
+        (["a.nii.gz", "b.nii.gz", "--refine", "-3"], "refine is '-3'"),
         (["a.nii.gz", "b.nii.gz", "--fixed_labels", "a.nii.gz"], "without moving_labels"),
         (["a.nii.gz", "b.nii.gz", "--also", "a.nii.gz,a.nii.gz"], "two results"),
         (["a.nii.gz", "b.nii.gz", "--pairs", "x.csv"], "both given"),

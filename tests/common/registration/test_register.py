@@ -18,6 +18,7 @@ from scipy import ndimage
 from .conftest import oblique, save, smooth
 
 Call = Callable[..., object]
+OPTIMISED = ["rigid", "affine", "ffd", "svf"]
 RESULTS = ["displacement.nii.gz", "metrics.json", "transform.h5", "warped.nii.gz"]
 
 
@@ -260,11 +261,12 @@ def test_a_list(warpzoo: Call, make_bundle: Call, tmp_path: Path, monkeypatch: p
     ended = warpzoo(*arguments, "--refine", 2)
     assert ended.code == 1
     assert not list((tmp_path / "out/3").iterdir())
-    assert numbers_of(tmp_path / "out/broken")["refine"] == 2
+    assert numbers_of(tmp_path / "out/broken")["settings"]["refine"] == "2"
 
 
 def test_methods(warpzoo: Call, make_bundle: Call) -> None:
     make_bundle("flat", [0.0, 0.0])
     make_bundle("deep", [0.0, 0.0, 0.0])
     lines = warpzoo("methods").out.splitlines()
-    assert [line.split()[:3] for line in lines] == [["deep", "3-D", "MR"], ["flat", "2-D", "MR"]]
+    bundles = [["deep", "3-D", "MR"], ["flat", "2-D", "MR"]]
+    assert [line.split()[:3] for line in lines] == [*bundles, *([name, "2/3-D", "any"] for name in OPTIMISED)]

@@ -1,0 +1,156 @@
+"""Free-form deformation and stationary velocity fields, optimised for a pair from coarse to fine.
+
+Convention: coefficients of a cubic B-spline, (1, dims, *lattice), say how far to go in voxels of their own lattice: a
+grid parallel to the fixed one whose points lie where `warpzoo.geometry.bspline` has control points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from warpzoo.geometry.bspline import bspline_weights
+from warpzoo.geometry.grid import Grid
+from warpzoo.geometry.jacobian import corner_determinants
+from warpzoo.geometry.transforms import BSpline, Transform, Velocity
+from warpzoo.geometry.velocity import integrate_velocity
+from warpzoo.losses import Diffusion, FoldingPenalty
+from warpzoo.registration.descent import Descent
+from warpzoo.registration.pyramid import Level, Pair, along_axes, axis_positions, pyramid
+from warpzoo.registration.similarities import Similarity
+
+MOST_VOXELS = 2**22
+"""Of the finest level; larger images are registered at a coarser one."""
+LEARNING_RATE = 0.1
+FINEST_SHARE = 0.7
+"""Of the budget for the finest level, beside 1 for each of the others: its iterations take most of the time."""
+SMOOTHNESS = 0.2
+NO_FOLDS = 10.0
+SQUARINGS = 5
+
+
+class VelocityModel:
+    """A velocity every two voxels of the level; its flow is computed there and interpolated linearly in between."""
+
+    spacing = 2
+
+    def __init__(self, lattice: Grid, level: Level) -> None:
+        positions = axis_positions(level.grid, lattice)
+        self.up = [_linear_weights(at, size).to(level.fixed) for at, size in zip(positions, lattice.shape, strict=True)]
+        self.unit = voxels_per(lattice, level.grid).to(level.fixed)
+
+    def __call__(self, coefficients: Tensor) -> tuple[Tensor, Tensor]:
+        """The displacement on the level, and what it costs."""
+        velocity = at_lattice(coefficients)
+        flow = integrate_velocity(velocity, SQUARINGS)
+        return along_axes(flow, self.up) * self.unit, SMOOTHNESS * Diffusion()(velocity)
+
+    @staticmethod
+    def transform(coefficients: Tensor, lattice: Grid, fixed: Grid) -> Transform:
+        return Velocity(at_lattice(coefficients).cpu(), lattice)
+
+
+class FreeFormModel:
+    """Control points every four voxels of the level; folding costs."""
+
+    spacing = 4
+
+    def __init__(self, lattice: Grid, level: Level) -> None:
+        positions = axis_positions(level.grid, lattice)
+        self.up = [
+            bspline_weights(at, size, 3).to(level.fixed) for at, size in zip(positions, lattice.shape, strict=True)
+        ]
+        self.unit = voxels_per(lattice, level.grid).to(level.fixed)
+
+    def __call__(self, coefficients: Tensor) -> tuple[Tensor, Tensor]:
+        """The displacement on the level, and what it costs."""
+        cost = SMOOTHNESS * Diffusion()(coefficients) + NO_FOLDS * FoldingPenalty()(coefficients)
+        return along_axes(coefficients, self.up) * self.unit, cost
+
+    @staticmethod
+    def transform(coefficients: Tensor, lattice: Grid, fixed: Grid) -> Transform:
+        """Where the penalty has left a fold, all goes a little less far until there is none."""
+        unit = voxels_per(lattice, fixed)
+        spacing, points = unit.flatten().round().int().tolist(), coefficients.cpu() * unit.float()
+        while True:
+            transform = BSpline(points, fixed, spacing)
+            if bool((corner_determinants(transform.field()) > 0).all()):
+                return transform
+            points = 0.95 * points
+
+
+Model = VelocityModel | FreeFormModel
+
+
+def deform(
+    kind: type[VelocityModel] | type[FreeFormModel],
+    pair: Pair,
+    similarity: Similarity,
+    descent: Descent,
+    levels: int | None = None,
+) -> Transform | None:
+    """What is to come before the pair's start to make it more alike at the finest level; None if nothing does."""
+    steps = pyramid(pair.fixed_grid, MOST_VOXELS)[-levels if levels else 0 :]
+    shares = np.cumsum([1.0] * (len(steps) - 1) + [FINEST_SHARE])
+    lattice = lattice_of(pair.fixed_grid, [kind.spacing * one for one in steps[0]])
+    coefficients = pair.fixed.new_zeros(1, lattice.dims, *lattice.shape)
+    for step, share in zip(steps, shares / shares[-1], strict=True):
+        level, coarse = pair.level(step), lattice
+        lattice = lattice_of(pair.fixed_grid, [kind.spacing * one for one in step])
+        coefficients = refined(coefficients, coarse, lattice)
+        model = kind(lattice, level)
+        mask = level.covered(model(coefficients)[0])
+        loss = partial(_loss, level, model, similarity, mask, coefficients.requires_grad_(True))
+        descent.minimise(loss, [coefficients], LEARNING_RATE, until=float(share))
+        coefficients.requires_grad_(False)
+    before, after = (
+        similarity(level.fixed, level.warped(model(at)[0]), mask) for at in (0 * coefficients, coefficients)
+    )
+    return kind.transform(coefficients, lattice, pair.fixed_grid) if bool(after > before) else None
+
+
+def _loss(level: Level, model: Model, similarity: Similarity, mask: Tensor | None, coefficients: Tensor) -> Tensor:
+    displacement, cost = model(coefficients)
+    return cost - similarity(level.fixed, level.warped(displacement), mask).sum()
+
+
+def lattice_of(grid: Grid, spacing: Sequence[int]) -> Grid:
+    """Control points every so many voxels of a grid, where `warpzoo.geometry.bspline` has them, as a grid."""
+    step = np.array(spacing)
+    matrix = np.diag([*step, 1.0])
+    matrix[:-1, -1] = 0.5 * (step - 1)
+    return Grid([-(-size // one) for size, one in zip(grid.shape, spacing, strict=True)], grid.affine @ matrix)
+
+
+def at_lattice(coefficients: Tensor) -> Tensor:
+    """The spline at its own lattice points."""
+    return along_axes(coefficients, [_own_weights(size).to(coefficients) for size in coefficients.shape[2:]])
+
+
+def refined(coefficients: Tensor, lattice: Grid, finer: Grid) -> Tensor:
+    """The same spline by the coefficients of a finer lattice: equal at its points."""
+    if finer == lattice:
+        return coefficients
+    positions = axis_positions(finer, lattice)
+    there = [bspline_weights(at, size, 3) for at, size in zip(positions, lattice.shape, strict=True)]
+    matrices = [torch.linalg.solve(_own_weights(len(at)), at).to(coefficients) for at in there]
+    return along_axes(coefficients, matrices) * voxels_per(lattice, finer).to(coefficients)
+
+
+def voxels_per(source: Grid, target: Grid) -> Tensor:
+    """How many voxels of a grid are one of another parallel to it, (dims, 1, …), float64."""
+    return torch.tensor(np.array(source.spacing) / target.spacing).view(-1, *[1] * source.dims)
+
+
+def _own_weights(count: int) -> Tensor:
+    return bspline_weights(torch.arange(count, dtype=torch.float64), count, 3)
+
+
+def _linear_weights(positions: Tensor, count: int) -> Tensor:
+    """What each of `count` points weighs at positions between them, linearly; beyond the outermost nothing changes."""
+    at = positions.clamp(0, count - 1)
+    return (1 - (at[:, None] - torch.arange(count, dtype=at.dtype)).abs()).clamp_min(0)

@@ -1,0 +1,170 @@
+"""Rigid and affine registration: from many first guesses at the coarsest level, the best one from coarse to fine.
+
+Convention: a map of the world about the middle of the fixed image, x ↦ P · R · (x − c) + c + t: `R` is a first guess of
+the rotation, `P` and what is added to `t` are optimised. Lengths are in half the fixed image's longest side.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from warpzoo.geometry.affine import DIMS_BY_WIDTH, compose_affine, rotation_matrix
+from warpzoo.geometry.grid import Grid
+from warpzoo.geometry.sampling import sample
+from warpzoo.geometry.transforms import Affine
+from warpzoo.registration.descent import Descent
+from warpzoo.registration.pyramid import Level, Pair, inside_of, pyramid
+from warpzoo.registration.similarities import Similarity
+from warpzoo.report.planes import centre_of
+
+PARTS = {"rigid": ("rotation", "translation"), "affine": ("shear", "scale", "rotation", "translation")}
+MOST_VOXELS = 2**19
+"""Of the finest level: a dozen numbers are found from fewer voxels than there are."""
+LEARNING_RATE = 0.03
+FEWEST = 1000
+"""Voxels that a level needs to be trusted with first guesses."""
+BEST = 10
+"""First guesses that are optimised for a while."""
+OVERLAP = 0.5
+"""Part of the fixed image that should be covered; less than that counts proportionally less."""
+PLAIN = 0.03
+"""How much more alike a rotated guess has to be than one that is not: bodies look much the same from behind."""
+
+
+class Placement:
+    """Some guesses at once: parameters (guesses, n) for rotations (guesses, d, d) and shifts (guesses, d)."""
+
+    def __init__(self, kind: str, pair: Pair, rotations: Tensor, shifts: Tensor) -> None:
+        grid = pair.fixed_grid
+        self.centre = torch.tensor(grid.centre)
+        self.half = 0.5 * max(size * side for size, side in zip(grid.shape, grid.spacing, strict=True))
+        self.rotations, self.shifts = rotations, shifts
+        widths = {
+            name: dict(zip(DIMS_BY_WIDTH[name].values(), DIMS_BY_WIDTH[name], strict=True)) for name in PARTS[kind]
+        }
+        self.parameters = {
+            name: torch.zeros(len(rotations), width[grid.dims], dtype=torch.float64, requires_grad=True)
+            for name, width in widths.items()
+        }
+
+    def world(self) -> Tensor:
+        """(guesses, dims, dims + 1), float64."""
+        matrix = compose_affine(**self.parameters)
+        linear = matrix[:, :, :-1] @ self.rotations
+        shift = self.centre + self.shifts + self.half * matrix[:, :, -1] - linear @ self.centre
+        return torch.cat([linear, shift[:, :, None]], 2)
+
+    def chosen(self, best: list[int]) -> Placement:
+        """Some of the guesses, as far as they have come."""
+        other = object.__new__(Placement)
+        other.centre, other.half = self.centre, self.half
+        other.rotations, other.shifts = self.rotations[best], self.shifts[best]
+        other.parameters = {
+            name: value.detach()[best].clone().requires_grad_(True) for name, value in self.parameters.items()
+        }
+        return other
+
+
+def place(kind: str, pair: Pair, similarity: Similarity, descent: Descent, searching: bool) -> Affine:
+    """The affine map that comes before the pair's start; `searching` looks for large misplacements first."""
+    steps = pyramid(pair.fixed_grid, MOST_VOXELS)
+    while len(steps) > 1 and len(pair.level(steps[0]).voxels[0, 0].flatten()) < FEWEST:
+        steps = steps[1:]
+    dims = pair.fixed_grid.dims
+    guesses = Placement(
+        kind, pair, torch.eye(dims, dtype=torch.float64)[None], torch.zeros(1, dims, dtype=torch.float64)
+    )
+    if searching:
+        guesses = search(kind, pair, pair.level(steps[0]), similarity, descent)
+    for number, step in enumerate(steps, start=1):
+        level = pair.level(step)
+
+        def loss(level: Level = level) -> Tensor:
+            return -alike(guesses.world(), level, similarity).sum()
+
+        descent.minimise(
+            loss, list(guesses.parameters.values()), LEARNING_RATE / 2 ** (number - 1), number / len(steps)
+        )
+    return Affine.from_world(guesses.world().detach(), pair.fixed_grid)
+
+
+def search(kind: str, pair: Pair, level: Level, similarity: Similarity, descent: Descent) -> Placement:
+    """The best of many first guesses, the better ones of them optimised for a while."""
+    rotations, shifts = first_guesses(pair)
+    guesses = Placement(kind, pair, rotations, shifts)
+    with torch.no_grad():
+        scores = torch.cat([alike(some, level, similarity) for some in guesses.world().split(16)])
+    plain = torch.isclose(rotations, torch.eye(len(rotations[0]), dtype=torch.float64)).all(2).all(1)
+    scores = scores + PLAIN * plain
+    best = scores.argsort(descending=True)[:BEST].tolist()
+    guesses = guesses.chosen(best)
+    descent.minimise(
+        lambda: -alike(guesses.world(), level, similarity).sum(),
+        list(guesses.parameters.values()),
+        LEARNING_RATE,
+        until=0.2,
+    )
+    with torch.no_grad():
+        scores = alike(guesses.world(), level, similarity) + PLAIN * plain[best]
+    return guesses.chosen([int(scores.argmax())])
+
+
+def alike(world: Tensor, level: Level, similarity: Similarity) -> Tensor:
+    """How alike the pair is with each of some maps of the world, (guesses,)."""
+    homogeneous = torch.cat([world, torch.eye(world.shape[2], dtype=world.dtype)[-1:].expand(len(world), 1, -1)], 1)
+    own = torch.tensor(level.grid.affine)
+    matrix = (torch.linalg.inv(own) @ homogeneous @ own)[:, :-1].to(level.fixed)
+    voxels = level.voxels.flatten(2)
+    points = (matrix[:, :, :-1] @ voxels + matrix[:, :, -1:]).unflatten(2, level.grid.shape)
+    if level.field is not None:
+        points = points + sample(level.field.expand(len(points), *level.field.shape[1:]), points)
+    coordinates = level.moved(points)
+    inside = inside_of(coordinates.detach(), level.moving.shape[2:]).to(level.fixed)
+    overlap = inside.flatten(1).mean(1)
+    meets = overlap > 0.05
+    inside = torch.where(meets.view(-1, *[1] * (inside.dim() - 1)), inside, torch.ones_like(inside))
+    moving = level.moving.expand(len(points), *level.moving.shape[1:])
+    fixed = level.fixed.expand(len(points), *level.fixed.shape[1:])
+    value = similarity(fixed, sample(moving, coordinates), inside)
+    return torch.where(meets, value * (overlap / OVERLAP).clamp(max=1.0), -torch.ones_like(value))
+
+
+def first_guesses(pair: Pair) -> tuple[Tensor, Tensor]:
+    """Rotations (guesses, d, d) and shifts (guesses, d): all turns about the headers' placement, the
+    middles and the centres of mass, and no turn but shifts by a third of the sides."""
+    centre = pair.fixed_grid.centre
+    fixed = [centre, middle_of_mass(pair.fixed, pair.fixed_grid)]
+    moving = [pair.moving_grid.centre, middle_of_mass(pair.moving, pair.moving_grid)]
+    rotations = turns(pair.fixed_grid.dims)
+    shifts = [torch.zeros(len(rotations), len(centre), dtype=torch.float64)]
+    inverse = np.linalg.inv(pair.world)
+    for here, there in zip(fixed, moving, strict=True):
+        target = inverse[:-1, :-1] @ there + inverse[:-1, -1]
+        shifts.append(torch.tensor(target - centre) - rotations @ torch.tensor(here - centre))
+    rotations = rotations.repeat(len(shifts), 1, 1)
+    steps = torch.tensor(list(product((-0.35, 0.0, 0.35), repeat=len(centre))), dtype=torch.float64)
+    sides = torch.tensor(pair.fixed_grid.affine[:-1, :-1] * pair.fixed_grid.shape)
+    unturned = torch.eye(len(centre), dtype=torch.float64).expand(len(steps), -1, -1)
+    return torch.cat([rotations, unturned]), torch.cat([*shifts, steps @ sides.T])
+
+
+def turns(dims: int) -> Tensor:
+    """Rotations to begin with, (count, d, d): every 30° in 2-D; in 3-D all of a cube, and 30° about each axis."""
+    if dims == 2:
+        return rotation_matrix(torch.arange(0, 12, dtype=torch.float64)[:, None] * torch.pi / 6)
+    quarter = [
+        rotation_matrix(torch.tensor([angles], dtype=torch.float64) * torch.pi / 2)[0]
+        for angles in product(range(4), repeat=3)
+    ]
+    cube = torch.stack(quarter).round().unique(dim=0)
+    tilted = torch.cat([torch.eye(3), -torch.eye(3)]).double() * torch.pi / 6
+    return torch.cat([torch.eye(3, dtype=torch.float64)[None], cube, rotation_matrix(tilted)])
+
+
+def middle_of_mass(image: Tensor, grid: Grid) -> np.ndarray:
+    """The centre of mass of what the image shows, in the world."""
+    return grid.to_world(torch.tensor([centre_of(image[0, 0])], dtype=torch.float64))[0].numpy()

@@ -1,0 +1,37 @@
+"""How alike a pair is, by name: (fixed, warped, mask) → one number per item of the batch, more is more alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from warpzoo.losses import local_normalised_cross_correlation, mutual_information, normalised_cross_correlation
+
+Similarity = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+WINDOW = 9
+
+
+def in_windows(fixed: Tensor, warped: Tensor, mask: Tensor | None = None) -> Tensor:
+    return local_normalised_cross_correlation(fixed, warped, min(WINDOW, *fixed.shape[2:]), mask)
+
+
+def squared_error(fixed: Tensor, warped: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Minus half the mean squared difference: of standardised images, the correlation but for a constant."""
+    squares = (fixed - warped).square().flatten(1)
+    if mask is None:
+        return -0.5 * squares.mean(1)
+    weights = mask.expand_as(warped).flatten(1)
+    return -0.5 * (squares * weights).sum(1) / weights.sum(1)
+
+
+def shared_information(fixed: Tensor, warped: Tensor, mask: Tensor | None = None) -> Tensor:
+    return mutual_information(fixed, warped, mask=mask)
+
+
+SIMILARITIES: dict[str, Similarity] = {
+    "ncc": normalised_cross_correlation,
+    "lncc": in_windows,
+    "mse": squared_error,
+    "mi": shared_information,
+}

@@ -1,4 +1,4 @@
-"""What every experiment needs: its options, a bundle's network with the weights of a variant, Markdown tables.
+"""What every experiment needs: its options, networks with the weights of variants, methods measured in turns, tables.
 
 An experiment is a module with `run(options) -> result`, which may write pictures, and `page(result) -> Markdown`; a
 result is plain JSON, so that the page can be written again from it.
@@ -6,22 +6,33 @@ result is plain JSON, so that the page can be written again from it.
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from monai.bundle import ConfigParser
-from torch import nn
+from torch import Tensor, nn
+from tqdm import tqdm
 
-from warpzoo.data import of_subjects
+from warpzoo.data import PairDataset, of_subjects
+from warpzoo.evaluation import PairMetricsd
 from warpzoo.handlers import load_weights
+
+Method = Callable[[Tensor], tuple[Tensor, float]]
+"""(1, 2, *spatial), moving and fixed → (1, 1 + dims, *spatial), [warped | displacement], and the seconds it took."""
+Numbers = dict[str, list[float | None]]
+"""By metric, one for each pair; None where there is no number."""
 
 SUBSETS = ("test", "validation", "all")
 
@@ -81,6 +92,90 @@ def chosen_records(config: ConfigParser, subset: str) -> list[dict[str, Any]]:
         raise ValueError(f"{source} does not exist; --data wants the folder that holds {Path(*source.parts[-2:])}.")
     records = config.get_parsed_content("records")
     return records if subset == "all" else of_subjects(records, config.get_parsed_content(f"{subset}_subjects"))
+
+
+def trained_networks(options: Options, variants: Mapping[str, Sequence[str]]) -> dict[str, nn.Module]:
+    """The rows' networks, by the overrides of train.json that make each, as far as there are weights: <row>.pt, those
+    of "ours" model.pt."""
+    networks = {}
+    for row, overrides in variants.items():
+        weights = options.weights / ("model.pt" if row == "ours" else f"{row.lower()}.pt")
+        if weights.exists():
+            networks[row] = load_network(read_config(options, overrides), weights)
+    return networks
+
+
+def unregistered(image: Tensor) -> tuple[Tensor, float]:
+    still = torch.zeros(len(image), image.dim() - 2, *image.shape[2:])
+    return torch.cat([image[:, :1], still], dim=1), float("nan")
+
+
+def timed(register: Callable[[Tensor], Tensor]) -> Method:
+    """A network, or anything that predicts as one, as a method."""
+
+    def method(image: Tensor) -> tuple[Tensor, float]:
+        with torch.no_grad():
+            start = time.perf_counter()
+            prediction = register(image)
+            return prediction, time.perf_counter() - start
+
+    return method
+
+
+def measure(
+    pairs: PairDataset,
+    chosen: Sequence[int],
+    methods: Mapping[str, Method],
+    metrics: PairMetricsd,
+    names: Sequence[str],
+    seen: Callable[[str, dict[str, Any], Tensor], None] | None = None,
+) -> dict[str, Numbers]:
+    """Every method's numbers of those names, "seconds" among them, and each prediction to `seen(method, pair, it)`.
+
+    The methods take turns at every pair, so that a busy machine slows all of them alike, and each has registered a pair
+    before its time is taken. None where there is no number: no surface is left to measure from, or nothing is done that
+    takes time.
+    """
+    for method in methods.values():
+        method(pairs[chosen[0]]["image"][None])
+    numbers: dict[str, Numbers] = {method: {name: [] for name in names} for method in methods}
+    for index in tqdm(chosen, desc="pairs"):
+        pair = pairs[index]
+        image = pair["image"][None]
+        for name, method in methods.items():
+            prediction, seconds = method(image)
+            values = metrics.measure(image, prediction, pair["moving_labels"][None], pair["fixed_labels"][None])
+            values["seconds"] = seconds
+            for metric, entries in numbers[name].items():
+                entries.append(None if math.isnan(values[metric]) else round(values[metric], 6))
+            if seen is not None:
+                seen(name, pair, prediction)
+    return numbers
+
+
+def gain(ours: Numbers, theirs: Numbers, metric: str) -> np.ndarray:
+    """Ours minus theirs, pair by pair; NaN where either has no number."""
+    return np.array(ours[metric], dtype=float) - np.array(theirs[metric], dtype=float)
+
+
+def gain_in_words(label: str, gain: np.ndarray, digits: int, sign: int = 1) -> str:
+    """The mean gain, and in how many pairs ours is better: by a larger number (`sign` 1) or a smaller one (−1)."""
+    return (
+        f"{label} {np.nanmean(gain):+.{digits}f} ± {np.nanstd(gain):.{digits}f}, better in "
+        f"{int((sign * gain > 0).sum())} of {len(gain)} pairs (worse in {int((sign * gain < 0).sum())})"
+    )
+
+
+def speed_ratio(ours: Numbers, theirs: Numbers) -> float:
+    """How many times as long theirs takes, by the medians."""
+    return float(np.median(theirs["seconds"]) / np.median(ours["seconds"]))
+
+
+def bare(ax: Axes, title: str) -> None:
+    """A picture needs no ticks."""
+    ax.set_title(title, fontsize=9)
+    ax.set_xticks([])
+    ax.set_yticks([])
 
 
 def save_figure(figure: Figure, path: Path) -> None:

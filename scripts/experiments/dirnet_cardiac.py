@@ -6,38 +6,40 @@ label, carried by each method's displacement, is compared with the fixed image's
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import Tensor, nn
-from tqdm import tqdm
+from torch import Tensor
 
 from experiments import elastix
 from experiments.common import (
+    Method,
+    Numbers,
     Options,
+    bare,
     chosen_records,
-    load_network,
+    gain,
+    gain_in_words,
     mean_std,
+    measure,
     provenance,
     read_config,
     save_figure,
+    speed_ratio,
     table,
+    timed,
+    trained_networks,
+    unregistered,
 )
 from warpzoo.data import PairDataset
 from warpzoo.evaluation import PairMetricsd
 from warpzoo.geometry.sampling import warp_labels
 
-Method = Callable[[Tensor], tuple[Tensor, float]]
-Numbers = dict[str, list[float | None]]
-
-# Overrides of train.json that make each row's network; its weights are <row>.pt, those of "ours" model.pt.
+# Overrides of train.json that make each row's network.
 VARIANTS = {
     "BL": ["paper"],
     "A1": ["paper", "a1"],
@@ -71,7 +73,7 @@ def run(options: Options) -> dict[str, Any]:
     pairs = PairDataset(chosen_records(config, options.subset), pairing="same_group")
     chosen = range(min(len(pairs), options.limit or len(pairs)))
     methods = available_methods(options)
-    numbers = measure(pairs, chosen, methods)
+    numbers = measure(pairs, chosen, methods, PairMetricsd(surfaces=True), METRICS)
     picture(options.output / PICTURE, pairs, methods, pictured(numbers["before"]["dice"]))
     return {
         **options.record(),
@@ -86,46 +88,7 @@ def available_methods(options: Options) -> dict[str, Method]:
     methods: dict[str, Method] = {"before": unregistered}
     if elastix.installed_version():
         methods["elastix"] = elastix.register
-    for row, overrides in VARIANTS.items():
-        weights = options.weights / ("model.pt" if row == "ours" else f"{row.lower()}.pt")
-        if weights.exists():
-            methods[row] = timed(load_network(read_config(options, overrides), weights))
-    return methods
-
-
-def unregistered(image: Tensor) -> tuple[Tensor, float]:
-    still = torch.zeros(len(image), image.dim() - 2, *image.shape[2:])
-    return torch.cat([image[:, :1], still], dim=1), float("nan")
-
-
-def timed(network: nn.Module) -> Method:
-    def register(image: Tensor) -> tuple[Tensor, float]:
-        with torch.inference_mode():
-            start = time.perf_counter()
-            prediction = network(image)
-            return prediction, time.perf_counter() - start
-
-    return register
-
-
-def measure(pairs: PairDataset, chosen: Sequence[int], methods: dict[str, Method]) -> dict[str, Numbers]:
-    """Every method's numbers, a list over the pairs each. The methods take turns at every pair, so that a busy machine
-    slows all of them alike, and each has registered a pair before its time is taken. None where there is no number: no
-    surface is left to measure from, or nothing is done that takes time."""
-    metrics = PairMetricsd(surfaces=True)
-    for method in methods.values():
-        method(pairs[chosen[0]]["image"][None])
-    numbers: dict[str, Numbers] = {name: {metric: [] for metric in METRICS} for name in methods}
-    for index in tqdm(chosen, desc="cardiac pairs"):
-        pair = pairs[index]
-        image = pair["image"][None]
-        for name, method in methods.items():
-            prediction, seconds = method(image)
-            values = metrics.measure(image, prediction, pair["moving_labels"][None], pair["fixed_labels"][None])
-            for metric in METRICS:
-                value = seconds if metric == "seconds" else values[metric]
-                numbers[name][metric].append(None if math.isnan(value) else round(value, 6))
-    return numbers
+    return methods | {row: timed(network) for row, network in trained_networks(options, VARIANTS).items()}
 
 
 def pictured(difficulty: Sequence[float]) -> list[int]:
@@ -136,7 +99,7 @@ def pictured(difficulty: Sequence[float]) -> list[int]:
     )
 
 
-def picture(path: Path, pairs: PairDataset, methods: dict[str, Method], shown: Sequence[int]) -> None:
+def picture(path: Path, pairs: PairDataset, methods: Mapping[str, Method], shown: Sequence[int]) -> None:
     """One row per pair: fixed, moving, registered by elastix and by us with the endocardium (reference dashed), and how
     much each differs from the fixed image."""
     names = [name for name in ("before", "elastix", "ours") if name in methods]
@@ -156,7 +119,7 @@ def picture(path: Path, pairs: PairDataset, methods: dict[str, Method], shown: S
             draw(axes[column], warped, brightest, "moving" if name == "before" else name, reference, carried)
             ax = axes[column + len(names)]
             ax.imshow(((warped - fixed).abs() / brightest).numpy(), cmap="inferno", vmin=0, vmax=0.6)
-            finish(ax, f"|difference| {name}")
+            bare(ax, f"|difference| {name}")
     save_figure(figure, path)
 
 
@@ -178,13 +141,7 @@ def draw(
     )
     if carried is not None and bool(carried.any()):
         ax.contour(carried.numpy(), [0.5], colors="orange", linewidths=1)
-    finish(ax, title)
-
-
-def finish(ax: Axes, title: str) -> None:
-    ax.set_title(title, fontsize=9)
-    ax.set_xticks([])
-    ax.set_yticks([])
+    bare(ax, title)
 
 
 def page(result: dict[str, Any], command: str) -> str:
@@ -253,10 +210,7 @@ def table_row(name: str, numbers: Numbers | None) -> list[str]:
 
 def comparison(result: dict[str, Any]) -> str:
     """Ours against elastix on the same pairs, and the same subjects."""
-    ours, theirs = (
-        {metric: np.array(values, dtype=float) for metric, values in result["rows"][name].items()}
-        for name in ("ours", "elastix")
-    )
+    ours, theirs = (result["rows"][name] for name in ("ours", "elastix"))
     subjects = np.array([subject_of(pair) for pair in result["pairs"]])
     sentences = []
     for metric, label, digits, sign in (
@@ -264,12 +218,11 @@ def comparison(result: dict[str, Any]) -> str:
         ("hd95", "95th percentile distance", 2, -1),
         ("msd", "mean distance", 2, -1),
     ):
-        gain = ours[metric] - theirs[metric]
-        means = {subject: np.nanmean(gain[subjects == subject]) for subject in np.unique(subjects)}
+        gained = gain(ours, theirs, metric)
+        means = [np.nanmean(gained[subjects == subject]) for subject in np.unique(subjects)]
         sentences.append(
-            f"{label} {np.nanmean(gain):+.{digits}f} ± {np.nanstd(gain):.{digits}f}, better in "
-            f"{int((sign * gain > 0).sum())} of {len(gain)} pairs (worse in {int((sign * gain < 0).sum())}) and on "
-            f"average in {sum(sign * mean > 0 for mean in means.values())} of {len(means)} subjects"
+            f"{gain_in_words(label, gained, digits, sign)} and on average in {sum(sign * mean > 0 for mean in means)} "
+            f"of {len(means)} subjects"
         )
-    speed = np.median(theirs["seconds"]) / np.median(ours["seconds"])
+    speed = speed_ratio(ours, theirs)
     return f"Ours minus elastix, pair by pair: {'; '.join(sentences)}. Ours takes 1/{speed:.0f} of elastix' time."

@@ -3,6 +3,7 @@
 python scripts/reproduce.py dirnet                                    # every experiment, on the test subjects
 python scripts/reproduce.py dirnet --only digits --data my/data
 python scripts/reproduce.py dirnet --subset validation --output runs  # while developing
+python scripts/reproduce.py fcn_multires --limit 2 --output runs      # a quick look
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 
 import torch
-from experiments import dirnet_cardiac, dirnet_digits
+from experiments import dirnet_cardiac, dirnet_digits, fcn_multires_hippocampus
 from experiments.common import SUBSETS, Options
 
 from warpzoo.record import write_json
@@ -23,6 +24,7 @@ from warpzoo.record import write_json
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENTS: dict[str, dict[str, ModuleType]] = {
     "dirnet": {"cardiac": dirnet_cardiac, "digits": dirnet_digits},
+    "fcn_multires": {"hippocampus": fcn_multires_hippocampus},
 }
 
 

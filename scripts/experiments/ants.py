@@ -2,7 +2,7 @@
 
 The paper calls `ANTS 3 -m CC[fixed,moving,1,2] -t SyN[0.25] -r Gauss[3,0] -i 100x100x10 --number-of-affine-iterations
 100x100x100 --use-Histogram-Matching 1`; this is its successor, antsRegistration, with these settings. What the paper
-leaves to ANTS is as ANTs' own scripts have it.
+leaves to ANTS is as ANTsPy has it for SyN.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import tempfile
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,8 +19,8 @@ from torch import Tensor
 from warpzoo.geometry.sampling import warp
 
 STAGES = (
-    ("Affine[0.1]", "MI[{pair},1,32,Regular,0.25]", "[100x100x100,1e-6,10]"),
-    ("SyN[0.25,3,0]", "CC[{pair},1,2]", "[100x100x10,1e-6,10]"),
+    ("Affine[0.25]", "Mattes[{pair},1,32,Regular,0.2]", "[100x100x100,1e-6,10]"),
+    ("SyN[0.25,3,0]", "CC[{pair},1,2]", "[100x100x10,1e-7,8]"),
 )
 """Transform, metric and iterations; each at a quarter, half and all of the image's resolution."""
 
@@ -42,11 +41,12 @@ def register(image: Tensor) -> tuple[Tensor, float]:
     """
     os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = "1"  # ITK looks when it first runs
     import ants
+    from ants.internal import get_pointer_string
 
     moving, fixed = (ants.from_numpy(channel.contiguous().numpy()) for channel in image[0])
     with tempfile.TemporaryDirectory() as folder:
         prefix = str(Path(folder) / "ants")
-        settings = arguments(ants.internal.get_pointer_string(fixed), ants.internal.get_pointer_string(moving), prefix)
+        settings = arguments(get_pointer_string(fixed), get_pointer_string(moving), prefix)
         start = time.perf_counter()
         ants.registration(settings, None)
         seconds = time.perf_counter() - start
@@ -56,7 +56,7 @@ def register(image: Tensor) -> tuple[Tensor, float]:
     return torch.cat([warp(image[:, :1], displacement), displacement], dim=1), seconds
 
 
-def arguments(fixed: str, moving: str, prefix: str) -> list[Any]:
+def arguments(fixed: str, moving: str, prefix: str) -> list[str]:
     """The command line; images by their addresses in memory."""
     pair = f"{fixed},{moving}"
     words = ["--dimensionality", "3", "--float", "1", "--use-histogram-matching", "1", "--random-seed", "1"]

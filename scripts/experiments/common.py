@@ -168,7 +168,8 @@ def gain_in_words(label: str, gain: np.ndarray, digits: int, sign: int = 1) -> s
 
 def speed_ratio(ours: Numbers, theirs: Numbers) -> float:
     """How many times as long theirs takes, by the medians."""
-    return float(np.median(theirs["seconds"]) / np.median(ours["seconds"]))
+    slow, fast = (np.median(np.array(numbers["seconds"], dtype=float)) for numbers in (theirs, ours))
+    return float(slow / fast)
 
 
 def bare(ax: Axes, title: str) -> None:

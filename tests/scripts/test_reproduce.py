@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import nibabel
 import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser
+from scipy.ndimage import gaussian_filter
 from torch import nn
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 SIZE = 48
 SHIFT = 3
+SIDE = 24
 
 
 @pytest.fixture
@@ -57,14 +61,16 @@ def data(bundle: Callable[[str], Path], tmp_path: Path) -> Path:
     return tmp_path
 
 
-def make_weights(bundle: Path, folder: Path, name: str, *overrides: str) -> nn.Module:
-    """A network of that variant that predicts the same small displacement everywhere, and its weights' file."""
+def make_weights(
+    bundle: Path, folder: Path, name: str, *overrides: str, motion: tuple[float, ...] = (SHIFT, 0)
+) -> nn.Module:
+    """A network of that variant whose last layer predicts the same small motion everywhere, and its weights' file."""
     config = ConfigParser()
     files = ["train.json", *(f"variants/{override}.json" for override in overrides)]
     config.read_config([str(bundle / "configs" / file) for file in files])
     network = config.get_parsed_content("network_def")
-    last = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)][-1]
-    last.bias.data = torch.tensor([float(SHIFT), 0.0])
+    last = [layer for layer in network.modules() if isinstance(layer, (nn.Conv2d, nn.Conv3d))][-1]
+    last.bias.data = torch.tensor(motion, dtype=torch.float32)
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
     torch.save(network.state_dict(), folder / name)
     return network
@@ -112,6 +118,115 @@ def test_elastix_finds_the_shift(reproduce: ModuleType, data: Path) -> None:
     assert inside[0] == pytest.approx(SHIFT, abs=0.3)
     assert inside[1] == pytest.approx(0, abs=0.3)
     assert float((prediction[0, 0] - fixed).abs().mean()) < 0.2 * float((moving.float() - fixed).abs().mean())
+    assert seconds > 0
+
+
+@pytest.fixture
+def hippocampi(
+    reproduce: ModuleType, bundle: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """Two-coloured balls that lie SHIFT to either side of the first along an axis, on scales of their own; the bundles
+    work on small volumes, for a moment only."""
+    from experiments import ants, fcn_multires_hippocampus
+
+    from warpzoo.registration import optimisation
+    from warpzoo.registration.descent import Budget
+
+    monkeypatch.setattr(ants, "installed_version", lambda: None)
+    monkeypatch.setattr(fcn_multires_hippocampus, "REFINEMENT", Budget(6))
+    monkeypatch.setattr(fcn_multires_hippocampus, "ADAPTATION", Budget(1))
+    for method in ("affine", "svf"):
+        monkeypatch.setitem(optimisation.BUDGET, method, Budget(10))
+    monkeypatch.setattr(reproduce, "ROOT", tmp_path)
+    for name in ("fcn_multires", "voxelmorph_dense"):
+        configs = tmp_path / "bundles" / name / "configs"
+        shutil.copytree(bundle(name) / "configs", configs)
+        config = json.loads((configs / "train.json").read_text())
+        (configs / "train.json").write_text(json.dumps(config | {"size": [SIDE] * 3}))
+
+    data = tmp_path / "data"
+    generator = np.random.default_rng(0)
+    for kind in ("images", "labels"):
+        (data / "hippocampus" / kind).mkdir(parents=True)
+    names = [*config["test_subjects"][:3], *config["validation_subjects"][:2], "first.nii.gz", "second.nii.gz"]
+    for index, name in enumerate(names):
+        x, y, z = np.mgrid[:SIDE, : SIDE - 2, : SIDE - 3] - np.array([11, 10, 10]).reshape(3, 1, 1, 1)
+        x = x - SHIFT * (0, 1, -1)[index % 3]
+        distance = np.sqrt(x**2 + y**2 + z**2)
+        image = 10.0 ** generator.integers(0, 5) * (2 + 4 / (1 + np.exp(distance - 6)) + np.tanh(y))
+        labels = np.where(distance < 6, np.where(y < 0, 1, 2), 0)
+        for kind, array in (("images", image.astype(np.float32)), ("labels", labels.astype(np.uint8))):
+            nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), data / "hippocampus" / kind / name)
+    return data
+
+
+def test_hippocampi_are_measured_and_averaged(
+    reproduce: ModuleType, bundle: Callable[[str], Path], hippocampi: Path, tmp_path: Path
+) -> None:
+    models, out = tmp_path / "models", tmp_path / "out"
+    make_weights(bundle("fcn_multires"), models, "coarse.pt", "paper", "coarse", motion=(SHIFT / 4, 0, 0))
+    make_weights(bundle("fcn_multires"), models, "plain.pt", "plain", motion=(SHIFT / 2, 0, 0))
+    make_weights(bundle("fcn_multires"), models, "model.pt", motion=(SHIFT / 2, 0, 0))  # the same both ways: none
+    arguments = ["fcn_multires", "--data", str(hippocampi), "--weights", str(models), "--output", str(out)]
+    assert reproduce.main(arguments) == 0
+
+    result = json.loads((out / "results.json").read_text())["hippocampus"]
+    assert len(result["pairs"]) == 2  # three test subjects, two of them onto the first
+    assert all(pair.endswith(result["fixed"]) for pair in result["pairs"])
+    rows = result["rows"]
+    assert set(rows) == {"before", "coarse", "plain", "ours", "refined", "adapted", "optimised"}
+    for row in ("coarse", "plain"):  # the displacement is right for the first pair, and wrong for the second
+        for structure in ("whole", "anterior", "posterior"):
+            right, wrong = rows[row][f"dice_{structure}"]
+            assert right == 1
+            assert wrong < rows["before"][f"dice_{structure}"][1] < 1
+        assert rows[row]["folding"] == rows[row]["folding_corners"] == [0, 0]
+    assert rows["ours"]["ncc"] == pytest.approx(rows["before"]["ncc"], abs=1e-4)
+    for row in ("refined", "optimised"):
+        assert min(np.subtract(rows[row]["ncc"], rows["before"]["ncc"])) > 0
+    assert rows["before"]["seconds"] == [None, None]
+    assert min(rows["adapted"]["seconds"]) > 0
+
+    means = result["means"]
+    assert means["fixed"]["agreement"] == 1
+    assert means["coarse"]["agreement"] == pytest.approx((1 + ball_overlap(2 * SHIFT)) / 2, abs=0.02)
+    assert means["before"]["agreement"] == pytest.approx(ball_overlap(SHIFT), abs=0.02)
+    assert means["before"]["sharpness"] < means["fixed"]["sharpness"]
+    correlations = result["correlations"]
+    assert {name: len(values["before"]) for name, values in correlations.items()} == {
+        "training": 2,
+        "validation": 2,
+        "test": 6,
+    }
+    page = (out / "results.md").read_text()
+    assert "| ANTs SyN | not installed |" in page
+    assert "| no pooling | not trained |" in page
+    assert (out / "figures" / "hippocampus.png").stat().st_size > 10_000
+
+
+def ball_overlap(apart: float, radius: int = 6) -> float:
+    """Which share of a ball's voxels lies in another so far away."""
+    x, y, z = np.mgrid[-20:21, -20:21, -20:21]
+    first, second = (np.sqrt((x - shift) ** 2 + y**2 + z**2) < radius for shift in (0, apart))
+    return float((first & second).sum() / first.sum())
+
+
+@pytest.mark.slow  # importing ants
+def test_ants_finds_the_shift(reproduce: ModuleType) -> None:
+    pytest.importorskip("ants")
+    from experiments import ants
+
+    shifts = (2, -1, 3)
+    volume = gaussian_filter(np.random.default_rng(0).standard_normal((36, 34, 32)), 2.5)
+    moving = volume[4:28, 4:28, 4:28]
+    fixed = volume[tuple(slice(4 + shift, 28 + shift) for shift in shifts)]  # fixed(x) = moving(x + shift)
+    image = torch.from_numpy(np.stack([1000 * moving, fixed + 1])).float()[None]
+    prediction, seconds = ants.register(image)
+    inside = (slice(None), slice(6, 18), slice(6, 18), slice(6, 18))
+    found = prediction[0, 1:][inside].flatten(1).mean(1)
+    assert found.tolist() == pytest.approx(shifts, abs=0.3)
+    warped = prediction[0, 0][inside[1:]] / 1000
+    assert float((warped - torch.from_numpy(fixed)[inside[1:]]).abs().mean()) < 0.1 * volume.std()
     assert seconds > 0
 
 

@@ -7,7 +7,7 @@ at a level is in voxels of that level.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from warpzoo.geometry.sampling import warp
@@ -35,6 +35,13 @@ def channels_last(features: Tensor) -> Tensor:
     if features.dim() == 4:
         return features.contiguous(memory_format=torch.channels_last)
     return features.contiguous(memory_format=torch.channels_last_3d)
+
+
+def channels_last_weights(network: nn.Module) -> None:
+    """Keeps a network in that layout, also after a convolution of a single channel, which has none to tell it by."""
+    for parameter in network.parameters():
+        if parameter.dim() in (4, 5):
+            parameter.data = channels_last(parameter.data)
 
 
 def resized(features: Tensor, factor: float) -> Tensor:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from warpzoo.geometry.sampling import warp
 from warpzoo.geometry.velocity import VelocityField
 from warpzoo.intensity import Standardise
-from warpzoo.networks import carried, channels_last, check_pair, one_level_finer, padded
+from warpzoo.networks import carried, channels_last, channels_last_weights, check_pair, one_level_finer, padded
 
 VARIANTS = ("multi_resolution", "coarse", "no_pooling")
 SQUARINGS = 5
@@ -67,6 +67,7 @@ class MultiResolutionFCN(nn.Module):
                     layers += _convolution(spatial_dims, width, width)
                 self.decoder.append(nn.Sequential(*layers))
                 self.regressors.append(_still(spatial_dims, width))
+        channels_last_weights(self)
 
     def forward(self, image: Tensor) -> Tensor:
         """(batch, 2, *spatial) → (batch, 1 + dims, *spatial)."""
@@ -135,6 +136,7 @@ class WarpingPyramid(nn.Module):
         for kernels, features in zip(estimators[::-1], channels[::-1], strict=True):
             self.estimators.append(_Estimator(spatial_dims, features, coarser, kernels))
             coarser = kernels
+        channels_last_weights(self)
 
     def forward(self, image: Tensor) -> Tensor:
         """(batch, 2, *spatial) → (batch, 1 + dims, *spatial)."""
@@ -152,27 +154,27 @@ class WarpingPyramid(nn.Module):
             features = stage(features)
             pyramid.append(features)
         fields: list[Tensor] = []
-        field = features.new_zeros([batch, self.spatial_dims] + [1] * self.spatial_dims)
-        known = features
+        field = flow = known = features
         for level, estimator in enumerate(self.estimators):
             features = pyramid[len(pyramid) - 1 - level]
             other = torch.cat([features[batch:], features[:batch]])  # what each is registered to: moving, fixed
             here = features if self.velocity else features[:batch]
+            other = other[: here.shape[0]]
             if level > 0:
                 field = one_level_finer(field)
-                other = channels_last(warp(other[: here.shape[0]], self._displacements(field)))
-            known = estimator(here, other[: here.shape[0]], known)
+                other = channels_last(warp(other, one_level_finer(flow)))
+            known = estimator(here, other, known)
             left = estimator.regressor(known)
             if self.velocity:
                 left = 0.5 * (left[:batch] - left[batch:])
             field = left if level == 0 else field + left
-            fields.append(self._displacements(field)[:batch])
+            flow = field
+            if self.velocity:  # moving onto fixed and, where a finer level is to come, fixed onto moving
+                finest = level + 1 == len(pyramid)
+                flow = self.flow(field if finest else torch.cat([field, -field]))
+            fields.append(flow[:batch])
         fields.append(one_level_finer(fields[-1]))
         return fields[::-1]
-
-    def _displacements(self, field: Tensor) -> Tensor:
-        """Of moving onto fixed and, with velocities, of fixed onto moving."""
-        return self.flow(torch.cat([field, -field])) if self.velocity else field
 
 
 class _Estimator(nn.Module):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from warpzoo.geometry.sampling import warp
 from warpzoo.geometry.velocity import VelocityField, compose
 from warpzoo.intensity import Standardise
-from warpzoo.networks import carried, channels_last, check_pair, one_level_finer, padded
+from warpzoo.networks import carried, channels_last, channels_last_weights, check_pair, one_level_finer, padded
 
 SQUARINGS = 5
 
@@ -70,6 +70,7 @@ class VoxelMorphDense(nn.Module):
         last = [layer for layer in self.unet.modules() if isinstance(layer, convolution)][-1]
         nn.init.zeros_(last.weight)  # an untrained network predicts the identity
         nn.init.zeros_(last.bias)
+        channels_last_weights(self)
 
     def forward(self, image: Tensor) -> Tensor:
         """(batch, 2, *spatial) → (batch, 1 + dims, *spatial)."""

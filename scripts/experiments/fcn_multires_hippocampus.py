@@ -47,7 +47,7 @@ from warpzoo.intensity import Standardise
 from warpzoo.losses import normalised_cross_correlation
 from warpzoo.networks import carried
 from warpzoo.registration.adaptation import adapted
-from warpzoo.registration.descent import Budget
+from warpzoo.registration.budget import Budget
 from warpzoo.registration.optimisation import optimise
 from warpzoo.registration.results import REFINED_LEVELS
 

@@ -10,10 +10,11 @@ import pytest
 
 from warpzoo.__main__ import COMMANDS, annotated, main, reading
 
+QUICK = [["--help"], ["--version"], ["methods"], *([name, "--help"] for name in ("register", "apply", "compare"))]
 HEAVY = ("torch", "monai", "nibabel", "itk", "matplotlib")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["register", "--help"], ["methods"], ["--version"]])
+@pytest.mark.parametrize("arguments", QUICK)
 def test_what_needs_no_images_imports_nothing_heavy(arguments: list[str]) -> None:
     code = (
         f"import sys; sys.argv[1:] = {arguments}\nfrom warpzoo.__main__ import main\n"

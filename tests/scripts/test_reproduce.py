@@ -130,7 +130,7 @@ def hippocampi(
     from experiments import ants, fcn_multires_hippocampus
 
     from warpzoo.registration import optimisation
-    from warpzoo.registration.descent import Budget
+    from warpzoo.registration.budget import Budget
 
     monkeypatch.setattr(ants, "installed_version", lambda: None)
     monkeypatch.setattr(fcn_multires_hippocampus, "REFINEMENT", Budget(6))

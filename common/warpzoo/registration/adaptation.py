@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from warpzoo.losses import Diffusion
 from warpzoo.objectives import RegistrationObjective
-from warpzoo.registration.descent import Budget, Descent
+from warpzoo.registration.budget import Budget
+from warpzoo.registration.descent import Descent
 from warpzoo.registration.similarities import in_windows
 
 LEARNING_RATE = 1e-4

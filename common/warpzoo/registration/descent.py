@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
+
+from warpzoo.registration.budget import Budget
 
 PATIENCE = 10
 """Iterations without progress after which a level ends."""
@@ -18,27 +18,6 @@ STALLED = 0.005
 """Progress is a fall of the loss by more than this part of what the level has gained so far."""
 SLOWEST = 0.1
 """Of the learning rate is left at the end of a level: large steps find the valley, small ones its bottom."""
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How long an optimisation may take; nothing at all is no optimisation."""
-
-    amount: float
-    seconds: bool = False
-
-    @classmethod
-    def read(cls, name: str, value: str | float) -> Budget:
-        """From iterations such as 50 or "50", or seconds such as "10s"; `name` is what the value is called."""
-        text = str(value).strip()
-        if re.fullmatch(r"\d+", text):
-            return cls(int(text))
-        if re.fullmatch(r"\d+(\.\d+)?\s*s", text):
-            return cls(float(text[:-1]), seconds=True)
-        raise ValueError(f"{name} is {text!r}; it wants a number of iterations such as 50, or seconds such as 10s.")
-
-    def __bool__(self) -> bool:
-        return self.amount > 0
 
 
 class Descent:

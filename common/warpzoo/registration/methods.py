@@ -10,9 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import warpzoo
-from warpzoo.registration.optimisation import METHODS
 
 FOLDER_VARIABLE = "WARPZOO_BUNDLES"
+OPTIMISED = {
+    "rigid": "rotation and translation, from any placement",
+    "affine": "rotation, translation, scale and shear, from any placement",
+    "ffd": "free-form deformation by a cubic B-spline, kept from folding",
+    "svf": "stationary velocity field: smooth, and can be inverted",
+}
+"""What each method finds that needs no network; `warpzoo.registration.optimisation` does it."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ def registration_methods() -> dict[str, Method]:
 
 def find_methods(chain: str) -> list[Method | str]:
     """The methods of a chain such as "affine,fcn_multires", in order; those without a network by their names."""
-    there: dict[str, Method | str] = {**{name: name for name in METHODS}, **registration_methods()}
+    there: dict[str, Method | str] = {**{name: name for name in OPTIMISED}, **registration_methods()}
     names = [name.strip() for name in chain.split(",")]
     for name in names:
         if name not in there:
@@ -67,5 +73,5 @@ def methods() -> None:
         kind, task = method.metadata["data_type"], method.metadata["task"]
         weights = "" if method.weights.exists() else " (no weights yet: train it first)"
         print(f"{method.name:20}{f'{method.spatial_dims}-D':8}{kind:6}{task}{weights}")
-    for name, task in METHODS.items():
+    for name, task in OPTIMISED.items():
         print(f"{name:20}{'2/3-D':8}{'any':6}no network: {task}")

@@ -6,20 +6,15 @@ from torch import Tensor
 
 from warpzoo.geometry.grid import Grid
 from warpzoo.geometry.transforms import Transform
+from warpzoo.registration.budget import Budget
 from warpzoo.registration.deformation import FreeFormModel, VelocityModel, deform
-from warpzoo.registration.descent import Budget, Descent
+from warpzoo.registration.descent import Descent
+from warpzoo.registration.methods import OPTIMISED
 from warpzoo.registration.placement import place
 from warpzoo.registration.pyramid import Pair, composed
 from warpzoo.registration.similarities import SIMILARITIES
 
 DEFORMATIONS: dict[str, type[VelocityModel] | type[FreeFormModel]] = {"ffd": FreeFormModel, "svf": VelocityModel}
-METHODS = {
-    "rigid": "rotation and translation, from any placement",
-    "affine": "rotation, translation, scale and shear, from any placement",
-    "ffd": "free-form deformation by a cubic B-spline, kept from folding",
-    "svf": "stationary velocity field: smooth, and can be inverted",
-}
-"""What each method finds."""
 USUAL = {"rigid": "ncc", "affine": "ncc", "ffd": "lncc", "svf": "lncc"}
 """The similarity that each method maximises if none is named."""
 BUDGET = {"rigid": Budget(200), "affine": Budget(300), "ffd": Budget(240), "svf": Budget(240)}
@@ -40,7 +35,7 @@ def optimise(
     """The transform from the fixed to the moving image, (1, 1, *spatial) each, on any grids; never worse than `start`.
 
     Args:
-        method: one of `METHODS`.
+        method: one of `warpzoo.registration.methods.OPTIMISED`.
         fixed: the image that stays.
         fixed_grid: where its voxels lie.
         moving: the image that is to be carried.
@@ -56,8 +51,8 @@ def optimise(
         >>> affine = optimise("affine", fixed, fixed_grid, moving, moving_grid)
         >>> transform = optimise("svf", fixed, fixed_grid, moving, moving_grid, start=affine)
     """
-    if method not in METHODS:
-        raise ValueError(f"method is {method!r}; it wants one of {', '.join(METHODS)}.")
+    if method not in OPTIMISED:
+        raise ValueError(f"method is {method!r}; it wants one of {', '.join(OPTIMISED)}.")
     measure = SIMILARITIES[check_similarity(similarity or USUAL[method])]
     pair = Pair(fixed, fixed_grid, moving, moving_grid, start)
     with Descent(budget or BUDGET[method], title or method) as descent:

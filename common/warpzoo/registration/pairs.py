@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from warpzoo.geometry.grid import Grid
 from warpzoo.geometry.transforms import Affine, Transform, resample
 from warpzoo.preflight import Finding, preflight, raise_if
-from warpzoo.registration.descent import Budget
+from warpzoo.registration.budget import Budget
 from warpzoo.registration.listing import carried_name, paths_of
 from warpzoo.registration.optimisation import optimise
 from warpzoo.registration.pyramid import composed

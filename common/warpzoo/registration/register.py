@@ -11,22 +11,20 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from tqdm import tqdm
 
 from warpzoo.errors import FAILURES, plain_reason
-from warpzoo.registration.descent import Budget
+from warpzoo.registration.budget import Budget
 from warpzoo.registration.listing import list_pairs, remove_results
 from warpzoo.registration.methods import Method, find_methods
-from warpzoo.registration.optimisation import check_similarity
-from warpzoo.registration.pairs import OpenPair, open_pair
-from warpzoo.registration.results import write_results
 from warpzoo.space.files import whole_file
 
 if TYPE_CHECKING:
     from monai.bundle import ConfigWorkflow
 
-Stage = Callable[[Mapping[str, Any], dict[str, OpenPair]], None]
+    from warpzoo.registration.pairs import OpenPair
+
+Stage = Callable[[Mapping[str, Any], "dict[str, OpenPair]"], None]
 """Takes a pair's files, and the pairs that have been begun, by their id, where it leaves its own."""
 
 
@@ -86,6 +84,8 @@ def register(
     chain = find_methods(method)
     name = ",".join(one if isinstance(one, str) else one.name for one in chain)
     if similarity is not None:
+        from warpzoo.registration.optimisation import check_similarity
+
         check_similarity(similarity)
     for_network = {
         "refine": refine if Budget.read("refine", refine) else None,
@@ -198,6 +198,8 @@ def run_chain(
     stages: Sequence[Stage], folder: Path, files: Mapping[str, Any], method: str, settings: Mapping[str, Any]
 ) -> None:
     """One pair through all methods, each of which goes on where the one before has come; then what comes of it."""
+    from warpzoo.registration.results import write_results
+
     remove_results(folder, files)
     begun: dict[str, OpenPair] = {}
     for run in stages:
@@ -229,6 +231,10 @@ def run_optimisation(
     device: str | None,
 ) -> None:
     """A stage of a chain without a network."""
+    import torch
+
+    from warpzoo.registration.pairs import open_pair
+
     anywhere = {"displacement": float("inf")} if method in ("rigid", "affine") else {}
     pair = open_pair(files, begun, anywhere, strict)
     pair.optimise(method, similarity, device=device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -17,7 +17,7 @@ from warpzoo.geometry.transforms import Affine, DisplacementField, Transform, re
 from warpzoo.losses import normalised_cross_correlation
 from warpzoo.metrics import dice, folding, present_labels, target_registration_error
 from warpzoo.record import provenance, write_json
-from warpzoo.registration.descent import Budget
+from warpzoo.registration.budget import Budget
 from warpzoo.registration.listing import remove_results
 from warpzoo.registration.pairs import FilePairs, OpenPair, identity
 from warpzoo.report.page import write_report

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-
-from warpzoo.geometry.transforms import POINTS_AT_ONCE, Composition, Transform, resample
 from warpzoo.space.files import FileError
-from warpzoo.space.images import Image, read_image, write_image
-from warpzoo.space.inversion import inverted
-from warpzoo.space.itk_transforms import read_transform
-from warpzoo.space.points import SUFFIXES as POINT_SUFFIXES
-from warpzoo.space.points import carry_points, read_points, write_points
+
+# what takes seconds to import is imported where it is needed: the help is there at once
+if TYPE_CHECKING:
+    from warpzoo.geometry.transforms import Transform
+    from warpzoo.space.images import Image
 
 
 def apply(
@@ -43,8 +40,15 @@ def apply(
         inverse: the other way round: from the fixed image to the moving image.
         outside: the value where the image says nothing.
     """
+    import torch
+
+    from warpzoo.geometry.transforms import resample
+    from warpzoo.space.images import write_image
+    from warpzoo.space.inversion import inverted
+    from warpzoo.space.points import SUFFIXES, carry_points, read_points, write_points
+
     path = Path(str(image))
-    points = path.name.lower().endswith(POINT_SUFFIXES)
+    points = path.name.lower().endswith(SUFFIXES)
     if output is None:
         stem = path.name if points else f"{path.name.removesuffix('.gz').removesuffix(path.suffix)}.nii.gz"
         output = f"warped_{stem.replace('.nii.nii', '.nii')}"
@@ -79,6 +83,11 @@ def compare(first: str, second: str, reference: str, mask: str | None = None) ->
         reference: the fixed image.
         mask: where to look: an image on any grid, above 0 at the voxels that count (for example its labels).
     """
+    import numpy as np
+    import torch
+
+    from warpzoo.geometry.transforms import POINTS_AT_ONCE
+
     one, other = read_transforms(first), read_transforms(second)
     if one.grid.dims != other.grid.dims:
         raise ValueError(f"first is {one.grid.dims}-D and second {other.grid.dims}-D; they want the same.")
@@ -103,6 +112,9 @@ def compare(first: str, second: str, reference: str, mask: str | None = None) ->
 
 def read_transforms(transform: str | Sequence[str]) -> Transform:
     """One transform of one file or of several, in the order in which points of the fixed image go through them."""
+    from warpzoo.geometry.transforms import Composition
+    from warpzoo.space.itk_transforms import read_transform
+
     names = transform.split(",") if isinstance(transform, str) else list(transform)
     parts = [read_transform(name) for name in names]
     if len({part.grid.dims for part in parts}) > 1:
@@ -113,6 +125,8 @@ def read_transforms(transform: str | Sequence[str]) -> Transform:
 
 def _read_for(transform: Transform, path: str | Path, flat: bool, labels: bool = False) -> Image:
     """An image of the transform's dimension; a volume of one slice goes with both."""
+    from warpzoo.space.images import read_image
+
     image = read_image(path, labels=labels, flat=flat)
     if image.grid.dims != transform.grid.dims:
         raise FileError(f"{path} is {image.grid.dims}-D and the transform {transform.grid.dims}-D; they want the same.")

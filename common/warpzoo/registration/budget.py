@@ -1,0 +1,27 @@
+"""How long an optimisation may take, as a user says it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long an optimisation may take; nothing at all is no optimisation."""
+
+    amount: float
+    seconds: bool = False
+
+    @classmethod
+    def read(cls, name: str, value: str | float) -> Budget:
+        """From iterations such as 50 or "50", or seconds such as "10s"; `name` is what the value is called."""
+        text = str(value).strip()
+        if re.fullmatch(r"\d+", text):
+            return cls(int(text))
+        if re.fullmatch(r"\d+(\.\d+)?\s*s", text):
+            return cls(float(text[:-1]), seconds=True)
+        raise ValueError(f"{name} is {text!r}; it wants a number of iterations such as 50, or seconds such as 10s.")
+
+    def __bool__(self) -> bool:
+        return self.amount > 0

@@ -1,0 +1,139 @@
+"""Blind-spot U-Net with a point-spread function: a U-Net predicts the phantom z, whose blur is the denoised image s.
+
+Convention: the input is one noisy image (batch, 1, *spatial), the output is s, both in the input's own units. The
+normalisation that the network was trained with is part of its weights, and so is the PSF.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from warpzoo.denoising.psf import GaussianPSF
+
+CONVOLUTIONS = {2: nn.Conv2d, 3: nn.Conv3d}
+POOLS = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
+
+
+class PSFBlindSpot(nn.Module):
+    """U-Net → phantom z → PSF → s.
+
+    No layer looks at an image's own statistics, so a tile of an image gives what the whole image gives there.
+
+    Args:
+        spatial_dims: 2 or 3.
+        channels: of the first level, twice as many on each further one.
+        levels: resolutions of the U-Net, each half of the one before.
+        blurs: standard deviations, in pixels, of Gaussians (0: the image itself) from which every pixel of the phantom
+            gets a mixture of its own that the U-Net chooses, and to which its other output is added. An untrained
+            network is a Gaussian filter then; empty for a plain U-Net.
+        psf: blurs the phantom; a module that keeps shapes (Identity for none, plain Noise2Void).
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int = 2,
+        channels: int = 16,
+        levels: int = 3,
+        blurs: Sequence[float] = (0, 1, 2, 4),
+        psf: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        if spatial_dims not in CONVOLUTIONS:
+            raise ValueError(f"spatial_dims is {spatial_dims}; it wants 2 or 3.")
+        if channels < 1 or levels < 1:
+            raise ValueError(f"channels is {channels} and levels is {levels}; both want 1 or more.")
+        widths = [channels * 2**level for level in range(levels)]
+        self.down = nn.ModuleList([_block(spatial_dims, *pair) for pair in zip([1, *widths[:-1]], widths, strict=True)])
+        self.up = nn.ModuleList(
+            [
+                _block(spatial_dims, below + width, width)
+                for below, width in zip(widths[:0:-1], widths[-2::-1], strict=True)
+            ]
+        )
+        self.pool = POOLS[spatial_dims](2)
+        self.blurs = nn.ModuleList([GaussianPSF(spatial_dims, side) if side else nn.Identity() for side in blurs])
+        self.last = CONVOLUTIONS[spatial_dims](channels, 1 + len(blurs), 1)
+        self.psf = nn.Identity() if psf is None else psf
+        if blurs:
+            with torch.no_grad():  # an untrained network is the plain mean of the blurred images
+                self.last.weight.zero_()
+                self.last.bias.zero_()
+        self.alignment = 2 ** (levels - 1)
+        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("deviation", torch.ones(()))
+        self.register_buffer("background", torch.zeros(()))
+        self.register_buffer("shift", torch.zeros(()))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(batch, 1, *spatial) → the denoised image of the same shape, in the same units."""
+        if not torch.jit.is_scripting():
+            self._check(image)
+        return self.restore(self.psf(self.phantom(self.normalise(image))))
+
+    def normalise(self, image: Tensor) -> Tensor:
+        return (image.to(self.mean.dtype) - self.mean) / self.deviation
+
+    def restore(self, normalised: Tensor) -> Tensor:
+        return normalised * self.deviation + (self.mean + self.shift)
+
+    def phantom(self, image: Tensor) -> Tensor:
+        """The phantom of a normalised image, normalised; of any size, padded at its far ends to what pooling wants."""
+        padding: list[int] = []
+        for size in image.shape[2:]:
+            padding = [0, -size % self.alignment] + padding
+        features = F.pad(image, padding, mode="replicate")
+        if image.dim() == 4:  # convolutions run 1.5 times faster in this layout
+            features = features.contiguous(memory_format=torch.channels_last)
+        else:
+            features = features.contiguous(memory_format=torch.channels_last_3d)
+        skips: list[Tensor] = []
+        for level, block in enumerate(self.down):
+            if level > 0:
+                features = self.pool(features)
+            features = block(features)
+            skips.append(features)
+        skips.pop()
+        for block in self.up:
+            features = F.interpolate(features, scale_factor=2.0, mode="nearest")
+            features = block(torch.cat([features, skips.pop()], dim=1))
+        outputs = self.last(features)
+        for axis, size in enumerate(image.shape[2:]):
+            outputs = outputs.narrow(axis + 2, 0, size)
+        phantom = outputs[:, :1]
+        blurred: list[Tensor] = []
+        for blur in self.blurs:
+            blurred.append(blur(image))
+        if len(blurred) > 0:
+            phantom = phantom + (outputs[:, 1:].softmax(dim=1) * torch.cat(blurred, dim=1)).sum(dim=1, keepdim=True)
+        return phantom
+
+    @property
+    def halo(self) -> int:
+        """How many pixels away a pixel may have an influence on s."""
+        depth = len(self.down)
+        # two 3-convolutions before and after on every level, one step of pooling or nearest neighbours between levels
+        sight = sum(4 * 2**level + 2**level for level in range(depth - 1)) + 2 * 2 ** (depth - 1)
+        blurred = max([getattr(blur, "reach", 0) for blur in self.blurs], default=0)
+        return max(sight, blurred) + getattr(self.psf, "reach", 0)
+
+    def _check(self, image: Tensor) -> None:
+        dims = self.last.weight.dim() - 2
+        if image.dim() != dims + 2 or image.shape[1] != 1:
+            raise ValueError(
+                f"image has shape {tuple(image.shape)}; this {dims}-D network wants (batch, 1, *spatial) with {dims} "
+                f"spatial axes."
+            )
+
+
+def _block(dims: int, inputs: int, outputs: int) -> nn.Sequential:
+    convolution = CONVOLUTIONS[dims]
+    return nn.Sequential(
+        convolution(inputs, outputs, 3, padding=1),
+        nn.ReLU(inplace=True),
+        convolution(outputs, outputs, 3, padding=1),
+        nn.ReLU(inplace=True),
+    )

@@ -1,0 +1,135 @@
+"""Classical filters for comparison and for the impatient, from scipy and scikit-image.
+
+Their one size is in pixels (Gaussian: the standard deviation; median, box and box3d: the side), or in standard
+deviations of the noise (nlm, tv, wavelet: their strength). Where none is given it is found without a clean image, by
+J-invariance: that size whose filter, kept from seeing a pixel, predicts it best (Batson & Royer 2019).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+from tqdm import tqdm
+
+from warpzoo.denoising.stacks import Stack, create_like
+from warpzoo.denoising.tiles import plan_tiles
+
+CALIBRATION = 256
+"""Pixels a side of the window that sizes are chosen on."""
+
+
+@dataclass(frozen=True)
+class Filter:
+    """`apply(image, size, noise)` with the noise's standard deviation; sizes to choose from; how far a pixel sees.
+
+    A reach of None is the whole image: frames are filtered at once then, not in tiles.
+    """
+
+    apply: Callable[[np.ndarray, float, float], np.ndarray]
+    sizes: tuple[float, ...]
+    reach: Callable[[float], int] | None
+
+
+def _gaussian(image: np.ndarray, size: float, _: float) -> np.ndarray:
+    return ndimage.gaussian_filter(image, size)
+
+
+def _median(image: np.ndarray, size: float, _: float) -> np.ndarray:
+    return ndimage.median_filter(image, int(size))
+
+
+def _box(image: np.ndarray, size: float, _: float) -> np.ndarray:
+    return ndimage.uniform_filter(image, int(size))
+
+
+def _nlm(image: np.ndarray, size: float, noise: float) -> np.ndarray:
+    from skimage.restoration import denoise_nl_means
+
+    return denoise_nl_means(image, patch_size=5, patch_distance=7, h=size * noise, fast_mode=True)
+
+
+def _tv(image: np.ndarray, size: float, noise: float) -> np.ndarray:
+    from skimage.restoration import denoise_tv_chambolle
+
+    return denoise_tv_chambolle(image, weight=size * noise)
+
+
+def _wavelet(image: np.ndarray, size: float, noise: float) -> np.ndarray:
+    from skimage.restoration import denoise_wavelet
+
+    return denoise_wavelet(image, sigma=size * noise, wavelet="db2", mode="soft", method="BayesShrink")
+
+
+_STRENGTHS = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
+FILTERS = {
+    "gaussian": Filter(_gaussian, tuple(np.arange(0.5, 4.05, 0.1).round(1).tolist()), lambda size: int(4 * size + 0.5)),
+    "median": Filter(_median, (3, 5, 7, 9), lambda size: int(size)),
+    "box": Filter(_box, (2, 3, 4, 5, 7, 9), lambda size: int(size)),
+    "box3d": Filter(_box, (2, 3, 4, 5, 7), lambda size: int(size)),
+    "nlm": Filter(_nlm, _STRENGTHS, lambda size: 16),
+    "tv": Filter(_tv, _STRENGTHS, None),
+    "wavelet": Filter(_wavelet, _STRENGTHS, None),
+}
+
+
+def filter_stack(
+    stack: Stack, output: str | Path, method: str, size: float | None = None, dtype: str | None = None, tile: int = 1024
+) -> float:
+    """Writes the filtered stack, tile by tile, and returns the size that was used."""
+    chosen = FILTERS[method]
+    if method == "box3d" and stack.dims != 3:
+        raise ValueError(f"{stack.path} was opened as 2-D images; the filter box3d wants volumes (spatial_dims 3).")
+    window = busiest_window(stack)
+    noise = noise_deviation(window)
+    if size is None:
+        size = choose_size(window, method, noise)
+    if not size > 0:
+        raise ValueError(f"size is {size}; a filter wants one above 0.")
+    reach = None if chosen.reach is None else chosen.reach(size)
+    tiles = plan_tiles(stack.shape, max(stack.shape) if reach is None else tile, reach or 0)
+    with create_like(stack, output, dtype) as written:
+        for one in tqdm(tiles, desc="Filtering", unit="tile", disable=None):
+            filtered = chosen.apply(stack.read(one.frame, one.read), size, noise)
+            written[(one.frame, *one.keep)] = one.core(filtered).astype(np.float32)
+    return size
+
+
+def choose_size(image: np.ndarray, method: str, noise: float) -> float:
+    """The size that predicts unseen pixels of the image best."""
+    from skimage.restoration import calibrate_denoiser
+
+    chosen = FILTERS[method]
+
+    def apply(image: np.ndarray, size: float) -> np.ndarray:
+        return chosen.apply(image, size, noise)
+
+    _, (parameters, losses) = calibrate_denoiser(
+        image.astype(np.float64), apply, {"size": list(chosen.sizes)}, approximate_loss=True, extra_output=True
+    )
+    return float(parameters[int(np.argmin(losses))]["size"])
+
+
+def noise_deviation(image: np.ndarray) -> float:
+    """Standard deviation of the noise: that of second differences along all axes, which leave little structure."""
+    difference = image.astype(np.float64)
+    for axis in range(image.ndim):
+        if image.shape[axis] > 2:
+            difference = np.diff(difference, n=2, axis=axis) / math.sqrt(6)
+    return float(difference.std())
+
+
+def busiest_window(stack: Stack) -> np.ndarray:
+    """Of a few windows of the stack the one with the most structure, to choose sizes on."""
+    sides = [min(size, CALIBRATION if stack.dims == 2 else CALIBRATION // 4) for size in stack.shape[1:]]
+    random = np.random.default_rng(0)
+    windows = []
+    for _ in range(16):
+        starts = [int(random.integers(size - side + 1)) for size, side in zip(stack.shape[1:], sides, strict=True)]
+        window = tuple(slice(start, start + side) for start, side in zip(starts, sides, strict=True))
+        windows.append(stack.read(int(random.integers(stack.shape[0])), window))
+    return max(windows, key=lambda window: float(ndimage.uniform_filter(window, 5).std()))

@@ -1,0 +1,122 @@
+"""What will spoil a denoising, said before it starts: what was seen in the noisy image, and what will come of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from warpzoo.denoising.patches import Patches
+from warpzoo.denoising.stacks import Stack
+from warpzoo.preflight import SATURATED, Finding
+
+CORRELATED = 0.25
+"""Correlation of neighbouring pixels' noise above which results are visibly worse (real cameras: up to about 0.15)."""
+FRAMES = 200
+WINDOW = 64
+
+
+def preflight(stack: Stack, patch: int | Sequence[int] = WINDOW) -> list[Finding]:
+    """What is doubtful about a noisy image, from a sample of it; empty if nothing is."""
+    findings = [*broken(stack)]
+    if findings:
+        return findings
+    sample = Patches([stack], WINDOW if stack.dims == 2 else [1, WINDOW, WINDOW]).sample(64)
+    sample = sample.reshape(-1, *sample.shape[-2:])
+    for axis, name in ((-1, "in a row"), (-2, "in a column")):
+        correlation = noise_correlation(sample, axis)
+        if correlation > CORRELATED:
+            findings.append(
+                Finding(
+                    "warning",
+                    f"{stack.path} has noise that is alike in pixels next to each other {name} (correlation "
+                    f"{correlation:.2f}): it may have been resized, compressed, averaged or filtered, or the camera "
+                    f"does that. Such noise looks like structure, and much of it will stay.",
+                    "Denoise the image as the microscope wrote it, before any other step.",
+                )
+            )
+    if stack.dtype.kind in "iu":
+        highest = int(np.iinfo(stack.dtype).max)
+        share = float((sample >= highest).mean())
+        if share > SATURATED:
+            findings.append(
+                Finding(
+                    "warning",
+                    f"{stack.path} has {100 * share:.1f} % of its pixels at {highest}, the most its values can be: "
+                    f"what is cut off there cannot be averaged back, and bright parts will come out too dark.",
+                    "Take the image again with less gain or exposure, if that is possible.",
+                )
+            )
+        values = np.unique(sample)
+        if len(values) > 16 and np.diff(values).min() > 1:
+            findings.append(
+                Finding(
+                    "warning",
+                    f"{stack.path} uses every {np.diff(values).min():.0f}th value only: its contrast was stretched "
+                    f"after it was taken.",
+                    "That does no harm if it was a plain gain; after a gamma or a clipping, intensities mean little.",
+                )
+            )
+    sides = [patch] * stack.dims if isinstance(patch, int) else list(patch)
+    if any(size < side for size, side in zip(stack.shape[1:], sides, strict=True)):
+        shape, wanted = (" × ".join(map(str, numbers)) for numbers in (stack.shape[1:], sides))
+        findings.append(
+            Finding(
+                "warning",
+                f"{stack.path} has {shape} pixels, less than the {wanted} that training looks at: its mirror image is "
+                f"put beside it, and there is little to learn from.",
+                "Give several such images at once as a stack, or use weights trained on others like it.",
+            )
+        )
+    return findings
+
+
+def broken(stack: Stack) -> list[Finding]:
+    """Frames that nothing can be done with: no numbers, or one value everywhere."""
+    constant = []
+    step = max(1, stack.shape[0] // FRAMES)
+    for frame in range(0, stack.shape[0], step):
+        middle = tuple(slice(max(0, size // 2 - 512), min(size, size // 2 + 512)) for size in stack.shape[1:])
+        values = stack.read(frame, middle)
+        if not np.isfinite(values).all():
+            return [
+                Finding(
+                    "error",
+                    f"{stack.path}, frame {frame}, has pixels that are NaN or infinite: all that is computed from them "
+                    f"would be, too.",
+                    "Replace them by the background's value in the program that made the file.",
+                )
+            ]
+        if values.min() == values.max():
+            constant.append(frame)
+    if not constant:
+        return []
+    everything = len(constant) == len(range(0, stack.shape[0], step))
+    which = "everywhere" if everything else f"in {len(constant)} frames, the first of them frame {constant[0]}"
+    return [
+        Finding(
+            "error" if everything else "warning",
+            f"{stack.path} has one and the same value {which}: there is nothing to denoise"
+            + ("." if everything else ", and training on them is time lost."),
+            "Look at the file in a viewer; it may be an empty export or the wrong channel.",
+        )
+    ]
+
+
+def noise_correlation(patches: np.ndarray, axis: int) -> float:
+    """Correlation of the noise of neighbours along an axis (-1: in a row), over patches (count, rows, columns).
+
+    Judged across the other axis: second differences there leave out what is smooth, and the flattest quarter of the
+    patches are those with the least structure in them.
+    """
+    other = -1 if axis == -2 else -2
+    noise = np.diff(patches.astype(np.float64), n=2, axis=other)
+    noise -= noise.mean(axis=(1, 2), keepdims=True)
+    power = (noise**2).mean(axis=(1, 2))
+    alive = power > 0
+    if not alive.any():
+        return 0.0
+    along = np.moveaxis(noise, axis, -1)
+    correlations = (along[..., 1:] * along[..., :-1]).mean(axis=(1, 2))[alive] / power[alive]
+    flattest = np.argsort(power[alive])[: max(1, int(alive.sum()) // 4)]
+    return float(np.median(correlations[flattest]))

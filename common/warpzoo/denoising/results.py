@@ -1,0 +1,79 @@
+"""Where the denoised tiles go: into a file like the input, as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ignite.engine import Engine, Events
+from monai.inferers import Inferer
+from torch import Tensor
+from tqdm import tqdm
+
+from warpzoo.denoising.stacks import create_like
+from warpzoo.denoising.tiles import Tiles
+
+
+class WriteTiles:
+    """Writes each tile's core into a file of the input's format, shape, axes, pixel size and data type.
+
+    Attached to an evaluator as a handler it opens and closes the file, which is there under its name when all tiles are
+    in it; as the evaluator's postprocessing it takes the tiles.
+
+    Args:
+        path: the file; with the input's suffix.
+        tiles: what is denoised.
+        dtype: of the values, such as float32; the input's own by default.
+        key: where the result is in the evaluator's output.
+    """
+
+    def __init__(self, path: str | Path, tiles: Tiles, dtype: str | None = None, key: str = "pred") -> None:
+        self.path = Path(path)
+        self.tiles = tiles
+        self.dtype = dtype
+        self.key = key
+        self.open = ExitStack()
+        self.sums = np.zeros(2)
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(Events.COMPLETED, self.close)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self.give_up)
+
+    def start(self, _: Engine) -> None:
+        self.file = self.open.enter_context(create_like(self.tiles.data, self.path, self.dtype))
+        self.bar = self.open.enter_context(tqdm(total=len(self.tiles), desc="Denoising", unit="tile", disable=None))
+
+    def __call__(self, data: Mapping[str, Any]) -> Mapping[str, Any]:
+        tile = self.tiles.tiles[int(data["index"])]
+        values = tile.core(data[self.key][0]).float().cpu().numpy()
+        self.file[(tile.frame, *tile.keep)] = values
+        self.sums += tile.core(data["image"][0]).double().sum().item(), values.sum(dtype=np.float64)
+        self.bar.update()
+        return data
+
+    @property
+    def mean_ratio(self) -> float:
+        """Mean of the result over that of the input."""
+        return float(self.sums[1] / self.sums[0])
+
+    def close(self, _: Engine) -> None:
+        self.open.close()
+
+    def give_up(self, _: Engine, error: BaseException) -> None:
+        with self.open:
+            raise error
+
+
+class Denoise(Inferer):
+    """MONAI's inferer that gives the denoised image, or instead of it the network's `phantom`, in the image's units."""
+
+    def __init__(self, phantom: bool = False) -> None:
+        super().__init__()
+        self.phantom = phantom
+
+    def __call__(self, inputs: Tensor, network: Any, *_: Any, **__: Any) -> Tensor:
+        return network.restore(network.phantom(network.normalise(inputs))) if self.phantom else network(inputs)

@@ -1,0 +1,237 @@
+"""Training on the noisy images at hand within a budget of seconds or steps: handlers of MONAI's trainer."""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from tqdm import tqdm
+
+from warpzoo import record
+from warpzoo.denoising.patches import Patches
+from warpzoo.space.files import whole_file
+
+UNITS = {"s": 1, "sec": 1, "seconds": 1, "m": 60, "min": 60, "minutes": 60, "h": 3600, "hours": 3600}
+BACKGROUND = 0.001
+"""Quantile of the pixels taken for the camera's offset: the darkest ones, less a few that are broken."""
+
+
+def parse_budget(budget: str | float) -> tuple[float, str]:
+    """ "60s", "2 min", 60 → (seconds, "seconds"); "2000 steps" → (2000, "steps")."""
+    match = re.fullmatch(r"\s*([0-9.]+)\s*([a-z]*)\s*", str(budget).lower())
+    if match and match[1].count(".") < 2 and float(match[1]) > 0:
+        if match[2] in ("step", "steps"):
+            return math.ceil(float(match[1])), "steps"
+        if match[2] in UNITS or not match[2]:
+            return float(match[1]) * UNITS.get(match[2], 1), "seconds"
+    raise ValueError(f"budget is {budget!r}; a time such as 60s or 10min, or steps such as 2000steps, is wanted.")
+
+
+class Budget:
+    """Ends the training when its time or number of steps is used up, with the learning rate falling to 0 till then.
+
+    A warm-up over the first steps, then half a cosine. Ctrl-C ends the training early, as if that had been the budget;
+    a second one breaks off everything. The bar shows the time left.
+
+    Args:
+        budget: such as "60s", "10min" or "2000steps".
+        optimizer: whose learning rates follow; those it starts with are the highest.
+        warm_up: steps.
+        clock: seconds since any time; wall clock time, or `time.process_time` for the processor's.
+        constant: keep the learning rate instead.
+    """
+
+    def __init__(
+        self,
+        budget: str | float,
+        optimizer: Optimizer,
+        warm_up: int = 50,
+        clock: Callable[[], float] = time.perf_counter,
+        constant: bool = False,
+    ) -> None:
+        self.total, self.unit = parse_budget(budget)
+        self.optimizer = optimizer
+        self.warm_up = warm_up
+        self.clock = clock
+        self.constant = constant
+        self.highest = [group["lr"] for group in optimizer.param_groups]
+        self.interrupted = False
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(Events.ITERATION_STARTED, self.set_rate)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.check)
+        engine.add_event_handler(Events.COMPLETED, self.close)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self.give_up)
+
+    def start(self, _: Engine) -> None:
+        self.began = self.clock()
+        self.before: Any = None
+        if threading.current_thread() is threading.main_thread():
+            self.before = signal.signal(signal.SIGINT, self.interrupt)
+        self.bar = tqdm(
+            total=round(self.total),
+            desc="Training",
+            disable=idist.get_rank() > 0 or None,
+            bar_format="{desc} {percentage:3.0f}%|{bar}| {n:.0f}/{total} " + self.unit + "{postfix} [{remaining} left]",
+        )
+
+    def interrupt(self, *_: Any) -> None:
+        if self.interrupted:
+            raise KeyboardInterrupt
+        self.interrupted = True
+
+    def used(self, engine: Engine) -> float:
+        return engine.state.iteration if self.unit == "steps" else self.clock() - self.began
+
+    def set_rate(self, engine: Engine) -> None:
+        step = engine.state.iteration  # counted from 1
+        done = min(1.0, (step - 1 if self.unit == "steps" else self.used(engine)) / self.total)
+        rate = 1.0 if self.constant else min(1.0, step / self.warm_up) * (0.5 + 0.5 * math.cos(math.pi * done))
+        for group, highest in zip(self.optimizer.param_groups, self.highest, strict=True):
+            group["lr"] = rate * highest
+
+    def check(self, engine: Engine) -> None:
+        used = self.used(engine)
+        if engine.state.iteration % 10 == 0 or used >= self.total:
+            self.bar.set_postfix(loss=f"{float(engine.state.output['loss']):.3f}", refresh=False)
+            self.bar.update(min(used, self.total) - self.bar.n)
+        if used >= self.total or self.interrupted:
+            engine.terminate()
+
+    def close(self, _: Engine) -> None:
+        self.bar.close()
+        if self.before is not None:
+            signal.signal(signal.SIGINT, self.before)
+
+    def give_up(self, engine: Engine, error: BaseException) -> None:
+        self.close(engine)
+        raise error
+
+
+class FitIntensities:
+    """Puts the images' mean, deviation and background into the network before its training."""
+
+    def __init__(self, network: Any, patches: Patches) -> None:
+        self.network = network
+        self.patches = patches
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self, _: Engine) -> None:
+        values = self.patches.sample(256).astype(np.float64)
+        if not np.isfinite(values).all():
+            raise ValueError(f"{self.patches.data[0].path} has NaN or infinite values; replace them first.")
+        if values.min() == values.max():
+            raise ValueError(f"{self.patches.data[0].path} is constant; there is nothing to denoise.")
+        self.network.mean.fill_(values.mean())
+        self.network.deviation.fill_(values.std())
+        self.network.background.fill_(float(np.quantile(values, BACKGROUND)))
+
+
+class AverageWeights:
+    """Keeps the running mean of the network's weights, which is better than any of them, and uses it in the end.
+
+    It looks back over about 1 / (1 − decay) steps, over fewer in the beginning.
+    """
+
+    def __init__(self, network: nn.Module, decay: float = 0.99) -> None:
+        self.network = network
+        self.decay = decay
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.add)
+        engine.add_event_handler(Events.COMPLETED, self.use)
+
+    def start(self, _: Engine) -> None:
+        self.weights: list[Tensor] = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        self.mean = [copy.deepcopy(parameter.detach()) for parameter in self.weights]
+
+    @torch.no_grad()
+    def add(self, engine: Engine) -> None:
+        step = engine.state.iteration
+        torch._foreach_lerp_(self.mean, self.weights, 1 - min(self.decay, step / (10 + step)))
+
+    @torch.no_grad()
+    def use(self, _: Engine) -> None:
+        for parameter, mean in zip(self.weights, self.mean, strict=True):
+            parameter.copy_(mean)
+
+
+class KeepMean:
+    """Shifts the network's result at the end of its training so that it has the noisy images' mean.
+
+    Noise has mean 0, so both means are the same thing; a short training may miss it by a per cent or two.
+    """
+
+    def __init__(self, network: Any, patches: Patches) -> None:
+        self.network = network
+        self.patches = patches
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    @torch.no_grad()
+    def __call__(self, _: Engine) -> None:
+        self.network.eval()
+        differences = []
+        for patch in self.patches.sample(16, scale=4 if self.patches.data[0].dims == 2 else 2):
+            noisy = torch.from_numpy(patch)[None, None].to(self.network.mean.device)
+            differences.append(float((noisy - self.network(noisy)).mean()))
+        self.network.shift.fill_(float(np.mean(differences)))
+
+
+class SaveWeights:
+    """Writes the trained network's weights, a plain state dict, and beside them the record of the run as JSON."""
+
+    def __init__(self, path: str | Path, network: nn.Module, settings: Mapping[str, Any], patches: Patches) -> None:
+        self.path = Path(path)
+        self.network = network
+        self.settings = dict(settings)
+        self.patches = patches
+        self.curve: list[dict[str, float]] = []
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED(every=100), self.add)
+        engine.add_event_handler(Events.COMPLETED, self.save)
+
+    def start(self, _: Engine) -> None:
+        self.clock = time.perf_counter(), time.process_time()
+
+    def add(self, engine: Engine) -> None:
+        terms = {name: round(float(value), 6) for name, value in engine.state.output["pred"].items()}
+        self.curve.append({"step": engine.state.iteration, **terms})
+
+    def save(self, engine: Engine) -> None:
+        if idist.get_rank() > 0:
+            return
+        with whole_file(self.path) as unfinished:
+            torch.save(self.network.state_dict(), unfinished)
+        run = {
+            "settings": self.settings,
+            "command": record.command(),
+            "images": [stack.path.name for stack in self.patches.data],
+            "steps": engine.state.iteration,
+            "seconds": round(time.perf_counter() - self.clock[0], 2),
+            "cpu_seconds": round(time.process_time() - self.clock[1], 2),
+            "machine": record.machine(),
+            "versions": record.versions(),
+            "curve": self.curve,
+        }
+        record.write_json(self.path.with_suffix(".training.json"), run)

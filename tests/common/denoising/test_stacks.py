@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image as Picture
+
+from warpzoo.denoising.stacks import create_like, open_stack, open_stacks
+
+RANDOM = np.random.default_rng(0)
+
+
+def denoise_by_adding_one(path, output, dims=2, dtype=None):
+    stack = open_stack(path, dims)
+    with create_like(stack, output, dtype) as written:
+        for frame in range(stack.shape[0]):
+            window = tuple(slice(0, size) for size in stack.shape[1:])
+            written[(frame, *window)] = stack.read(frame, window) + 1
+    return stack
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
+@pytest.mark.parametrize(
+    ("shape", "axes", "dims"), [((20, 31), "YX", 2), ((3, 20, 31), "TYX", 2), ((4, 20, 31), "ZYX", 3)]
+)
+def test_tiff_comes_back_as_it_was(tmp_path, dtype, shape, axes, dims):
+    values = RANDOM.integers(0, 200, shape).astype(dtype)
+    tifffile.imwrite(
+        tmp_path / "in.tif",
+        values,
+        photometric="minisblack",
+        metadata={"axes": axes},
+        resolution=(3.5, 7),
+        resolutionunit="CENTIMETER",
+    )
+    denoise_by_adding_one(tmp_path / "in.tif", tmp_path / "out.tif", dims)
+    with tifffile.TiffFile(tmp_path / "out.tif") as out:
+        assert out.series[0].axes == axes
+        assert out.series[0].dtype == values.dtype
+        np.testing.assert_array_equal(out.asarray(), values + 1)
+        assert out.pages[0].get_resolution("CENTIMETER") == pytest.approx((3.5, 7), rel=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [None, "float32"])
+def test_ome_tiff_keeps_its_metadata(tmp_path, dtype):
+    values = RANDOM.integers(0, 200, (2, 5, 20, 31)).astype(np.uint16)
+    metadata = {
+        "axes": "TZYX",
+        "PhysicalSizeX": 0.11,
+        "PhysicalSizeXUnit": "µm",
+        "PhysicalSizeZ": 0.5,
+        "TimeIncrement": 2.5,
+        "Channel": {"Name": ["GFP"]},
+    }
+    tifffile.imwrite(tmp_path / "in.ome.tif", values, metadata=metadata)
+    denoise_by_adding_one(tmp_path / "in.ome.tif", tmp_path / "out.ome.tif", 3, dtype)
+    with tifffile.TiffFile(tmp_path / "out.ome.tif") as out:
+        assert out.is_ome
+        assert out.series[0].axes == "TZYX"
+        assert out.series[0].dtype == np.dtype(dtype or np.uint16)
+        np.testing.assert_array_equal(out.asarray(), values + 1)
+        for text in ('PhysicalSizeX="0.11"', 'PhysicalSizeZ="0.5"', 'TimeIncrement="2.5"', 'Name="GFP"', "µm"):
+            assert text in out.ome_metadata
+        assert ('Type="float"' if dtype else 'Type="uint16"') in out.ome_metadata
+
+
+def test_imagej_tiff_keeps_its_metadata(tmp_path):
+    values = RANDOM.integers(0, 200, (4, 20, 31)).astype(np.uint16)
+    metadata = {"axes": "TYX", "unit": "um", "finterval": 3.0, "min": 5.0}
+    tifffile.imwrite(tmp_path / "in.tif", values, imagej=True, resolution=(9, 9), metadata=metadata)
+    denoise_by_adding_one(tmp_path / "in.tif", tmp_path / "out.tif")
+    with tifffile.TiffFile(tmp_path / "out.tif") as out:
+        assert out.is_imagej
+        assert out.series[0].axes == "TYX"
+        assert out.imagej_metadata["finterval"] == 3
+        assert out.imagej_metadata["unit"] == "um"
+        np.testing.assert_array_equal(out.asarray(), values + 1)
+
+
+def test_compressed_and_foreign_tiffs(tmp_path):
+    values = RANDOM.integers(0, 200, (40, 30)).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "packed.tif", values, compression="zlib")
+    denoise_by_adding_one(tmp_path / "packed.tif", tmp_path / "out.tif")
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "out.tif"), values + 1)
+    Picture.fromarray(values).save(tmp_path / "foreign.tif")
+    denoise_by_adding_one(tmp_path / "foreign.tif", tmp_path / "out.tif")
+    np.testing.assert_array_equal(np.asarray(Picture.open(tmp_path / "out.tif")), values + 1)
+    tifffile.imwrite(tmp_path / "big_endian.tif", values.astype(">u2"), byteorder=">")
+    denoise_by_adding_one(tmp_path / "big_endian.tif", tmp_path / "out.tif")
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "out.tif"), values + 1)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_nifti_keeps_its_header(tmp_path, dims):
+    values = RANDOM.integers(0, 200, (11, 20, 7)).astype(np.int16)
+    affine = np.diag([0.5, 0.6, 2.0, 1.0])
+    affine[:3, 3] = 5, -3, 8
+    nib.save(nib.Nifti1Image(values, affine), tmp_path / "in.nii.gz")
+    stack = denoise_by_adding_one(tmp_path / "in.nii.gz", tmp_path / "out.nii.gz", dims)
+    assert stack.shape == ((1, 7, 20, 11) if dims == 3 else (7, 20, 11))
+    out = nib.load(tmp_path / "out.nii.gz")
+    np.testing.assert_array_equal(out.dataobj, values + 1)
+    np.testing.assert_allclose(out.affine, affine)
+    assert out.get_data_dtype() == np.int16
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_png(tmp_path, dtype):
+    values = RANDOM.integers(0, 200, (20, 31)).astype(dtype)
+    Picture.fromarray(values).save(tmp_path / "in.png")
+    denoise_by_adding_one(tmp_path / "in.png", tmp_path / "out.png")
+    out = np.asarray(Picture.open(tmp_path / "out.png"))
+    assert out.dtype == dtype
+    np.testing.assert_array_equal(out, values + 1)
+
+
+def test_values_are_rounded_and_clipped(tmp_path):
+    tifffile.imwrite(tmp_path / "in.tif", np.array([[0, 1], [100, 255]], np.uint8))
+    stack = open_stack(tmp_path / "in.tif")
+    with create_like(stack, tmp_path / "out.tif") as written:
+        written[0, 0:2, 0:2] = np.array([[-3, 0.6], [99.4, 300]], np.float32)
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "out.tif"), [[0, 1], [99, 255]])
+
+
+def test_what_lies_outside_is_the_mirror_image(tmp_path):
+    values = RANDOM.integers(0, 200, (2, 5, 6)).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "in.tif", values, metadata={"axes": "TYX"})
+    window = (slice(-3, 13), slice(2, 9))
+    expected = np.pad(values[1].astype(np.float32), ((3, 8), (0, 3)), mode="symmetric")[:, 2:]
+    np.testing.assert_array_equal(open_stack(tmp_path / "in.tif").read(1, window), expected)
+
+
+def test_nothing_half_written_stays(tmp_path):
+    tifffile.imwrite(tmp_path / "in.tif", np.zeros((4, 4), np.uint8))
+    stack = open_stack(tmp_path / "in.tif")
+    with pytest.raises(KeyboardInterrupt), create_like(stack, tmp_path / "out.tif"):
+        raise KeyboardInterrupt
+    assert [path.name for path in tmp_path.iterdir()] == ["in.tif"]
+
+
+def test_messages(tmp_path):
+    tifffile.imwrite(tmp_path / "colour.tif", np.zeros((4, 4, 3), np.uint8), photometric="rgb")
+    tifffile.imwrite(
+        tmp_path / "channels.ome.tif", np.zeros((2, 4, 4), np.uint8), photometric="minisblack", metadata={"axes": "CYX"}
+    )
+    tifffile.imwrite(tmp_path / "time.tif", np.zeros((2, 4, 4), np.uint8), metadata={"axes": "TYX"})
+    for name, dims, message in (
+        ("colour.tif", 2, "colour"),
+        ("channels.ome.tif", 2, "2 channels"),
+        ("time.tif", 3, "series of 2-D images"),
+        ("none.tif", 2, "does not exist"),
+    ):
+        with pytest.raises(ValueError, match=message) as error:
+            open_stack(tmp_path / name, dims)
+        assert name in str(error.value)
+    with (
+        pytest.raises(ValueError, match=r"out\.png is no TIFF"),
+        create_like(open_stack(tmp_path / "time.tif"), tmp_path / "out.png"),
+    ):
+        pass
+
+
+def test_folders_and_lists(tmp_path):
+    for name in ("b", "a"):
+        tifffile.imwrite(tmp_path / f"{name}.tif", np.zeros((4, 4), np.uint8))
+    (tmp_path / "notes.json").write_text(json.dumps({}), encoding="utf-8")
+    assert [stack.path.stem for stack in open_stacks(tmp_path)] == ["a", "b"]
+    assert [stack.path.stem for stack in open_stacks([tmp_path / "b.tif"])] == ["b"]

@@ -25,6 +25,8 @@ def denoise(
     psf: str | None = None,
     size: float | None = None,
     spatial_dims: int = 2,
+    channel: int | None = None,
+    time_axis: int | None = None,
     weights: str | None = None,
     save_weights: str | None = None,
     variant: str | None = None,
@@ -41,8 +43,8 @@ def denoise(
     files may be larger than the memory. Ctrl-C ends the training early and goes on with what was learnt till then.
 
     Args:
-        image: the noisy image: TIFF, OME-TIFF, NIfTI, MetaImage, NRRD or PNG; time points and, in 2-D, slices are
-            denoised one by one, by one network that has learnt from all of them.
+        image: the noisy image: TIFF, OME-TIFF, OME-Zarr, NIfTI, MetaImage, NRRD or PNG; time points and, in 2-D,
+            slices are denoised one by one, by one network that has learnt from all of them.
         output: the file to write.
         method: psf_blindspot (a network), or a filter: median, gaussian, box, box3d, nlm, tv, wavelet.
         budget: how long the network learns, such as 60s, 10min or 2000steps.
@@ -51,6 +53,8 @@ def denoise(
         psf: instead, an image file with the blur as it was measured.
         size: a filter's size (see the documentation); found without a clean image if not given.
         spatial_dims: 3 to use the neighbouring slices of a volume, too.
+        channel: which one to denoise, counted from 0, where there are several; the others are copied.
+        time_axis: which axis of the file is time, counted from 0, where it does not say so and spatial_dims is 3.
         weights: of a network that has been trained before; nothing is learnt then.
         save_weights: where to keep what was learnt.
         variant: overrides of the network's configuration, such as published.
@@ -71,7 +75,7 @@ def denoise(
         raise ValueError(f"method {method!r} is not there; there are {NETWORK}, {', '.join(FILTERS)}.")
     if Path(image).resolve() == Path(output).resolve():
         raise ValueError(f"output is the noisy image itself, {image}; choose another name.")
-    stack = open_stack(image, 3 if method == "box3d" else spatial_dims)
+    stack = open_stack(image, 3 if method == "box3d" else spatial_dims, channel, time_axis)
     findings = preflight(stack)
     raise_if(findings, strict)
     for finding in findings:
@@ -80,7 +84,8 @@ def denoise(
         size = filter_stack(stack, output, method, size, dtype)
         print(f"{output}: {method} of size {size:g}, {time.perf_counter() - began:.0f} s")
         return
-    options: dict[str, Any] = {"spatial_dims": spatial_dims} | psf_options(psf_sigma, psf, spatial_dims)
+    options: dict[str, Any] = {"spatial_dims": spatial_dims, "channel": channel, "time_axis": time_axis}
+    options |= psf_options(psf_sigma, psf, spatial_dims)
     if device is not None:
         options["device"] = f"$torch.device({device!r})"
     variants = [name for name in ("3d" if spatial_dims == 3 else None, variant) if name]

@@ -95,7 +95,7 @@ def filter_stack(
     with create_like(stack, output, dtype) as written:
         for one in tqdm(tiles, desc="Filtering", unit="tile", disable=None):
             filtered = chosen.apply(stack.read(one.frame, one.read), size, noise)
-            written[(one.frame, *one.keep)] = one.core(filtered).astype(np.float32)
+            written.put(one.frame, one.keep, one.core(filtered).astype(np.float32))
     return size
 
 

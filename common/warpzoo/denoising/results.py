@@ -50,7 +50,7 @@ class WriteTiles:
     def __call__(self, data: Mapping[str, Any]) -> Mapping[str, Any]:
         tile = self.tiles.tiles[int(data["index"])]
         values = tile.core(data[self.key][0]).float().cpu().numpy()
-        self.file[(tile.frame, *tile.keep)] = values
+        self.file.put(tile.frame, tile.keep, values)
         self.sums += tile.core(data["image"][0]).double().sum().item(), values.sum(dtype=np.float64)
         self.bar.update()
         return data

@@ -6,9 +6,16 @@ denoised on its own. An image is a stack of one frame; in 2-D the slices of a vo
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import secrets
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from itertools import product
 from math import prod
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,14 +27,18 @@ from warpzoo.data.images import images_in_folder
 from warpzoo.space.files import FileError, reading, whole_file
 from warpzoo.space.images import TIFF, FileHeader, read_image, to_dtype, write_image
 
+ZARR = ".zarr"
+COPIED_ROWS = 1024
+
 Window = tuple[slice, ...]
 """Start and stop along each spatial axis; what lies outside the image is its mirror image."""
+Index = tuple[int | slice, ...]
 
 
 class Values(Protocol):
-    """Where the numbers of a stack live: (frames, *spatial) of any type, by frame and window inside the image."""
+    """Where the numbers of a file live, by an index of all its axes."""
 
-    def __getitem__(self, index: tuple[int | slice, ...]) -> np.ndarray: ...
+    def __getitem__(self, index: Index) -> np.ndarray: ...
 
 
 class OnDisk:
@@ -36,31 +47,75 @@ class OnDisk:
     def __init__(self, path: Path, dtype: np.dtype, offset: int, shape: tuple[int, ...]) -> None:
         self.path, self.dtype, self.offset, self.shape = path, dtype, offset, shape
 
-    def __getitem__(self, index: tuple[int | slice, ...]) -> np.ndarray:
+    def __getitem__(self, index: Index) -> np.ndarray:
         return np.array(np.memmap(self.path, self.dtype, "r", self.offset, self.shape)[index])
 
-    def __setitem__(self, index: tuple[int | slice, ...], values: np.ndarray) -> None:
+    def __setitem__(self, index: Index, values: np.ndarray) -> None:
         mapped = np.memmap(self.path, self.dtype, "r+", self.offset, self.shape)
         mapped[index] = values
         mapped.flush()
 
 
+@dataclass(frozen=True)
+class Layout:
+    """Which of a file's axes are space, and which one holds the channels; all others count frames.
+
+    sizes: of all axes, in the file's order.
+    spatial: the numbers of the axes that are space, in that order.
+    channels: the number of the channels' axis.
+    channel: which of them is denoised.
+    """
+
+    sizes: tuple[int, ...]
+    spatial: tuple[int, ...]
+    channels: int | None = None
+    channel: int = 0
+
+    @property
+    def frames(self) -> tuple[int, ...]:
+        return tuple(axis for axis in range(len(self.sizes)) if axis not in (*self.spatial, self.channels))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(frames, *spatial)"""
+        return (prod(self.sizes[axis] for axis in self.frames), *(self.sizes[axis] for axis in self.spatial))
+
+    def index(self, frame: int, window: Window, channel: int | None = None) -> Index:
+        """Of the file's numbers; the window lies inside the image."""
+        places = np.unravel_index(frame, [self.sizes[axis] for axis in self.frames]) if self.frames else ()
+        index: dict[int, int | slice] = dict(zip(self.spatial, window, strict=True))
+        index |= {axis: int(place) for axis, place in zip(self.frames, places, strict=True)}
+        if self.channels is not None:
+            index[self.channels] = self.channel if channel is None else channel
+        return tuple(index[axis] for axis in range(len(self.sizes)))
+
+
+@dataclass(frozen=True)
 class Stack:
     """A noisy image, volume or series to read from.
 
     Attributes:
         path: the file.
-        shape: (frames, *spatial).
-        dtype: of the file's values.
+        values: its numbers.
+        layout: how they are laid out.
+        dtype: their type.
         header: what is needed to write another file like it.
     """
 
-    def __init__(self, path: Path, values: Values, shape: Sequence[int], dtype: np.dtype, header: Any) -> None:
-        self.path, self.values, self.shape, self.dtype, self.header = path, values, tuple(shape), dtype, header
+    path: Path
+    values: Values
+    layout: Layout
+    dtype: np.dtype
+    header: Any
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(frames, *spatial)"""
+        return self.layout.shape
 
     @property
     def dims(self) -> int:
-        return len(self.shape) - 1
+        return len(self.layout.spatial)
 
     def read(self, frame: int, window: Window) -> np.ndarray:
         """float32 values of a window, which may reach beyond the image: it is mirrored at its edges."""
@@ -68,88 +123,170 @@ class Stack:
             slice(max(0, one.start), min(size, one.stop)) for one, size in zip(window, self.shape[1:], strict=True)
         )
         margins = [(two.start - one.start, one.stop - two.stop) for one, two in zip(window, inside, strict=True)]
-        values = self.values[(frame, *inside)].astype(np.float32)
+        values = np.asarray(self.values[self.layout.index(frame, inside)]).astype(np.float32)
         return np.pad(values, margins, mode="symmetric") if any(map(any, margins)) else values
 
 
-def open_stack(path: str | Path, spatial_dims: int = 2) -> Stack:
-    """A TIFF, OME-TIFF, NIfTI, MetaImage, NRRD or PNG of one channel, seen as frames of `spatial_dims` axes."""
+def open_stack(
+    path: str | Path, spatial_dims: int = 2, channel: int | None = None, time_axis: int | None = None
+) -> Stack:
+    """A TIFF, OME-TIFF, OME-Zarr, NIfTI, MetaImage, NRRD or PNG, seen as frames of `spatial_dims` axes.
+
+    Args:
+        path: the file, or the folder of an OME-Zarr.
+        spatial_dims: 2, or 3 for volumes.
+        channel: which one, counted from 0; needed where there are several.
+        time_axis: which axis is time, counted from 0, where the file does not say so: it is no axis of a volume then.
+    """
     path = Path(path)
-    return _open_tiff(path, spatial_dims) if path.name.lower().endswith(TIFF) else _open_image(path, spatial_dims)
+    name = path.name.lower().rstrip("/")
+    if name.endswith(TIFF):
+        return _open_tiff(path, spatial_dims, channel, time_axis)
+    if name.endswith(ZARR):
+        return _open_zarr(path, spatial_dims, channel, time_axis)
+    image = read_image(path, flat=False)
+    values = image.array[0].numpy().T
+    layout = _layout(path, "ZYX"[-values.ndim :], values.shape, spatial_dims, channel, time_axis)
+    return Stack(path, values, layout, image.header.dtype, image.header)
 
 
-def open_stacks(source: str | Path | Sequence[str | Path], spatial_dims: int = 2) -> list[Stack]:
+def open_stacks(
+    source: str | Path | Sequence[str | Path],
+    spatial_dims: int = 2,
+    channel: int | None = None,
+    time_axis: int | None = None,
+) -> list[Stack]:
     """The stacks of a file, of several, or of every image below a folder."""
     if isinstance(source, (str, Path)):
         path = Path(source)
-        source = [record["image"] for record in images_in_folder(path)] if path.is_dir() else [path]
-    return [open_stack(path, spatial_dims) for path in source]
+        folder = path.is_dir() and not path.name.lower().endswith(ZARR)
+        source = [record["image"] for record in images_in_folder(path)] if folder else [path]
+    return [open_stack(path, spatial_dims, channel, time_axis) for path in source]
 
 
 @contextmanager
-def create_like(stack: Stack, path: str | Path, dtype: np.dtype | str | None = None) -> Iterator[Any]:
-    """A stack to write to, `written[frame, *window] = values` (float), of the same shape, axes and metadata.
+def create_like(stack: Stack, path: str | Path, dtype: np.dtype | str | None = None) -> Iterator[Written]:
+    """A file to write denoised windows into, of the same shape, axes and metadata; other channels are copied.
 
     Values are rounded and clipped to `dtype` (the input's own by default). The file is there when the block ends well.
     """
     path, wanted = Path(path), np.dtype(dtype or stack.dtype)
     if isinstance(stack.header, FileHeader):
-        memory = np.zeros(stack.shape, np.float32)
-        yield _Rounded(memory, memory.dtype)
-        whole = memory.reshape(tuple(reversed(stack.header.shape))).T
-        write_image(path, torch.from_numpy(np.ascontiguousarray(whole))[None], stack.header, wanted)
+        memory = np.zeros(stack.layout.sizes, np.float32)
+        yield Written(memory, stack.layout, memory.dtype)
+        write_image(path, torch.from_numpy(np.ascontiguousarray(memory.T))[None], stack.header, wanted)
         return
-    if not path.name.lower().endswith(TIFF):
-        raise FileError(f"{path} is no TIFF, as {stack.path} is; the result has its input's format: choose .tif.")
-    with whole_file(path) as unfinished:
-        yield _Rounded(_create_tiff(unfinished, stack, wanted), wanted)
+    kind, suffixes = ("OME-Zarr", (ZARR,)) if stack.path.name.lower().endswith(ZARR) else ("TIFF", TIFF)
+    if not path.name.lower().endswith(suffixes):
+        raise FileError(
+            f"{path} is no {kind}, as {stack.path} is; the result has its input's format: choose {suffixes[0]}."
+        )
+    with _whole_folder(path) if kind == "OME-Zarr" else whole_file(path) as unfinished:
+        create = _create_zarr if kind == "OME-Zarr" else _create_tiff
+        written = Written(create(unfinished, stack, wanted), stack.layout, wanted)
+        _copy_other_channels(stack, written)
+        yield written
 
 
-class _Rounded:
-    """Takes float values for numbers of another type."""
+@dataclass(frozen=True)
+class Written:
+    """Where denoised windows go: `put(frame, window, values)`, rounded and clipped to the file's type."""
 
-    def __init__(self, values: Any, dtype: np.dtype) -> None:
-        self.values, self.dtype = values, dtype
+    values: Any
+    layout: Layout
+    dtype: np.dtype
 
-    def __setitem__(self, index: tuple[int | slice, ...], values: np.ndarray) -> None:
-        self.values[index] = to_dtype(torch.from_numpy(values), self.dtype)
+    def put(self, frame: int, window: Window, values: np.ndarray, channel: int | None = None) -> None:
+        self.values[self.layout.index(frame, window, channel)] = to_dtype(torch.from_numpy(values), self.dtype)
+
+
+def _copy_other_channels(stack: Stack, written: Written) -> None:
+    layout = stack.layout
+    if layout.channels is None:
+        return
+    rows, *others = layout.shape[1:]
+    others_whole = tuple(slice(0, size) for size in others)
+    frames, starts = range(layout.shape[0]), range(0, rows, COPIED_ROWS)
+    for channel, frame, start in product(range(layout.sizes[layout.channels]), frames, starts):
+        if channel != layout.channel:
+            window = (slice(start, min(start + COPIED_ROWS, rows)), *others_whole)
+            values = np.asarray(stack.values[layout.index(frame, window, channel)])
+            written.put(frame, window, values.astype(values.dtype.newbyteorder("=")), channel)
+
+
+@contextmanager
+def _whole_folder(path: Path) -> Iterator[Path]:
+    """As `whole_file`, for a format that is a folder."""
+    if path.exists():
+        raise FileError(f"{path} is there already; remove it or choose another name.")
+    temporary = path.with_name(f".{secrets.token_hex(4)}-{path.name}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _layout(
+    path: Path, axes: str, sizes: Sequence[int], dims: int, channel: int | None, time_axis: int | None
+) -> Layout:
+    """Of a file whose axes have one capital letter each: Y and X, perhaps Z, T, C (channels), S (colours), others."""
+    said = f"{path} has the axes {axes} of {' × '.join(map(str, sizes))}"
+    if dims not in (2, 3):
+        raise ValueError(f"spatial_dims is {dims}; it wants 2 or 3.")
+    if time_axis is not None and not 0 <= time_axis < len(axes):
+        raise FileError(f"{said}; time_axis is {time_axis}: count from 0.")
+    channels = next((axis for axis, name in enumerate(axes) if name in "CS" and sizes[axis] > 1), None)
+    if channels is None:
+        channels = next((axis for axis, name in enumerate(axes) if name in "CS"), None)
+    count = 1 if channels is None else sizes[channels]
+    if channel is None and count > 1:
+        what = "is a colour image" if axes[channels or 0] == "S" else f"has {count} channels"
+        raise FileError(f"{path} {what}; choose one to denoise by channel, 0 to {count - 1}: the others are copied.")
+    if channel is not None and not 0 <= channel < count:
+        raise FileError(f"{path} has {count} channel{'s' * (count > 1)}, counted from 0; channel is {channel}.")
+    if "Y" not in axes or "X" not in axes or time_axis in (axes.find("Y"), axes.find("X")):
+        raise FileError(f"{said}; rows (Y) and columns (X) are wanted.")
+    spatial = [axes.index("Y"), axes.index("X")]
+    if dims == 3:
+        stacked = [
+            axis for axis in range(len(axes)) if axis not in (*spatial, channels, time_axis) and axes[axis] != "T"
+        ]
+        named = [axis for axis in stacked if axes[axis] == "Z"]
+        candidates = named or [axis for axis in stacked if sizes[axis] > 1]
+        if len(candidates) != 1:
+            raise FileError(f"{said}; it has no axis of slices for a volume: choose 2-D (spatial_dims 2).")
+        spatial.append(candidates[0])
+    return Layout(tuple(sizes), tuple(sorted(spatial)), channels, channel or 0)
 
 
 # TIFF
 
 
-def _open_tiff(path: Path, dims: int) -> Stack:
+def _open_tiff(path: Path, dims: int, channel: int | None, time_axis: int | None) -> Stack:
     import tifffile
 
     with reading(path, "TIFF"), tifffile.TiffFile(path) as file:
         series = file.series[0]
-        axes, shape, dtype = series.axes, series.shape, series.dtype
-        for axis, size in zip(axes, shape, strict=True):
-            if axis in "SC" and size > 1:
-                what = "a colour image" if axis == "S" else f"an image of {size} channels"
-                raise FileError(f"{path} is {what}; one channel is wanted: save each as a file of its own.")
-        kept = [axis for axis in range(len(axes)) if axes[axis] not in "SC"]
-        axes, sides = "".join(axes[axis] for axis in kept), tuple(shape[axis] for axis in kept)
+        dtype, sizes = series.dtype, series.shape
         if dtype.kind not in "iuf":
             raise FileError(f"{path} holds {dtype} values; an image of one real number per pixel is wanted.")
-        if len(sides) < dims or not axes.endswith("YX"):
-            raise FileError(f"{path} has the axes {axes}; {dims} of space are wanted, rows and columns last.")
-        if dims == 3 and axes[-3] in "T":
-            raise FileError(f"{path} is a series of 2-D images ({axes}), no volume; choose 2-D (spatial_dims 2).")
-        frames = (prod(sides[:-dims]), *sides[-dims:])
+        layout = _layout(path, series.axes, sizes, dims, channel, time_axis)
         header = _tiff_header(file, series)
         if series.dataoffset is not None:
-            values: Values = OnDisk(path, dtype.newbyteorder(file.byteorder), series.dataoffset, frames)
+            values: Values = OnDisk(path, dtype.newbyteorder(file.byteorder), series.dataoffset, sizes)
         else:  # compressed, or in pieces: unpacked once, into a temporary file
-            values = series.asarray(out="memmap").reshape(frames)
-    return Stack(path, values, frames, dtype.newbyteorder("="), header)
+            values = series.asarray(out="memmap")
+    return Stack(path, values, layout, dtype.newbyteorder("="), header)
 
 
 def _tiff_header(file: Any, series: Any) -> dict[str, Any]:
     """What `tifffile.imwrite` has to be told to write the same axes, pixel size and metadata."""
     page = series.keyframe
-    header: dict[str, Any] = {"shape": series.shape, "photometric": "minisblack"}
     tags = page.tags
+    header: dict[str, Any] = {"shape": series.shape, "photometric": "rgb" if "S" in series.axes else "minisblack"}
+    if series.axes.endswith("SYX"):
+        header["planarconfig"] = "separate"
     if "XResolution" in tags and "YResolution" in tags:
         header["resolution"] = tuple(
             value[0] / (value[1] or 1) for value in (tags["XResolution"].value, tags["YResolution"].value)
@@ -179,7 +316,7 @@ def _create_tiff(path: Path, stack: Stack, dtype: np.dtype) -> OnDisk:
     with tifffile.TiffFile(path) as file:
         offset, order = file.series[0].dataoffset, file.byteorder
     assert offset is not None  # written in one piece
-    return OnDisk(path, dtype.newbyteorder(order), offset, stack.shape)
+    return OnDisk(path, dtype.newbyteorder(order), offset, stack.layout.sizes)
 
 
 def _ome_description(description: str, dtype: np.dtype) -> str:
@@ -195,13 +332,43 @@ def _ome_description(description: str, dtype: np.dtype) -> str:
     )
 
 
-# Everything else, in memory
+# OME-Zarr
 
 
-def _open_image(path: Path, dims: int) -> Stack:
-    image = read_image(path, flat=False)
-    values = image.array[0].numpy().T
-    if values.ndim < dims:
-        raise FileError(f"{path} is {values.ndim}-D; {dims} axes are wanted: choose spatial_dims {values.ndim}.")
-    frames = (prod(values.shape[: values.ndim - dims]), *values.shape[values.ndim - dims :])
-    return Stack(path, values.reshape(frames), frames, image.header.dtype, image.header)
+def _open_zarr(path: Path, dims: int, channel: int | None, time_axis: int | None) -> Stack:
+    zarr = _zarr()
+    with reading(path, "OME-Zarr"):
+        group = zarr.open_group(path, mode="r")
+        described = group.attrs.get("ome", group.attrs)["multiscales"][0]  # version 0.5 has a key of its own for it
+        array = group[described["datasets"][0]["path"]]
+        axes = "".join({"time": "T", "channel": "C"}.get(one["type"], one["name"].upper()) for one in described["axes"])
+        layout = _layout(path, axes, array.shape, dims, channel, time_axis)
+    return Stack(path, array, layout, array.dtype.newbyteorder("="), dict(group.attrs))
+
+
+def _create_zarr(path: Path, stack: Stack, dtype: np.dtype) -> Any:
+    """Of full resolution alone: coarser levels would have to be made anew from the result."""
+    zarr = _zarr()
+    source: Any = stack.values
+    attributes = json.loads(json.dumps(stack.header))
+    described = attributes.get("ome", attributes)["multiscales"]
+    del described[1:], described[0]["datasets"][1:]
+    version = source.metadata.zarr_format
+    group = zarr.create_group(path, zarr_format=version, attributes=attributes)
+    return group.create_array(
+        described[0]["datasets"][0]["path"],
+        shape=source.shape,
+        dtype=dtype,
+        chunks=source.chunks,
+        shards=source.shards,
+        compressors=source.compressors,
+        chunk_key_encoding={"name": "v2", "separator": "/"} if version == 2 else None,
+        dimension_names=source.metadata.dimension_names if version == 3 else None,
+    )
+
+
+def _zarr() -> Any:
+    try:
+        return import_module("zarr")
+    except ImportError:
+        raise FileError("OME-Zarr is read by the package zarr, which is not installed: pip install zarr.") from None

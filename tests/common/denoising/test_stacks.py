@@ -13,12 +13,12 @@ from warpzoo.denoising.stacks import create_like, open_stack, open_stacks
 RANDOM = np.random.default_rng(0)
 
 
-def denoise_by_adding_one(path, output, dims=2, dtype=None):
-    stack = open_stack(path, dims)
+def denoise_by_adding_one(path, output, dims=2, dtype=None, channel=None, time_axis=None):
+    stack = open_stack(path, dims, channel, time_axis)
     with create_like(stack, output, dtype) as written:
         for frame in range(stack.shape[0]):
             window = tuple(slice(0, size) for size in stack.shape[1:])
-            written[(frame, *window)] = stack.read(frame, window) + 1
+            written.put(frame, window, stack.read(frame, window) + 1)
     return stack
 
 
@@ -93,6 +93,70 @@ def test_compressed_and_foreign_tiffs(tmp_path):
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "out.tif"), values + 1)
 
 
+@pytest.mark.parametrize(
+    ("shape", "axes", "options"),
+    [
+        ((3, 20, 31), "CYX", {"metadata": {"axes": "CYX"}}),
+        ((4, 3, 20, 31), "ZCYX", {"imagej": True}),
+        ((20, 31, 3), "YXS", {"photometric": "rgb"}),
+    ],
+)
+def test_one_channel_is_denoised_and_the_others_are_copied(tmp_path, monkeypatch, shape, axes, options):
+    monkeypatch.setattr("warpzoo.denoising.stacks.COPIED_ROWS", 7)
+    values = RANDOM.integers(0, 200, shape).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "in.tif", values, **{"photometric": "minisblack", **options})
+    denoise_by_adding_one(tmp_path / "in.tif", tmp_path / "out.tif", 3 if "Z" in axes else 2, channel=1)
+    with tifffile.TiffFile(tmp_path / "out.tif") as out:
+        assert out.series[0].axes == axes
+        expected = np.moveaxis(values.copy(), axes.replace("S", "C").index("C"), 0)
+        expected[1] += 1
+        np.testing.assert_array_equal(np.moveaxis(out.asarray(), axes.replace("S", "C").index("C"), 0), expected)
+
+
+def test_any_axis_can_be_said_to_be_time(tmp_path):
+    values = RANDOM.integers(0, 200, (3, 5, 20, 31)).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "in.tif", values, photometric="minisblack", metadata={"axes": "QIYX"})
+    for time_axis, shape in ((0, (3, 5, 20, 31)), (1, (5, 3, 20, 31))):
+        stack = denoise_by_adding_one(tmp_path / "in.tif", tmp_path / "out.tif", 3, time_axis=time_axis)
+        assert stack.shape == shape
+        first = stack.read(1, tuple(slice(0, size) for size in shape[1:]))
+        np.testing.assert_array_equal(first, values.take(1, time_axis))
+        np.testing.assert_array_equal(tifffile.imread(tmp_path / "out.tif"), values + 1)
+    with pytest.raises(ValueError, match="time_axis is 7"):
+        open_stack(tmp_path / "in.tif", 3, time_axis=7)
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_ome_zarr_comes_back_as_it_was(tmp_path, version):
+    zarr = pytest.importorskip("zarr")
+    names = {"t": "time", "c": "channel", "z": "space", "y": "space", "x": "space"}
+    multiscales = [
+        {
+            "axes": [{"name": name, "type": kind} for name, kind in names.items()],
+            "datasets": [
+                {"path": path, "coordinateTransformations": [{"type": "scale", "scale": [1, 1, 0.5, side, side]}]}
+                for path, side in (("0", 0.1), ("1", 0.2))
+            ],
+        }
+    ]
+    group = zarr.create_group(tmp_path / "in.zarr", zarr_format=version)
+    group.attrs.update({"multiscales": multiscales} if version == 2 else {"ome": {"multiscales": multiscales}})
+    array = group.create_array("0", shape=(2, 2, 3, 20, 31), chunks=(1, 1, 2, 16, 16), dtype="uint16")
+    array[:] = RANDOM.integers(0, 200, array.shape)
+    for dims in (2, 3):
+        name = tmp_path / f"out{dims}.zarr"
+        denoise_by_adding_one(tmp_path / "in.zarr", name, dims, channel=1)
+        out = zarr.open_group(name, mode="r")
+        expected = array[:]
+        expected[:, 1] += 1
+        np.testing.assert_array_equal(out["0"][:], expected)
+        assert (out["0"].dtype, out["0"].chunks) == (array.dtype, array.chunks)
+        described = out.attrs.get("ome", out.attrs)["multiscales"][0]
+        assert described == {**multiscales[0], "datasets": multiscales[0]["datasets"][:1]}
+    with pytest.raises(ValueError, match="is there already"):
+        denoise_by_adding_one(tmp_path / "in.zarr", tmp_path / "out2.zarr", 2, channel=1)
+
+
 @pytest.mark.parametrize("dims", [2, 3])
 def test_nifti_keeps_its_header(tmp_path, dims):
     values = RANDOM.integers(0, 200, (11, 20, 7)).astype(np.int16)
@@ -121,7 +185,7 @@ def test_values_are_rounded_and_clipped(tmp_path):
     tifffile.imwrite(tmp_path / "in.tif", np.array([[0, 1], [100, 255]], np.uint8))
     stack = open_stack(tmp_path / "in.tif")
     with create_like(stack, tmp_path / "out.tif") as written:
-        written[0, 0:2, 0:2] = np.array([[-3, 0.6], [99.4, 300]], np.float32)
+        written.put(0, (slice(0, 2), slice(0, 2)), np.array([[-3, 0.6], [99.4, 300]], np.float32))
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "out.tif"), [[0, 1], [99, 255]])
 
 
@@ -150,7 +214,7 @@ def test_messages(tmp_path):
     for name, dims, message in (
         ("colour.tif", 2, "colour"),
         ("channels.ome.tif", 2, "2 channels"),
-        ("time.tif", 3, "series of 2-D images"),
+        ("time.tif", 3, "choose 2-D"),
         ("none.tif", 2, "does not exist"),
     ):
         with pytest.raises(ValueError, match=message) as error:

@@ -32,6 +32,8 @@ def padded(image: Tensor, multiple: int) -> Tensor:
 
 def channels_last(features: Tensor) -> Tensor:
     """In the layout in which convolutions and pooling run 1.5 times faster, forward and backward."""
+    if torch.jit.is_tracing():
+        return features  # the tracing ONNX exporter knows no layouts
     if features.dim() == 4:
         return features.contiguous(memory_format=torch.channels_last)
     return features.contiguous(memory_format=torch.channels_last_3d)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 
 from warpzoo.registration.register import register
 
+Start = Callable[..., ConfigWorkflow]
 SAME = ("warped.nii.gz", "displacement.nii.gz", "transform.h5")
 
 
@@ -28,26 +30,15 @@ def pair(hearts: Path, tmp_path: Path) -> dict[str, str]:
     return files
 
 
-def workflow(root: Path, **override: object) -> ConfigWorkflow:
-    made = ConfigWorkflow(
-        str(root / "configs/inference.json"),
-        meta_file=str(root / "configs/metadata.json"),
-        logging_file=False,
-        workflow_type="inference",
-        bundle_root=str(root),
-        **override,
-    )
-    made.initialize()
-    return made
-
-
 def assert_same(one: Path, other: Path) -> None:
     for name in SAME:
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
 
 
-def test_the_bundle_and_the_command_write_the_same(dirnet: Path, pair: dict[str, str], tmp_path: Path) -> None:
-    workflow(dirnet, output_dir=str(tmp_path / "bundle"), report=False, **pair).run()
+def test_the_bundle_and_the_command_write_the_same(
+    dirnet: Path, start: Start, pair: dict[str, str], tmp_path: Path
+) -> None:
+    start(dirnet, "inference", output_dir=str(tmp_path / "bundle"), report=False, **pair).run()
     register(**pair, output=str(tmp_path / "command"), report=False)
     assert_same(tmp_path / "bundle", tmp_path / "command")
     one, other = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("bundle", "command"))
@@ -56,19 +47,19 @@ def test_the_bundle_and_the_command_write_the_same(dirnet: Path, pair: dict[str,
     assert one["ncc"] > one["ncc_before"]
 
 
-def test_the_bundle_takes_lists(dirnet: Path, pair: dict[str, str], tmp_path: Path) -> None:
+def test_the_bundle_takes_lists(dirnet: Path, start: Start, pair: dict[str, str], tmp_path: Path) -> None:
     table = tmp_path / "pairs.csv"
     table.write_text(
         f"id,fixed,moving\nthere,{pair['fixed']},{pair['moving']}\nback,{pair['moving']},{pair['fixed']}\n"
     )
-    workflow(dirnet, output_dir=str(tmp_path / "bundle"), report=False, pairs=str(table)).run()
+    start(dirnet, "inference", output_dir=str(tmp_path / "bundle"), report=False, pairs=str(table)).run()
     register(pairs=str(table), output=str(tmp_path / "command"), report=False)
     for name in ("there", "back"):
         assert_same(tmp_path / "bundle" / name, tmp_path / "command" / name)
 
 
-def test_properties(dirnet: Path, pair: dict[str, str]) -> None:
-    assert not workflow(dirnet, **pair).check_properties()
+def test_properties(dirnet: Path, start: Start, pair: dict[str, str]) -> None:
+    assert not start(dirnet, "inference", **pair).check_properties()
 
 
 @pytest.mark.slow

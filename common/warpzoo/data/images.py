@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -147,7 +148,11 @@ def not_of_subjects(records: Sequence[Record], subjects: Sequence[str]) -> list[
 
 
 def draw_subjects(records: Sequence[Record], fraction: float, seed: int = 0) -> list[str]:
-    """A random share of the subjects, one at least, to be held out for validation."""
-    subjects = sorted({record["subject"] for record in records})
-    count = max(1, round(fraction * len(subjects)))
-    return sorted(np.random.default_rng(seed).permutation(subjects)[:count].tolist())
+    """A random share of the subjects to be held out for validation: one at least, two where each has one image alone,
+    since one image makes no pair."""
+    counts = Counter(record["subject"] for record in records)
+    drawn = np.random.default_rng(seed).permutation(sorted(counts)).tolist()
+    count = max(1, round(fraction * len(drawn)))
+    if sum(counts[subject] for subject in drawn[:count]) == 1:
+        count = 2
+    return sorted(drawn[:count])

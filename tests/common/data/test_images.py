@@ -182,6 +182,14 @@ def test_drawn_subjects_depend_on_the_seed_alone():
     assert len(draw_subjects(records, 0.001)) == 1
 
 
+def test_drawn_subjects_make_a_pair():
+    records = [{"subject": name, "id": name, "group": "", "image": np.eye(4)} for name in "abcde"]
+    for fraction in (0.01, 0.2):
+        drawn = draw_subjects(records, fraction)
+        assert len(PairDataset(of_subjects(records, drawn), pairing="all")) == 2
+    assert draw_subjects(records[:1], 0.2) == ["a"]
+
+
 @pytest.mark.parametrize("shape", [(7, 9), (5, 6, 7)])
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nii"])
 def test_files_are_read_as_they_are(tmp_path, shape, suffix):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,17 +11,19 @@ from typing import Any
 
 from warpzoo.space.files import reading
 
+SEVERAL = ("also", "also_labels")
+"""Roles of any number of files."""
 COLUMNS = ("id", "fixed", "moving", "fixed_labels", "moving_labels", "fixed_points", "moving_points")
 
 
 def list_pairs(
     pairs: str | Path | None = None, dataset_dir: str | Path = ".", **files: str | Sequence[str] | None
 ) -> list[dict[str, Any]]:
-    """One pair from `fixed=…, moving=…` (and labels, points, `also`), or all of a CSV; names relative to `dataset_dir`.
+    """One pair from `fixed=…, moving=…` (and labels, points, others), or all of a CSV; names relative to `dataset_dir`.
 
     The CSV has the columns fixed and moving, and optionally id, fixed_labels, moving_labels, fixed_points and
     moving_points; names in it are relative to its own folder. Pairs without an id are called by their row, from 1.
-    `also` holds one name or more, joined by commas if they are one text.
+    `also` and `also_labels` hold one name or more, joined by commas if they are one text.
     """
     given = {name: value for name, value in files.items() if value}
     if pairs is None:
@@ -31,12 +34,13 @@ def list_pairs(
 
 
 def _one_pair(folder: Path, given: dict[str, Any]) -> dict[str, Any]:
-    if "also" in given:
-        also = given.pop("also")
-        given["also"] = also.split(",") if isinstance(also, str) else also
     pair: dict[str, Any] = {"id": ""}
     for name, value in given.items():
-        pair[name] = [_located(folder, one) for one in value] if name == "also" else _located(folder, value)
+        if name in SEVERAL:
+            several = value.split(",") if isinstance(value, str) else value
+            pair[name] = [_located(folder, one) for one in several]
+        else:
+            pair[name] = _located(folder, value)
     _check_partners("", pair)
     for name in pair:
         for path in paths_of(pair, name):
@@ -82,13 +86,29 @@ def _check_partners(where: str, pair: Mapping[str, Any]) -> None:
     results = result_names(pair)
     for name in results:
         if results.count(name) > 1:
-            raise ValueError(f"{where}two results would be called {name}; rename one of the files in `also`.")
+            raise ValueError(f"{where}two results would be called {name}; rename one of the other files.")
 
 
 def paths_of(pair: Mapping[str, Any], name: str) -> list[Path]:
     """The files of a pair under one of its names."""
     value = pair.get(name) or []
     return [value] if isinstance(value, Path) else [path for path in value if isinstance(path, Path)]
+
+
+def names_from(folder: Path, pair: Mapping[str, Any]) -> dict[str, str | list[str]]:
+    """What the files of a pair are called in that folder's `metrics.json`: relative to it, so that all may move."""
+
+    def name(path: Path) -> str:
+        try:
+            return Path(os.path.relpath(path, folder)).as_posix()
+        except ValueError:  # on another drive
+            return path.absolute().as_posix()
+
+    names: dict[str, str | list[str]] = {}
+    for role in pair:
+        if paths := [name(path) for path in paths_of(pair, role)]:
+            names[role] = paths if role in SEVERAL else paths[0]
+    return names
 
 
 def result_names(pair: Mapping[str, Any]) -> list[str]:
@@ -103,7 +123,7 @@ def result_names(pair: Mapping[str, Any]) -> list[str]:
         "warped_points.csv",
         "report.html",
         "report.png",
-        *map(carried_name, paths_of(pair, "also")),
+        *(carried_name(path) for role in SEVERAL for path in paths_of(pair, role)),
     ]
 
 

@@ -15,11 +15,14 @@ from warpzoo.geometry.grid import Grid
 from warpzoo.geometry.transforms import Affine, Transform, resample
 from warpzoo.preflight import Finding, preflight, raise_if
 from warpzoo.registration.budget import Budget
-from warpzoo.registration.listing import carried_name, paths_of
+from warpzoo.registration.listing import SEVERAL, carried_name, paths_of
 from warpzoo.registration.optimisation import optimise
 from warpzoo.registration.pyramid import composed
 from warpzoo.space.images import Image, read_image
 from warpzoo.space.points import Landmarks, read_points
+
+MOST_LABELS = 40
+"""Different whole numbers in an image that is more likely a label map."""
 
 
 class OpenPair:
@@ -46,7 +49,11 @@ class OpenPair:
                 self.labels[side] = read_image(path, labels=True)
             for path in paths_of(files, f"{side}_points"):
                 self.points[side] = read_points(path, image.header)
-        self.also = {carried_name(path): read_image(path) for path in paths_of(files, "also")}
+        self.also = {
+            carried_name(path): read_image(path, labels=role == "also_labels")
+            for role in SEVERAL
+            for path in paths_of(files, role)
+        }
         self._check()
         self.lap("read")
 
@@ -111,10 +118,23 @@ def open_pair(
     """The pair as an earlier method has left it, or read anew; looked at before the next method runs."""
     pair = begun.pop(files["id"], None) or OpenPair(files)
     found = preflight(pair.fixed, pair.moving, expectations, placed=pair.transform is not None)
+    found += [finding for image in pair.also.values() for finding in looks_like_labels(image)]
     raise_if(found, strict)
     pair.findings = list(dict.fromkeys([*pair.findings, *found]))
     pair.lap("preflight")
     return pair
+
+
+def looks_like_labels(image: Image) -> list[Finding]:
+    """That an image to be interpolated has as few values as a label map."""
+    if not image.array.is_floating_point() or image.header.dtype.kind not in "iub":
+        return []
+    count = len(image.array.unique())
+    if count > MOST_LABELS:
+        return []
+    path = image.header.path
+    message = f"{path} has whole numbers, {count} of them; interpolated as an image, labels mix."
+    return [Finding("warning", message, "Label maps are wanted in --also_labels.")]
 
 
 class FilePairs(Dataset):

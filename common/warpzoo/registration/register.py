@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from warpzoo.errors import FAILURES, plain_reason
 from warpzoo.registration.budget import Budget
-from warpzoo.registration.listing import list_pairs, remove_results
+from warpzoo.registration.listing import list_pairs, names_from, remove_results
 from warpzoo.registration.methods import Method, find_methods
 from warpzoo.space.files import whole_file
 
@@ -40,6 +40,7 @@ def register(
     fixed_points: str | None = None,
     moving_points: str | None = None,
     also: str | Sequence[str] | None = None,
+    also_labels: str | Sequence[str] | None = None,
     refine: str = "0",
     adapt: str = "0",
     similarity: str | None = None,
@@ -69,6 +70,7 @@ def register(
         fixed_points: landmarks of the fixed image, in the order of moving_points, for the target registration error.
         moving_points: landmarks of the moving image (CSV, .fcsv or .mrk.json), carried along.
         also: other images of the moving image's space, separated by commas, carried along.
+        also_labels: other label maps of it, likewise; the nearest label is taken, none is mixed.
         refine: optimisation of the transform on the pair at hand after the last network's one pass: iterations such as
             40, or seconds such as 10s.
         adapt: training of the last network on the pair at hand before its one pass: iterations, or seconds such as 10s.
@@ -105,6 +107,7 @@ def register(
         fixed_points=fixed_points,
         moving_points=moving_points,
         also=also,
+        also_labels=also_labels,
     )
     if not listed:
         raise ValueError("there is nothing to register: give fixed and moving, or pairs.")
@@ -161,8 +164,7 @@ def is_done(folder: Path, pair: Mapping[str, Any], settings: Mapping[str, Any]) 
         numbers = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    files = {name: str(value) for name, value in pair.items()}
-    return {"files": files, **settings}.items() <= numbers.items()
+    return {"files": names_from(folder, pair), **settings}.items() <= numbers.items()
 
 
 def fingerprint(weights: Path) -> str:

@@ -18,7 +18,7 @@ from warpzoo.losses import normalised_cross_correlation
 from warpzoo.metrics import dice, folding, present_labels, target_registration_error
 from warpzoo.record import provenance, write_json
 from warpzoo.registration.budget import Budget
-from warpzoo.registration.listing import remove_results
+from warpzoo.registration.listing import names_from, paths_of, remove_results
 from warpzoo.registration.pairs import FilePairs, OpenPair, identity
 from warpzoo.report.page import write_report
 from warpzoo.space.images import Image, write_image
@@ -116,7 +116,8 @@ def _write(folder: Path, pair: OpenPair, method: str, settings: Mapping[str, Any
     }
     pair.lap("measure")
 
-    origin = provenance(method, pair.files)
+    files = {role: ", ".join(map(str, paths)) for role in pair.files if (paths := paths_of(pair.files, role))}
+    origin = provenance(method, files)
 
     def write_files() -> None:
         write_image(folder / "warped.nii.gz", warped[0], fixed.header, moving.header.dtype)
@@ -148,6 +149,7 @@ def _write(folder: Path, pair: OpenPair, method: str, settings: Mapping[str, Any
     seconds = {name: round(value, 3) for name, value in pair.seconds.items()}
     warnings = [str(finding) for finding in pair.findings]
     about = {"settings": dict(settings), "seconds": seconds, "warnings": warnings, **origin}
+    about["files"] = names_from(folder, pair.files)
     write_json(folder / "metrics.json", {**numbers, **about})
 
 

@@ -91,7 +91,8 @@ def test_pictures(warpzoo: Call, make_bundle: Call, tmp_path: Path) -> None:
     for name, shape, seed in (("fixed", (60, 50), 0), ("moving", (70, 55), 1)):
         Picture.fromarray(smooth(shape, seed).astype(np.uint16)).save(tmp_path / f"{name}.png")
     out = tmp_path / "out"
-    ended = warpzoo("register", tmp_path / "fixed.png", tmp_path / "moving.png", "--method=wavy", "--output", out)
+    files = tmp_path / "fixed.png", tmp_path / "moving.png"
+    ended = warpzoo("register", *files, "--method=wavy", "--output", out, "--also", tmp_path / "fixed.png")
     assert ended.code == 0, ended.err
     expected, inside = by_simpleitk(out, tmp_path / "fixed.png", tmp_path / "moving.png")
     warped = np.asarray(nibabel.load(out / "warped.nii.gz").dataobj).T
@@ -99,6 +100,11 @@ def test_pictures(warpzoo: Call, make_bundle: Call, tmp_path: Path) -> None:
     assert np.abs(warped - expected)[inside].max() < 3
     assert {"report.html", "report.png"} <= {path.name for path in out.iterdir()}
     assert numbers_of(out)["seconds"]["write"] > 0
+    assert numbers_of(out)["files"] == {"fixed": "../fixed.png", "moving": "../moving.png", "also": ["../fixed.png"]}
+    told = (out / "report.html").read_text(encoding="utf-8")
+    assert f">{tmp_path / 'fixed.png'}<" in told
+    assert "PosixPath" not in told
+    assert ">id<" not in told
 
 
 def test_a_slice_in_space_stays_there(warpzoo: Call, make_bundle: Call, tmp_path: Path) -> None:
@@ -169,9 +175,11 @@ def test_what_comes_along(warpzoo: Call, make_bundle: Call, tmp_path: Path, dims
         files[f"{name}_labels"] = save(tmp_path / f"{name}_labels.nii.gz", label_map.astype(np.int16), affine)
         files[f"{name}_points"] = landmark(f"{name}.csv", centre)
     other = save(tmp_path / "T2 map.nii.gz", (blob(here + shift) * 200).astype(np.uint8), affine)
+    parts = save(tmp_path / "parts.nii.gz", label_map.astype(np.float32), affine)
     out = tmp_path / "out"
     options = [f"--{name}={path}" for name, path in files.items()]
-    ended = warpzoo("register", *options, "--also", other, "--method", "shift", "--output", out, "--noreport")
+    options += [f"--also={other}", f"--also_labels={parts}", "--method=shift", "--noreport"]
+    ended = warpzoo("register", *options, "--output", out)
     assert ended.code == 0, ended.err
 
     numbers = numbers_of(out)
@@ -188,6 +196,7 @@ def test_what_comes_along(warpzoo: Call, make_bundle: Call, tmp_path: Path, dims
     labels = nibabel.load(out / "warped_labels.nii.gz")
     assert labels.get_data_dtype() == np.int16
     assert set(np.unique(np.asarray(labels.dataobj))) == {0, 7, 299}
+    np.testing.assert_array_equal(nibabel.load(out / "warped_parts.nii.gz").get_fdata(), labels.get_fdata())
     row = next(csv.DictReader((out / "warped_points.csv").open()))
     arrived = np.array([float(row[axis]) for axis in "xyz"[:dims]])
     assert row["label"] == "apex"
@@ -262,6 +271,47 @@ def test_a_list(warpzoo: Call, make_bundle: Call, tmp_path: Path, monkeypatch: p
     assert ended.code == 1
     assert not list((tmp_path / "out/3").iterdir())
     assert numbers_of(tmp_path / "out/broken")["settings"]["refine"] == "2"
+
+
+def test_a_label_map_among_images_is_said(warpzoo: Call, make_bundle: Call, tmp_path: Path) -> None:
+    make_bundle("shift", [0.5, 0.0])
+    image = save(tmp_path / "image.nii.gz", smooth((40, 36)).astype(np.int16))
+    parts = save(tmp_path / "parts.nii.gz", (smooth((40, 36)) // 800).astype(np.uint8))
+    options = ("register", image, image, "--method=shift", "--output", tmp_path / "out", "--noreport", "--also")
+    said = warpzoo(*options, f"{image},{parts}").out
+    assert f"warning: {parts} has whole numbers, 4 of them" in said
+    assert "--also_labels" in said
+    assert "image.nii.gz has whole" not in said
+
+
+def test_what_was_done_otherwise_is_done_again(
+    warpzoo: Call, make_bundle: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make_bundle("shift", [2.0, 0.0])
+    for seed, name in enumerate(("a", "b")):
+        save(tmp_path / f"{name}.nii.gz", smooth((40, 36), seed).astype(np.float32))
+    (tmp_path / "pairs.csv").write_text("fixed,moving\na.nii.gz,b.nii.gz\n")
+    monkeypatch.chdir(tmp_path)
+    options: list[str] = ["--noreport"]
+
+    def done(table: str = "pairs.csv", out: str = "out") -> bool:
+        ended = warpzoo("register", "--pairs", table, "--method=shift", "--output", out, *options)
+        assert ended.code == 0, ended.err
+        return "1 of 1 pairs are done already" in ended.out
+
+    assert not done()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert done("../pairs.csv", "../out"), "the same files, called from another folder"
+    monkeypatch.chdir(tmp_path)
+    torch.save({"known": torch.tensor([1.0, 0.0, 0.0])}, root / "models/model.pt")
+    assert not done(), "other weights under the same name"
+    for option in ("--similarity=mse", "--refine=2", "--adapt=1"):
+        options.append(option)
+        assert not done(), option
+        assert done(), option
+    options.remove("--noreport")
+    assert not done(), "a report is wanted"
 
 
 def test_methods(warpzoo: Call, make_bundle: Call) -> None:

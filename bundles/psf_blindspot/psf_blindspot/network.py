@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from warpzoo.denoising.psf import GaussianPSF
+from warpzoo.networks import channels_last_weights, padded
 
 CONVOLUTIONS = {2: nn.Conv2d, 3: nn.Conv3d}
 POOLS = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
@@ -21,7 +22,8 @@ POOLS = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
 class PSFBlindSpot(nn.Module):
     """U-Net → phantom z → PSF → s.
 
-    No layer looks at an image's own statistics, so a tile of an image gives what the whole image gives there.
+    No layer looks at an image's own statistics, so a tile of an image gives what the whole image gives there, where it
+    has a margin of `halo` pixels and begins at a multiple of `alignment`.
 
     Args:
         spatial_dims: 2 or 3.
@@ -63,6 +65,11 @@ class PSFBlindSpot(nn.Module):
                 self.last.weight.zero_()
                 self.last.bias.zero_()
         self.alignment = 2 ** (levels - 1)
+        # two 3-convolutions before and after on every level, one step of pooling or nearest neighbours between levels
+        sight = sum(4 * 2**level + 2**level for level in range(levels - 1)) + 2 * 2 ** (levels - 1)
+        blurred = max([getattr(blur, "reach", 0) for blur in self.blurs], default=0)
+        self.halo = max(sight, blurred) + getattr(self.psf, "reach", 0)
+        channels_last_weights(self)
         self.register_buffer("mean", torch.zeros(()))
         self.register_buffer("deviation", torch.ones(()))
         self.register_buffer("background", torch.zeros(()))
@@ -82,14 +89,7 @@ class PSFBlindSpot(nn.Module):
 
     def phantom(self, image: Tensor) -> Tensor:
         """The phantom of a normalised image, normalised; of any size, padded at its far ends to what pooling wants."""
-        padding: list[int] = []
-        for size in image.shape[2:]:
-            padding = [0, -size % self.alignment] + padding
-        features = F.pad(image, padding, mode="replicate")
-        if image.dim() == 4:  # convolutions run 1.5 times faster in this layout
-            features = features.contiguous(memory_format=torch.channels_last)
-        else:
-            features = features.contiguous(memory_format=torch.channels_last_3d)
+        features = padded(image, self.alignment)
         skips: list[Tensor] = []
         for level, block in enumerate(self.down):
             if level > 0:
@@ -110,15 +110,6 @@ class PSFBlindSpot(nn.Module):
         if len(blurred) > 0:
             phantom = phantom + (outputs[:, 1:].softmax(dim=1) * torch.cat(blurred, dim=1)).sum(dim=1, keepdim=True)
         return phantom
-
-    @property
-    def halo(self) -> int:
-        """How many pixels away a pixel may have an influence on s."""
-        depth = len(self.down)
-        # two 3-convolutions before and after on every level, one step of pooling or nearest neighbours between levels
-        sight = sum(4 * 2**level + 2**level for level in range(depth - 1)) + 2 * 2 ** (depth - 1)
-        blurred = max([getattr(blur, "reach", 0) for blur in self.blurs], default=0)
-        return max(sight, blurred) + getattr(self.psf, "reach", 0)
 
     def _check(self, image: Tensor) -> None:
         dims = self.last.weight.dim() - 2

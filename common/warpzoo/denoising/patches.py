@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import ignite.distributed as idist
 import numpy as np
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from warpzoo.denoising.stacks import Stack
 
 
 class Patches(Dataset):
-    """`samples` random patches (1, *size) as items {"image": …}, the same for the same seed.
+    """`samples` random patches (1, *size) as items {"image": …}, the same for the same seed and process.
 
     Args:
         data: the stacks; each is drawn from as often as it has pixels.
@@ -52,7 +53,7 @@ class Patches(Dataset):
         return self.samples
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        random = np.random.default_rng([self.seed, index])
+        random = np.random.default_rng([self.seed, index, idist.get_rank()])
         patch = self.draw(random, self.size)
         axes = tuple(axis for axis in range(patch.ndim) if random.random() < 0.5)
         patch = np.flip(patch, axes)

@@ -2,7 +2,7 @@
 
 Convention: images (batch, channels, *spatial), every channel blurred alike; standard deviations in pixels. Beyond the
 image's edge its outermost pixels go on for ever, so a constant image stays what it is. Layers keep their PSF in the
-state dict: weights know what they were trained with.
+state dict: weights know what they were trained with. Their `reach` is how many pixels away a pixel has an influence.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class GaussianPSF(nn.Module):
         self.register_buffer("start", start)
         self.log_ratio = nn.Parameter(torch.zeros(spatial_dims), requires_grad=learnable)
         self.radii = [math.ceil(REACH * float(side) * (3 if learnable else 1)) for side in start]
+        self.reach = max(self.radii)
 
     def sigma(self) -> Tensor:
         """The standard deviation along each axis."""
@@ -45,11 +46,6 @@ class GaussianPSF(nn.Module):
 
     def forward(self, phantom: Tensor) -> Tensor:
         return gaussian_blur(phantom, self.sigma(), self.radii)
-
-    @property
-    def reach(self) -> int:
-        """How many pixels away a pixel has an influence."""
-        return max(self.radii)
 
     def extra_repr(self) -> str:
         return f"sigma={[round(side, 3) for side in self.sigma().tolist()]}, learnable={self.log_ratio.requires_grad}"
@@ -82,36 +78,30 @@ class MeasuredPSF(nn.Module):
         self.kernel: Tensor
         self.register_buffer("kernel", flipped[None, None].contiguous())
         self.padding = [side // 2 for side in reversed(kernel.shape) for _ in range(2)]
+        self.reach = max(self.padding)
 
     def forward(self, phantom: Tensor) -> Tensor:
-        channels = phantom.shape[1]
-        padded = F.pad(phantom, self.padding, mode="replicate")
-        kernel = self.kernel.expand([channels] + [-1] * (self.kernel.dim() - 1))
-        if self.kernel.dim() == 4:
-            return F.conv2d(padded, kernel, groups=channels)
-        return F.conv3d(padded, kernel, groups=channels)
-
-    @property
-    def reach(self) -> int:
-        return max(self.padding)
+        padded = one_channel(F.pad(phantom, self.padding, mode="replicate"))
+        blurred = F.conv2d(padded, self.kernel) if self.kernel.dim() == 4 else F.conv3d(padded, self.kernel)
+        return blurred.view(phantom.shape)
 
 
 def gaussian_blur(image: Tensor, sigma: Tensor, radii: list[int]) -> Tensor:
     """Blurred along one axis after the other; `sigma` (dims,) may carry a gradient, `radii` are where to cut off."""
-    channels = image.shape[1]
-    dims = image.dim() - 2
     padding: list[int] = []
     for radius in radii:
         padding = [radius, radius] + padding
-    blurred = F.pad(image, padding, mode="replicate")
-    for axis in range(dims):
-        offsets = torch.arange(-radii[axis], radii[axis] + 1, dtype=image.dtype, device=image.device)
+    blurred = one_channel(F.pad(image, padding, mode="replicate"))
+    for axis, radius in enumerate(radii):
+        offsets = torch.arange(-radius, radius + 1, dtype=image.dtype, device=image.device)
         kernel = torch.exp(-0.5 * (offsets / sigma[axis]) ** 2)
-        shape = [1] * (dims + 2)
-        shape[axis + 2] = -1
-        kernel = (kernel / kernel.sum()).view(shape).expand([channels] + [-1] * (dims + 1))
-        if dims == 2:
-            blurred = F.conv2d(blurred, kernel, groups=channels)
-        else:
-            blurred = F.conv3d(blurred, kernel, groups=channels)
-    return blurred
+        shape = [1] * blurred.dim()
+        shape[axis + 2] = 2 * radius + 1
+        kernel = (kernel / kernel.sum()).view(shape)
+        blurred = F.conv2d(blurred, kernel) if len(radii) == 2 else F.conv3d(blurred, kernel)
+    return blurred.view(image.shape)
+
+
+def one_channel(image: Tensor) -> Tensor:
+    """(batch, channels, *spatial) → (batch · channels, 1, *spatial): one kernel serves all."""
+    return image.flatten(0, 1).unsqueeze(1)

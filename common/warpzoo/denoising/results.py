@@ -1,4 +1,5 @@
-"""Where the denoised tiles go: into a file like the input, as they come."""
+"""What becomes of denoised tiles: a file like the input, into which they go as they come; numbers where the clean image
+is known."""
 
 from __future__ import annotations
 
@@ -8,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from ignite.engine import Engine, Events
 from monai.inferers import Inferer
 from torch import Tensor
 from tqdm import tqdm
 
-from warpzoo.denoising.stacks import create_like
+from warpzoo import record
+from warpzoo.denoising.stacks import Stack, create_like, open_stack
 from warpzoo.denoising.tiles import Tiles
+from warpzoo.metrics.intensity import psnr, scale_invariant_psnr, ssim
 
 
 class WriteTiles:
@@ -66,6 +70,48 @@ class WriteTiles:
     def give_up(self, _: Engine, error: BaseException) -> None:
         with self.open:
             raise error
+
+
+class Compare:
+    """Writes one JSON at the end: how far the noisy and the denoised file are from a clean one, frame by frame.
+
+    PSNR, PSNR after the best gain and offset, and SSIM of `warpzoo.metrics`, in the range of each clean frame; the mean
+    over that of the noisy image.
+    """
+
+    def __init__(self, path: str | Path, noisy: Stack, output: str | Path, reference: str | Path) -> None:
+        self.path, self.noisy, self.output, self.reference = Path(path), noisy, output, reference
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, _: Engine) -> None:
+        channel = self.noisy.layout.channel if self.noisy.layout.channels is not None else None
+        denoised, clean = (open_stack(path, self.noisy.dims, channel) for path in (self.output, self.reference))
+        if clean.shape != self.noisy.shape:
+            raise ValueError(f"{self.reference} has shape {clean.shape}, the noisy image {self.noisy.shape}.")
+        frames = []
+        for frame in range(clean.shape[0]):
+            window = tuple(slice(0, size) for size in clean.shape[1:])
+            images = [torch.from_numpy(one.read(frame, window))[None, None] for one in (self.noisy, denoised, clean)]
+            noisy, result, reference = images
+            frames.append(
+                {
+                    "noisy": quality(noisy, reference),
+                    "denoised": quality(result, reference),
+                    "mean_ratio": float(result.double().mean() / noisy.double().mean()),
+                }
+            )
+        record.write_json(self.path, {"frames": frames})
+
+
+def quality(image: Tensor, reference: Tensor) -> dict[str, float]:
+    """Of one image (1, 1, *spatial)."""
+    return {
+        "psnr": float(psnr(image, reference)),
+        "scale_invariant_psnr": float(scale_invariant_psnr(image, reference)),
+        "ssim": float(ssim(image, reference)),
+    }
 
 
 class Denoise(Inferer):

@@ -79,6 +79,7 @@ class Budget:
 
     def start(self, _: Engine) -> None:
         self.began = self.clock()
+        self.used = 0.0
         self.before: Any = None
         if threading.current_thread() is threading.main_thread():
             self.before = signal.signal(signal.SIGINT, self.interrupt)
@@ -94,22 +95,24 @@ class Budget:
             raise KeyboardInterrupt
         self.interrupted = True
 
-    def used(self, engine: Engine) -> float:
-        return engine.state.iteration if self.unit == "steps" else self.clock() - self.began
-
     def set_rate(self, engine: Engine) -> None:
-        step = engine.state.iteration  # counted from 1
-        done = min(1.0, (step - 1 if self.unit == "steps" else self.used(engine)) / self.total)
-        rate = 1.0 if self.constant else min(1.0, step / self.warm_up) * (0.5 + 0.5 * math.cos(math.pi * done))
+        done = min(1.0, self.used / self.total)
+        rate = min(1.0, engine.state.iteration / self.warm_up) * (0.5 + 0.5 * math.cos(math.pi * done))
+        rate = 1.0 if self.constant else rate
         for group, highest in zip(self.optimizer.param_groups, self.highest, strict=True):
             group["lr"] = rate * highest
 
     def check(self, engine: Engine) -> None:
-        used = self.used(engine)
+        used = self.total if self.interrupted else self.clock() - self.began
+        if self.unit == "steps" and not self.interrupted:
+            used = engine.state.iteration
+        if idist.get_world_size() > 1:  # the first process tells when to end, lest the others wait for it for ever
+            used = float(idist.broadcast(float(used)))
+        self.used = used
         if engine.state.iteration % 10 == 0 or used >= self.total:
             self.bar.set_postfix(loss=f"{float(engine.state.output['loss']):.3f}", refresh=False)
             self.bar.update(min(used, self.total) - self.bar.n)
-        if used >= self.total or self.interrupted:
+        if used >= self.total:
             engine.terminate()
 
     def close(self, _: Engine) -> None:

@@ -52,8 +52,8 @@ def preflight(stack: Stack, patch: int | Sequence[int] = WINDOW) -> list[Finding
             findings.append(
                 Finding(
                     "warning",
-                    f"{stack.path} uses every {np.diff(values).min():.0f}th value only: its contrast was stretched "
-                    f"after it was taken.",
+                    f"{stack.path} has values that are {np.diff(values).min():.0f} apart at the least: its contrast "
+                    f"was stretched after it was taken.",
                     "That does no harm if it was a plain gain; after a gamma or a clipping, intensities mean little.",
                 )
             )

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tifffile
+from scipy import ndimage
+
+from warpzoo.denoising.preflight import noise_correlation, preflight
+from warpzoo.denoising.stacks import open_stack
+
+RANDOM = np.random.default_rng(0)
+BLOBS = 100 + 300 * ndimage.gaussian_filter(RANDOM.normal(size=(200, 220)), 3)
+NOISY = RANDOM.poisson(np.maximum(BLOBS, 1)).astype(np.uint16)
+
+
+@pytest.fixture
+def messages(tmp_path):
+    """`messages(values)`: what is said about an image."""
+
+    def look(values, **metadata):
+        tifffile.imwrite(tmp_path / "in.tif", values, photometric="minisblack", metadata=metadata or None)
+        return [str(finding) for finding in preflight(open_stack(tmp_path / "in.tif"))]
+
+    return look
+
+
+def test_nothing_is_said_about_a_plain_noisy_image(messages):
+    assert messages(NOISY) == []
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_noise_that_is_alike_in_neighbours(messages, axis):
+    smooth = ndimage.uniform_filter1d(NOISY.astype(np.float32), 2, axis=axis)
+    (said,) = messages(smooth)
+    assert f"in a {('column', 'row')[axis]}" in said
+    assert "resized, compressed" in said
+
+
+def test_a_resized_image(messages):
+    said = messages(ndimage.zoom(NOISY.astype(np.float32), 1.5, order=1))
+    assert len(said) == 2
+
+
+@pytest.mark.parametrize("wanted", [0.0, 0.3, 0.6])
+def test_the_correlation_is_that_of_the_noise_not_of_the_structure(wanted):
+    white = RANDOM.normal(0, 10, (16, 64, 65))
+    share = (1 - np.sqrt(1 - 4 * min(wanted, 0.5) ** 2)) / (2 * wanted) if 0 < wanted <= 0.5 else 0.0
+    if wanted > 0.5:
+        white = ndimage.uniform_filter1d(white, 3, axis=2)  # 2/3
+    noise = white[..., 1:] + share * white[..., :-1]
+    structure = 0.2 * BLOBS[:64, :64]
+    found = noise_correlation(noise + structure, -1)
+    assert found == pytest.approx(2 / 3 if wanted > 0.5 else wanted, abs=0.07)
+    assert abs(noise_correlation(np.swapaxes(noise, 1, 2) + structure, -1)) < 0.07
+
+
+def test_cut_off_bright_parts(messages):
+    (said,) = messages(np.where(NOISY > 140, 65_535, NOISY).astype(np.uint16))
+    assert "at 65535" in said
+    assert "too dark" in said
+
+
+def test_stretched_contrast(messages):
+    (said,) = messages(NOISY * np.uint16(3))
+    assert "3 apart at the least" in said
+
+
+def test_frames_of_one_value(messages):
+    series = np.stack([NOISY, np.full_like(NOISY, 7), NOISY])
+    (said,) = messages(series, axes="TYX")
+    assert "1 frames, the first of them frame 1" in said
+    (said,) = messages(np.zeros((50, 60), np.uint8))
+    assert "nothing to denoise" in said
+
+
+def test_not_a_number(messages):
+    values = NOISY.astype(np.float32)
+    values[100, 100] = np.inf
+    (said,) = messages(values)
+    assert "NaN or infinite" in said
+
+
+def test_smaller_than_what_is_looked_at(messages):
+    (said,) = messages(NOISY[:50, :100])
+    assert "50 × 100 pixels, less than the 64 × 64" in said

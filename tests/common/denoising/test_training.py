@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from ignite.engine import Engine, Events
+from torch import nn
+
+from warpzoo.denoising.patches import Patches
+from warpzoo.denoising.stacks import open_stacks
+from warpzoo.denoising.training import AverageWeights, Budget, FitIntensities, KeepMean, SaveWeights, parse_budget
+
+
+@pytest.mark.parametrize(
+    ("text", "parsed"),
+    [
+        ("60s", (60, "seconds")),
+        ("1.5 min", (90, "seconds")),
+        ("2h", (7200, "seconds")),
+        (45, (45, "seconds")),
+        ("2000steps", (2000, "steps")),
+    ],
+)
+def test_budgets(text, parsed):
+    assert parse_budget(text) == parsed
+
+
+@pytest.mark.parametrize("text", ["", "fast", "0s", "-3s", "1.2.3s", "10 lightyears"])
+def test_impossible_budgets(text):
+    with pytest.raises(ValueError, match="budget is"):
+        parse_budget(text)
+
+
+class Trainer:
+    """Steps that set a weight to the step's number, with whatever handlers."""
+
+    def __init__(self, *, rate: float = 1.0) -> None:
+        self.network = nn.Linear(1, 1, bias=False)
+        self.optimizer = torch.optim.SGD(self.network.parameters(), lr=rate)
+        self.rates: list[float] = []
+        self.engine = Engine(self.step)
+
+    def step(self, engine: Engine, _: int) -> dict[str, object]:
+        self.rates.append(self.optimizer.param_groups[0]["lr"])
+        self.network.weight.data.fill_(engine.state.iteration)
+        return {"loss": 0.0, "pred": {"loss": torch.tensor(1.0)}}
+
+    def run(self, *handlers) -> int:
+        for handler in handlers:
+            handler.attach(self.engine)
+        return self.engine.run(range(10_000), max_epochs=1).iteration
+
+
+def test_a_budget_of_steps_ends_then_and_the_rate_falls_to_nearly_0():
+    trainer = Trainer(rate=2.0)
+    assert trainer.run(Budget("200steps", trainer.optimizer, warm_up=10)) == 200
+    assert max(trainer.rates) == pytest.approx(2, abs=0.02)
+    assert trainer.rates[0] == pytest.approx(0.2)
+    assert trainer.rates[100] == pytest.approx(1, abs=0.02)
+    assert trainer.rates[-1] < 0.001
+    constant = Trainer(rate=2.0)
+    constant.run(Budget("20steps", constant.optimizer, constant=True))
+    assert set(constant.rates) == {2.0}
+
+
+def test_a_budget_of_time_ends_by_its_clock():
+    trainer, now = Trainer(), iter(np.arange(0, 1e6, 0.5))
+    assert trainer.run(Budget("30s", trainer.optimizer, clock=lambda: next(now))) == 60
+    assert trainer.rates[-1] < 0.01
+
+
+def test_ctrl_c_ends_the_training_well_and_a_second_one_breaks_off():
+    trainer = Trainer()
+    before = signal.getsignal(signal.SIGINT)
+    trainer.engine.add_event_handler(Events.ITERATION_COMPLETED(once=7), lambda _: os.kill(os.getpid(), signal.SIGINT))
+    average = AverageWeights(trainer.network)
+    assert trainer.run(Budget("1h", trainer.optimizer), average) in (7, 8)
+    assert 1 < float(trainer.network.weight) < 7  # what was learnt till then is used
+    assert signal.getsignal(signal.SIGINT) is before
+
+    impatient = Trainer()
+    impatient.engine.add_event_handler(
+        Events.ITERATION_STARTED(once=7), lambda _: [os.kill(os.getpid(), signal.SIGINT) for _ in range(2)]
+    )
+    with pytest.raises(KeyboardInterrupt):
+        impatient.run(Budget("1h", impatient.optimizer))
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_weights_are_averaged_over_the_last_steps():
+    trainer = Trainer()
+    trainer.run(Budget("400steps", trainer.optimizer), AverageWeights(trainer.network, decay=0.9))
+    assert float(trainer.network.weight) == pytest.approx(400 - 9, abs=0.1)  # mean age of decay^n: 0.9 / 0.1
+
+
+@pytest.fixture
+def patches(tmp_path):
+    values = np.random.default_rng(0).normal(1000, 50, (128, 128)).astype(np.float32)
+    values[60:68, 60:68] = 400
+    tifffile.imwrite(tmp_path / "in.tif", values)
+    return Patches(open_stacks(tmp_path / "in.tif"), 32)
+
+
+class Network(nn.Module):
+    """A denoiser that is 30 too bright."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("mean", "deviation", "background", "shift"):
+            self.register_buffer(name, torch.zeros(()))
+
+    def forward(self, image):
+        return image + 30 + self.shift
+
+
+def test_intensities_are_the_images(patches):
+    network = Network()
+    FitIntensities(network, patches)(None)
+    values = tifffile.imread(patches.data[0].path)
+    assert float(network.mean) == pytest.approx(values.mean(), abs=5)
+    assert float(network.deviation) == pytest.approx(values.std(), rel=0.15)
+    assert 390 < float(network.background) < 900
+
+
+@pytest.mark.parametrize(("value", "message"), [(np.nan, "NaN"), (7, "constant")])
+def test_images_that_cannot_be_learnt_from(tmp_path, value, message):
+    tifffile.imwrite(tmp_path / "bad.tif", np.full((64, 64), value, np.float32))
+    with pytest.raises(ValueError, match=rf"bad\.tif.*{message}"):
+        FitIntensities(Network(), Patches(open_stacks(tmp_path / "bad.tif"), 32))(None)
+
+
+def test_the_mean_is_kept(patches):
+    network = Network()
+    KeepMean(network, patches)(None)
+    assert float(network.shift) == pytest.approx(-30, abs=1e-3)
+
+
+def test_weights_are_saved_with_their_record(patches, tmp_path):
+    trainer = Trainer()
+    save = SaveWeights(tmp_path / "out" / "model.pt", trainer.network, {"seed": 3}, patches)
+    trainer.run(Budget("250steps", trainer.optimizer), save)
+    assert float(torch.load(tmp_path / "out" / "model.pt", weights_only=True)["weight"]) == 250
+    run = json.loads((tmp_path / "out" / "model.training.json").read_text(encoding="utf-8"))
+    assert (run["steps"], run["settings"], run["images"]) == (250, {"seed": 3}, ["in.tif"])
+    assert [point["step"] for point in run["curve"]] == [100, 200]
+
+
+def test_one_process_of_several_tells_when_to_end(monkeypatch):
+    trainer = Trainer()
+    monkeypatch.setattr("ignite.distributed.get_world_size", lambda: 2)
+    monkeypatch.setattr("ignite.distributed.broadcast", lambda used: 1e9 if trainer.engine.state.iteration == 5 else 0)
+    assert trainer.run(Budget("1h", trainer.optimizer)) == 5

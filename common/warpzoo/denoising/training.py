@@ -110,7 +110,7 @@ class Budget:
             used = float(idist.broadcast(float(used)))
         self.used = used
         if engine.state.iteration % 10 == 0 or used >= self.total:
-            self.bar.set_postfix(loss=f"{float(engine.state.output['loss']):.3f}", refresh=False)
+            self.bar.set_postfix(loss=f"{engine.state.output['loss'].item():.3f}", refresh=False)
             self.bar.update(min(used, self.total) - self.bar.n)
         if used >= self.total:
             engine.terminate()

@@ -48,7 +48,7 @@ class Trainer:
     def step(self, engine: Engine, _: int) -> dict[str, object]:
         self.rates.append(self.optimizer.param_groups[0]["lr"])
         self.network.weight.data.fill_(engine.state.iteration)
-        return {"loss": 0.0, "pred": {"loss": torch.tensor(1.0)}}
+        return {"loss": torch.tensor(0.0), "pred": {"loss": torch.tensor(1.0)}}
 
     def run(self, *handlers) -> int:
         for handler in handlers:
@@ -80,7 +80,7 @@ def test_ctrl_c_ends_the_training_well_and_a_second_one_breaks_off():
     trainer.engine.add_event_handler(Events.ITERATION_COMPLETED(once=7), lambda _: os.kill(os.getpid(), signal.SIGINT))
     average = AverageWeights(trainer.network)
     assert trainer.run(Budget("1h", trainer.optimizer), average) in (7, 8)
-    assert 1 < float(trainer.network.weight) < 7  # what was learnt till then is used
+    assert 1 < trainer.network.weight.item() < 7  # what was learnt till then is used
     assert signal.getsignal(signal.SIGINT) is before
 
     impatient = Trainer()

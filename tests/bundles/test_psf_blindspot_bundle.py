@@ -1,0 +1,194 @@
+"""The bundle from noisy file to denoised file: through `warpzoo denoise`, and through MONAI's own commands."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from PIL import Image as Picture
+from scipy import ndimage
+
+from warpzoo.denoising.denoise import denoise, psf_options
+from warpzoo.errors import plain_reason
+
+SIDE = 128
+STEPS = 120
+
+
+@pytest.fixture(scope="module")
+def clean():
+    """Blobs of light seen through a PSF of 1 pixel, 20 to 200 photons."""
+    points = np.random.default_rng(0).random((SIDE, SIDE)) > 0.99
+    light = ndimage.gaussian_filter(points.astype(float), 2) + 0.5 * ndimage.gaussian_filter(points[::-1] * 1.0, 5)
+    return 20 + 180 * ndimage.gaussian_filter(light / light.max(), 1.0)
+
+
+@pytest.fixture(scope="module")
+def trained(clean, tmp_path_factory):
+    """A folder with noisy.tif, what was learnt from it, model.pt, and what came of it, out.tif."""
+    folder = tmp_path_factory.mktemp("trained")
+    noisy = np.random.default_rng(1).poisson(clean).astype(np.uint16) + 100
+    tifffile.imwrite(folder / "noisy.tif", noisy, resolution=(4, 4), metadata={"axes": "YX"})
+    denoise(
+        str(folder / "noisy.tif"),
+        output=str(folder / "out.tif"),
+        budget=f"{STEPS}steps",
+        save_weights=str(folder / "model.pt"),
+        dtype="float32",
+        device="cpu",
+    )
+    return folder
+
+
+def error(image, clean):
+    return float(((image.astype(float) - 100 - clean) ** 2).mean())
+
+
+def test_the_noise_goes_and_the_light_stays(trained, clean):
+    noisy, out = (tifffile.imread(trained / name) for name in ("noisy.tif", "out.tif"))
+    filtered = [error(ndimage.gaussian_filter(noisy.astype(float), side), clean) for side in np.arange(0.5, 4, 0.25)]
+    assert out.dtype == np.float32
+    assert error(out, clean) < min(filtered)  # the best Gaussian filter there is for this image
+    assert out.mean() == pytest.approx(noisy.mean(), rel=0.002)
+
+
+def test_no_checkerboard(trained):
+    """Upsampling leaves its traces at periods of 2 and 4 pixels: no peak there in what is left of flat light."""
+    out = tifffile.imread(trained / "out.tif").astype(float)
+    spectrum = np.abs(np.fft.fft2((out - out.mean()) * np.outer(np.hanning(SIDE), np.hanning(SIDE)))) ** 2
+    for period in (2, 4):
+        at = SIDE // period
+        for along in (spectrum[:, :3].sum(1), spectrum[:3].sum(0), np.diagonal(spectrum)):
+            around = np.r_[along[at - 8 : at - 2], along[at + 3 : at + 9] if period > 2 else []]
+            assert along[at] < 6 * np.median(around)
+
+
+def test_the_record_says_what_was_learnt_from(trained):
+    run = json.loads((trained / "model.training.json").read_text(encoding="utf-8"))
+    assert run["images"] == ["noisy.tif"]
+    assert run["steps"] == STEPS
+    assert run["curve"][-1]["error"] < 1.5
+
+
+def test_weights_that_are_given_are_applied(trained, tmp_path, capsys):
+    options = {"weights": str(trained / "model.pt"), "device": "cpu"}
+    denoise(str(trained / "noisy.tif"), output=str(tmp_path / "again.tif"), dtype="float32", tile=48, **options)
+    whole, tiles = (tifffile.imread(path) for path in (trained / "out.tif", tmp_path / "again.tif"))
+    np.testing.assert_allclose(tiles, whole, rtol=1e-5)
+    assert "weights given" in capsys.readouterr().out
+
+    denoise(str(trained / "noisy.tif"), output=str(tmp_path / "own.tif"), **options)
+    with tifffile.TiffFile(tmp_path / "own.tif") as file:
+        np.testing.assert_array_equal(file.asarray(), np.rint(whole))
+        assert file.series[0].dtype == np.uint16
+        assert file.pages[0].get_resolution()[0] == 4
+
+    denoise(str(trained / "noisy.tif"), output=str(tmp_path / "z.tif"), phantom=True, dtype="float32", **options)
+    light = tifffile.imread(tmp_path / "z.tif")
+    np.testing.assert_allclose(ndimage.gaussian_filter(light, 1, mode="nearest", truncate=5), whole, rtol=1e-3)
+
+
+def test_a_picture_by_a_filter(trained, clean, tmp_path, capsys):
+    noisy = np.clip(tifffile.imread(trained / "noisy.tif") - 100, 0, 255).astype(np.uint8)
+    Picture.fromarray(noisy).save(tmp_path / "in.png")
+    denoise(str(tmp_path / "in.png"), output=str(tmp_path / "out.png"), method="gaussian")
+    out = np.asarray(Picture.open(tmp_path / "out.png"))
+    assert out.dtype == np.uint8
+    assert error(out + 100.0, clean) < 0.3 * error(noisy + 100.0, clean)
+    assert "gaussian of size" in capsys.readouterr().out
+
+
+def test_what_cannot_be_denoised_is_said(trained, tmp_path):
+    noisy = str(trained / "noisy.tif")
+    with pytest.raises(ValueError, match="method 'sharpen' is not there"):
+        denoise(noisy, output=str(tmp_path / "out.tif"), method="sharpen")
+    with pytest.raises(ValueError, match="is the noisy image itself"):
+        denoise(noisy, output=noisy)
+    with pytest.raises(ValueError, match=r"no variant 'none_such'; it has .*published"):
+        denoise(noisy, output=str(tmp_path / "out.tif"), variant="none_such", budget="1steps")
+    with pytest.raises(RuntimeError) as mistaken:
+        denoise(noisy, output=str(tmp_path / "out.tif"), weights=str(trained / "model.pt"), variant="unet")
+    assert "another network" in plain_reason(mistaken.value)
+    tifffile.imwrite(tmp_path / "empty.tif", np.zeros((64, 64), np.uint8))
+    with pytest.raises(ValueError, match=r"empty\.tif.*nothing to denoise"):
+        denoise(str(tmp_path / "empty.tif"), output=str(tmp_path / "out.tif"))
+    assert not (tmp_path / "out.tif").exists()
+
+
+@pytest.mark.parametrize(
+    ("sigma", "expected"),
+    [
+        (None, {}),
+        ("none", {"psf": {"_target_": "torch.nn.Identity"}}),
+        ("learn", {"psf#learnable": True}),
+        ("1.5", {"psf#sigma": 1.5}),
+        ("2,1", {"psf#sigma": [2.0, 1.0]}),
+    ],
+)
+def test_a_psf_in_words(sigma, expected):
+    assert psf_options(sigma, None, 2) == expected
+
+
+@pytest.mark.parametrize("sigma", ["wide", "-1", "1,2,3", ""])
+def test_a_psf_that_is_none(sigma):
+    with pytest.raises(ValueError, match="psf_sigma is"):
+        psf_options(sigma, None, 2)
+    with pytest.raises(ValueError, match="both given"):
+        psf_options("1", "bead.tif", 2)
+
+
+# Through MONAI
+
+
+def test_evaluation_measures_noisy_and_denoised(trained, clean, bundle, start, tmp_path):
+    tifffile.imwrite(tmp_path / "clean.tif", (clean + 100).astype(np.float32))
+    start(
+        bundle("psf_blindspot"),
+        "inference",
+        "evaluate",
+        image=str(trained / "noisy.tif"),
+        output=str(tmp_path / "out.tif"),
+        reference=str(tmp_path / "clean.tif"),
+        weights=str(trained / "model.pt"),
+        output_dir=str(tmp_path),
+        device="$torch.device('cpu')",
+        dtype="float32",
+    ).run()
+    (frame,) = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))["frames"]
+    expected = 10 * np.log10(np.ptp(clean) ** 2 / error(tifffile.imread(tmp_path / "out.tif"), clean))
+    assert frame["denoised"]["psnr"] == pytest.approx(expected, abs=0.01)
+    assert frame["denoised"]["ssim"] > frame["noisy"]["ssim"]
+    assert frame["mean_ratio"] == pytest.approx(1, abs=0.002)
+
+
+@pytest.mark.parametrize(
+    "variants", [[], ["published"], ["unet", "none"], ["learnable"], ["psf_0.5"], ["3d"], ["psf_1.5", "3d"]]
+)
+def test_every_variant_trains_and_infers(bundle, start, tmp_path, variants):
+    dims = 3 if "3d" in variants else 2
+    shape = (8, 40, 36)[-dims:]
+    values = np.random.default_rng(0).poisson(20, shape).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "in.tif", values, metadata={"axes": "ZYX"[-dims:]})
+    root = bundle("psf_blindspot")
+    names = [f"variants/{name}" for name in variants]
+    small = {"network_def#channels": 4, "weights": str(tmp_path / "model.pt"), "device": "$torch.device('cpu')"}
+    patch = {"patch": [8, 16, 16][-dims:], "batch_size": 2, "budget": "3steps", "images": str(tmp_path / "in.tif")}
+    start(root, "train", *names, **small, **patch).run()
+    files = {"image": str(tmp_path / "in.tif"), "output": str(tmp_path / "out.tif")}
+    start(root, "inference", *names, **small, **files).run()
+    out = tifffile.imread(tmp_path / "out.tif")
+    assert (out.shape, out.dtype) == (shape, np.uint8)
+    assert out.std() < values.std()
+    state = torch.load(tmp_path / "model.pt", weights_only=True)
+    assert float(state["mean"]) == pytest.approx(20, abs=1)
+
+
+def test_training_goes_on_from_weights(trained, bundle, start, tmp_path):
+    options = {"images": str(trained / "noisy.tif"), "budget": "1steps", "device": "$torch.device('cpu')"}
+    first = {"initial_weights": str(trained / "model.pt"), "learning_rate": 0.0}
+    start(bundle("psf_blindspot"), "train", weights=str(tmp_path / "model.pt"), **options, **first).run()
+    before, after = (torch.load(path, weights_only=True) for path in (trained / "model.pt", tmp_path / "model.pt"))
+    assert all(torch.equal(before[name], after[name]) for name in before if name != "shift")

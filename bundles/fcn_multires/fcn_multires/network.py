@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from warpzoo.geometry.sampling import warp
 from warpzoo.geometry.velocity import VelocityField
 from warpzoo.intensity import Standardise
-from warpzoo.networks import carried, channels_last, channels_last_weights, check_pair, one_level_finer, padded
+from warpzoo.networks import carried, channels_last, channels_last_weights, check_pair, one_level_finer, padded, pooled
 
 VARIANTS = ("multi_resolution", "coarse", "no_pooling")
 SQUARINGS = 5
@@ -99,7 +99,8 @@ class WarpingPyramid(nn.Module):
     """The same idea from coarse to fine: each level sees what the coarser ones have aligned and predicts what is left.
 
     One encoder looks at both images alike. At every level the moving image's features, carried by the displacement so
-    far, and the fixed image's go through a small estimator. The finest level has voxels of twice the image's.
+    far, and the fixed image's go through a small estimator, which also sees the images themselves and the force by
+    which one step of Thirion's demons would move them. The finest level has voxels of twice the image's.
 
     With `velocity` both directions are estimated at once and the flow of v carries moving onto fixed, that of −v fixed
     onto moving: exchanging the images gives exactly the inverse.
@@ -134,7 +135,7 @@ class WarpingPyramid(nn.Module):
             width = kernels
         coarser = 0
         for kernels, features in zip(estimators[::-1], channels[::-1], strict=True):
-            self.estimators.append(_Estimator(spatial_dims, features, coarser, kernels))
+            self.estimators.append(_Estimator(spatial_dims, 1 + features, coarser, kernels))
             coarser = kernels
         channels_last_weights(self)
 
@@ -150,9 +151,11 @@ class WarpingPyramid(nn.Module):
         batch = image.shape[0]
         features = channels_last(torch.cat([pair[:, 1:], pair[:, :1]]))
         pyramid: list[Tensor] = []
+        images = features
         for stage in self.encoder:
             features = stage(features)
-            pyramid.append(features)
+            images = pooled(images)
+            pyramid.append(torch.cat([_locally_standardised(images), features], dim=1))
         fields: list[Tensor] = []
         field = flow = known = features
         for level, estimator in enumerate(self.estimators):
@@ -178,21 +181,60 @@ class WarpingPyramid(nn.Module):
 
 
 class _Estimator(nn.Module):
-    """Features of the two images at a level and what the coarser level's estimator knew → what this one knows."""
+    """The two images at a level, each with its features, and what the coarser level's estimator knew → what this one
+    knows."""
 
     def __init__(self, dims: int, features: int, coarser: int, kernels: int) -> None:
         super().__init__()
         convolution = Conv[Conv.CONV, dims]
-        self.compare = convolution(2 * features, kernels, 3, padding=1)
+        self.compare = convolution(2 * features + dims, kernels, 3, padding=1)
         self.recall = convolution(coarser, kernels, 1) if coarser else None
         self.body = nn.Sequential(nn.LeakyReLU(0.2), convolution(kernels, kernels, 3, padding=1), nn.LeakyReLU(0.2))
         self.regressor = _still(dims, kernels)
 
     def forward(self, here: Tensor, other: Tensor, coarser: Tensor) -> Tensor:
-        seen = self.compare(torch.cat([here, other], dim=1))
+        force = _demons_force(here[:, :1], other[:, :1])
+        seen = self.compare(torch.cat([here, other, force], dim=1))
         if self.recall is not None:
             seen = seen + F.interpolate(self.recall(coarser), scale_factor=2.0, mode="nearest")
         return self.body(seen)
+
+
+def _locally_standardised(image: Tensor) -> Tensor:
+    """Mean 0 and deviation 1 (less where the image is flat) in windows of 5 voxels a side."""
+    mean = _windows_mean(image)
+    variance = (_windows_mean(image * image) - mean * mean).clamp_min(0)
+    return (image - mean) * (variance + 0.01).rsqrt()
+
+
+def _windows_mean(image: Tensor) -> Tensor:
+    """Of 5 voxels a side around each, the edge repeated."""
+    for axis in range(2, image.dim()):
+        size = image.shape[axis]
+        image = F.pad(image, [0, 0] * (image.dim() - 1 - axis) + [2, 2] + [0, 0] * (axis - 2), mode="replicate")
+        image = 0.2 * (
+            image.narrow(axis, 0, size)
+            + image.narrow(axis, 1, size)
+            + image.narrow(axis, 2, size)
+            + image.narrow(axis, 3, size)
+            + image.narrow(axis, 4, size)
+        )
+    return image
+
+
+def _demons_force(fixed: Tensor, warped: Tensor) -> Tensor:
+    """The step towards the fixed image that the difference suggests along the gradient, (batch, dims, *spatial)."""
+    difference = fixed - warped
+    between = F.pad(0.5 * (fixed + warped), [1, 1] * (fixed.dim() - 2), mode="replicate")
+    slopes: list[Tensor] = []
+    for axis in range(2, fixed.dim()):
+        line = between
+        for other in range(2, fixed.dim()):
+            if other != axis:
+                line = line.narrow(other, 1, fixed.shape[other])
+        slopes.append(0.5 * (line.narrow(axis, 2, fixed.shape[axis]) - line.narrow(axis, 0, fixed.shape[axis])))
+    gradient = torch.cat(slopes, dim=1)
+    return difference * gradient / (gradient.square().sum(1, keepdim=True) + difference.square() + 0.01)
 
 
 def _checked_dims(dims: int) -> int:

@@ -60,7 +60,7 @@ VARIANTS = {
     "ours": [],
 }
 OTHER_BUNDLE = "voxelmorph_dense"
-REFINEMENT = Budget(60)
+REFINEMENT = Budget(40)
 ADAPTATION = Budget(20)
 ROWS = {
     "before": "before",

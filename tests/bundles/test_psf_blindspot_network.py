@@ -38,9 +38,9 @@ def noisy(size, batch=1):
     ("dims", "options"),
     [
         (2, {}),
-        (2, {"levels": 2, "blurs": []}),
+        (2, {"levels": 2, "fold": 1, "blurs": []}),
         (2, {"psf": MeasuredPSF(torch.rand(5, 9))}),
-        (2, {"psf": None, "levels": 4}),
+        (2, {"psf": None, "levels": 2, "fold": 3}),
         (3, {"levels": 2, "blurs": [0, 1], "psf": GaussianPSF(3, [2.0, 1.0, 1.0])}),
     ],
 )
@@ -93,5 +93,5 @@ def test_messages(make):
         make()(torch.zeros(1, 2, 32, 32))
     with pytest.raises(ValueError, match="spatial_dims is 4"):
         make(4, trained=False, psf=None)
-    with pytest.raises(ValueError, match="levels is 0"):
+    with pytest.raises(ValueError, match="levels 0"):
         make(levels=0)

@@ -29,6 +29,8 @@ class PSFBlindSpot(nn.Module):
         spatial_dims: 2 or 3.
         channels: of the first level, twice as many on each further one.
         levels: resolutions of the U-Net, each half of the one before.
+        fold: pixels a side, in rows and columns, that its finest level takes together, as channels: a blurred image has
+            little to tell on the finest scale, and each pixel's channels cost a quarter. 1 for a plain U-Net.
         blurs: standard deviations, in pixels, of Gaussians (0: the image itself) from which every pixel of the phantom
             gets a mixture of its own that the U-Net chooses, and to which its other output is added. An untrained
             network is a Gaussian filter then; empty for a plain U-Net.
@@ -38,18 +40,21 @@ class PSFBlindSpot(nn.Module):
     def __init__(
         self,
         spatial_dims: int = 2,
-        channels: int = 16,
+        channels: int = 24,
         levels: int = 3,
+        fold: int = 2,
         blurs: Sequence[float] = (0, 1, 2, 4),
         psf: nn.Module | None = None,
     ) -> None:
         super().__init__()
         if spatial_dims not in CONVOLUTIONS:
             raise ValueError(f"spatial_dims is {spatial_dims}; it wants 2 or 3.")
-        if channels < 1 or levels < 1:
-            raise ValueError(f"channels is {channels} and levels is {levels}; both want 1 or more.")
+        if min(channels, levels, fold) < 1:
+            raise ValueError(f"channels is {channels}, levels {levels} and fold {fold}; all want 1 or more.")
         widths = [channels * 2**level for level in range(levels)]
-        self.down = nn.ModuleList([_block(spatial_dims, *pair) for pair in zip([1, *widths[:-1]], widths, strict=True)])
+        self.down = nn.ModuleList(
+            [_block(spatial_dims, *pair) for pair in zip([fold**2, *widths[:-1]], widths, strict=True)]
+        )
         self.up = nn.ModuleList(
             [
                 _block(spatial_dims, below + width, width)
@@ -58,17 +63,18 @@ class PSFBlindSpot(nn.Module):
         )
         self.pool = POOLS[spatial_dims](2)
         self.blurs = nn.ModuleList([GaussianPSF(spatial_dims, side) if side else nn.Identity() for side in blurs])
-        self.last = CONVOLUTIONS[spatial_dims](channels, 1 + len(blurs), 1)
+        self.fold = fold
+        self.last = CONVOLUTIONS[spatial_dims](channels, (1 + len(blurs)) * fold**2, 1)
         self.psf = nn.Identity() if psf is None else psf
         if blurs:
             with torch.no_grad():  # an untrained network is the plain mean of the blurred images
                 self.last.weight.zero_()
                 self.last.bias.zero_()
-        self.alignment = 2 ** (levels - 1)
+        self.alignment = fold * 2 ** (levels - 1)
         # two 3-convolutions before and after on every level, one step of pooling or nearest neighbours between levels
         sight = sum(4 * 2**level + 2**level for level in range(levels - 1)) + 2 * 2 ** (levels - 1)
         blurred = max([getattr(blur, "reach", 0) for blur in self.blurs], default=0)
-        self.halo = max(sight, blurred) + getattr(self.psf, "reach", 0)
+        self.halo = max(fold * sight + fold - 1, blurred) + getattr(self.psf, "reach", 0)
         channels_last_weights(self)
         self.register_buffer("mean", torch.zeros(()))
         self.register_buffer("deviation", torch.ones(()))
@@ -89,7 +95,7 @@ class PSFBlindSpot(nn.Module):
 
     def phantom(self, image: Tensor) -> Tensor:
         """The phantom of a normalised image, normalised; of any size, padded at its far ends to what pooling wants."""
-        features = padded(image, self.alignment)
+        features = folded(padded(image, self.alignment), self.fold)
         skips: list[Tensor] = []
         for level, block in enumerate(self.down):
             if level > 0:
@@ -100,7 +106,7 @@ class PSFBlindSpot(nn.Module):
         for block in self.up:
             features = F.interpolate(features, scale_factor=2.0, mode="nearest")
             features = block(torch.cat([features, skips.pop()], dim=1))
-        outputs = self.last(features)
+        outputs = unfolded(self.last(features), self.fold)
         for axis, size in enumerate(image.shape[2:]):
             outputs = outputs.narrow(axis + 2, 0, size)
         phantom = outputs[:, :1]
@@ -118,6 +124,20 @@ class PSFBlindSpot(nn.Module):
                 f"image has shape {tuple(image.shape)}; this {dims}-D network wants (batch, 1, *spatial) with {dims} "
                 f"spatial axes."
             )
+
+
+def folded(image: Tensor, fold: int) -> Tensor:
+    """Cells of fold × fold pixels in rows and columns → one, its pixels as channels; volumes slice by slice."""
+    if image.dim() == 4:
+        return F.pixel_unshuffle(image, fold)
+    return F.pixel_unshuffle(image.transpose(1, 2), fold).transpose(1, 2)
+
+
+def unfolded(features: Tensor, fold: int) -> Tensor:
+    """The inverse of `folded`."""
+    if features.dim() == 4:
+        return F.pixel_shuffle(features, fold)
+    return F.pixel_shuffle(features.transpose(1, 2), fold).transpose(1, 2)
 
 
 def _block(dims: int, inputs: int, outputs: int) -> nn.Sequential:

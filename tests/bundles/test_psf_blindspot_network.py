@@ -55,7 +55,7 @@ def test_tiles_give_what_the_whole_image_gives(make, tmp_path, dims, options):
         for index in range(len(tiles)):
             tile = tiles.tiles[index]
             pieces[tile.keep] = tile.core(network(tiles[index]["image"][None])[0, 0])
-    assert whole.std() > 1
+    assert whole.std() > 0.5
     torch.testing.assert_close(pieces, whole, rtol=0, atol=1e-5 * float(whole.abs().max()))
 
 

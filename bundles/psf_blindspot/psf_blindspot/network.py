@@ -74,7 +74,7 @@ class PSFBlindSpot(nn.Module):
         # two 3-convolutions before and after on every level, one step of pooling or nearest neighbours between levels
         sight = sum(4 * 2**level + 2**level for level in range(levels - 1)) + 2 * 2 ** (levels - 1)
         blurred = max([getattr(blur, "reach", 0) for blur in self.blurs], default=0)
-        self.halo = max(fold * sight + fold - 1, blurred) + getattr(self.psf, "reach", 0)
+        self.halo = max(fold * sight + 2 * (fold - 1), blurred) + getattr(self.psf, "reach", 0)
         channels_last_weights(self)
         self.register_buffer("mean", torch.zeros(()))
         self.register_buffer("deviation", torch.ones(()))
@@ -134,10 +134,14 @@ def folded(image: Tensor, fold: int) -> Tensor:
 
 
 def unfolded(features: Tensor, fold: int) -> Tensor:
-    """The inverse of `folded`."""
+    """The inverse of `folded`, and smoothed so that the places within a cell leave no pattern."""
+    margins = [fold - 1] * 4
     if features.dim() == 4:
-        return F.pixel_shuffle(features, fold)
-    return F.pixel_shuffle(features.transpose(1, 2), fold).transpose(1, 2)
+        image = F.pad(F.pixel_shuffle(features, fold), margins, mode="replicate")
+        return F.avg_pool2d(F.avg_pool2d(image, fold, 1), fold, 1)
+    volume = F.pixel_shuffle(features.transpose(1, 2), fold).transpose(1, 2)
+    volume = F.pad(volume, margins + [0, 0], mode="replicate")
+    return F.avg_pool3d(F.avg_pool3d(volume, (1, fold, fold), 1), (1, fold, fold), 1)
 
 
 def _block(dims: int, inputs: int, outputs: int) -> nn.Sequential:

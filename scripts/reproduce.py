@@ -16,7 +16,14 @@ from pathlib import Path
 from types import ModuleType
 
 import torch
-from experiments import dirnet_cardiac, dirnet_digits, fcn_multires_hippocampus
+from experiments import (
+    dirnet_cardiac,
+    dirnet_digits,
+    fcn_multires_hippocampus,
+    psf_blindspot_fields,
+    psf_blindspot_filters,
+    psf_blindspot_simulated,
+)
 from experiments.common import SUBSETS, Options
 
 from warpzoo.record import write_json
@@ -25,6 +32,11 @@ ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENTS: dict[str, dict[str, ModuleType]] = {
     "dirnet": {"cardiac": dirnet_cardiac, "digits": dirnet_digits},
     "fcn_multires": {"hippocampus": fcn_multires_hippocampus},
+    "psf_blindspot": {
+        "filters": psf_blindspot_filters,
+        "fields": psf_blindspot_fields,
+        "simulated": psf_blindspot_simulated,
+    },
 }
 
 

@@ -1,0 +1,121 @@
+"""What the experiments of psf_blindspot share: noisy fields, filters with and without the truth, and networks trained
+on one image within a minute of one core."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+import torch
+
+from experiments.common import Options
+from warpzoo.denoising.denoise import workflow_of
+from warpzoo.denoising.filters import FILTERS, choose_size, noise_deviation
+from warpzoo.denoising.results import quality
+
+BUDGET = "60s"
+CLOCK = {"_target_": "time.process_time", "_mode_": "callable"}
+DEFAULT = "PSF 1 (default)"
+WITHOUT_PSF = "none (Noise2Void)"
+NETWORKS: dict[str, Sequence[str]] = {
+    WITHOUT_PSF: ["none"],
+    "PSF 0.5": ["psf_0.5"],
+    DEFAULT: [],
+    "PSF 1.5": ["psf_1.5"],
+    "PSF learnt": ["learnable"],
+}
+PLANE_FILTERS = [name for name in FILTERS if name != "box3d"]
+TUNED, CHOSEN = "tuned on the clean image", "chosen without"
+Images = dict[str, np.ndarray]
+
+
+def fields(options: Options) -> Iterator[tuple[str, Path, np.ndarray, np.ndarray]]:
+    """Name, file, noisy and clean image of every field."""
+    folder = options.data / "microscopy" / "fmd"
+    paths = sorted((folder / "noisy").glob("*.tif"))[: options.limit]
+    if not paths:
+        raise ValueError(f"{folder / 'noisy'} holds no .tif; --data wants the folder that holds microscopy/fmd.")
+    for path in paths:
+        noisy, clean = (tifffile.imread(one).astype(np.float32) for one in (path, folder / "average50" / path.name))
+        yield path.stem, path, noisy, clean
+
+
+def measured(image: np.ndarray, clean: np.ndarray) -> dict[str, float]:
+    tensors = (torch.from_numpy(np.asarray(one, dtype=np.float32))[None, None] for one in (image, clean))
+    return {name: round(value, 3) for name, value in quality(*tensors).items()}
+
+
+def filtered(noisy: np.ndarray, clean: np.ndarray) -> tuple[dict[str, dict[str, Any]], Images]:
+    """Every filter with the size that is best on the clean image, and with the one J-invariance chooses."""
+    noise = noise_deviation(noisy)
+    rows, images = {}, {}
+    for name in PLANE_FILTERS:
+        one = FILTERS[name]
+        tried = {size: one.apply(noisy, size, noise) for size in one.sizes}
+        tuned = min(tried, key=lambda size: float(((tried[size] - clean) ** 2).mean()))
+        began = time.process_time()
+        chosen = choose_size(noisy, name, noise)
+        image = one.apply(noisy, chosen, noise)
+        seconds = time.process_time() - began
+        for how, size in ((TUNED, tuned), (CHOSEN, chosen)):
+            images[f"{name}, {how}"] = tried[size]
+            rows[f"{name}, {how}"] = {
+                **measured(tried[size], clean),
+                "size": size,
+                "mean_ratio": round(float(tried[size].mean() / noisy.mean()), 4),
+                "cpu_seconds": round(seconds, 1) if how == CHOSEN else None,
+            }
+        assert np.array_equal(image, tried[chosen])
+    return rows, images
+
+
+def trained(options: Options, path: Path, clean: np.ndarray, variants: Sequence[str]) -> tuple[dict[str, Any], Any]:
+    """Trains on that one file; what came of it and the denoised image."""
+    noisy = tifffile.imread(path).astype(np.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        training = workflow_of(
+            "train",
+            list(variants),
+            images=str(path),
+            weights=f"{folder}/model.pt",
+            budget=BUDGET,
+            clock=CLOCK,
+            seed=options.seed,
+            device="$torch.device('cpu')",
+        )
+        began = time.process_time()
+        training.run()
+        seconds = time.process_time() - began
+    network = training.parser.get_parsed_content("network").eval()
+    with torch.no_grad():
+        image = network(torch.from_numpy(noisy)[None, None])[0, 0].numpy()
+    sigma = getattr(network.psf, "sigma", None)
+    numbers = {
+        **measured(image, clean),
+        "mean_ratio": round(float(image.mean() / noisy.mean()), 4),
+        "cpu_seconds": round(seconds, 1),
+        "steps": training.parser.get_parsed_content("train#trainer").state.iteration,
+        "sigma": None if sigma is None else [round(side, 2) for side in sigma().tolist()],
+    }
+    return numbers, image
+
+
+def provenance(result: Mapping[str, Any], command: str) -> str:
+    versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
+    limit = f" (the first {result['limit']} only)" if result["limit"] else ""
+    return (
+        f"Made by `{command}`{limit}; seed {result['seed']}, one thread of {result['machine']}, {versions}. "
+        f"Seconds are the processor's."
+    )
+
+
+def peak_memory() -> float:
+    """Of this process so far, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)

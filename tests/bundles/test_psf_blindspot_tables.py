@@ -1,0 +1,84 @@
+"""`scripts/reproduce.py psf_blindspot` on made-up fields of the real ones' layout, with networks of a few steps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from scipy import ndimage
+from skimage.metrics import peak_signal_noise_ratio
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+
+@pytest.fixture
+def reproduce(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    import reproduce
+    from experiments import psf_blindspot
+
+    monkeypatch.setattr(psf_blindspot, "BUDGET", "3steps")
+    monkeypatch.setattr(psf_blindspot, "PLANE_FILTERS", ["gaussian", "median"])
+    return reproduce
+
+
+@pytest.fixture
+def data(tmp_path):
+    random = np.random.default_rng(0)
+    folder = tmp_path / "data" / "microscopy" / "fmd"
+    for name in ("noisy", "average50"):
+        (folder / name).mkdir(parents=True)
+    for name in ("one", "two"):
+        clean = 40 + 40 * ndimage.gaussian_filter(random.normal(size=(128, 112)), 3) * 8
+        clean = np.clip(clean, 5, 250)
+        tifffile.imwrite(folder / "average50" / f"{name}.tif", clean.astype(np.uint8))
+        noisy = np.clip(random.poisson(clean), 0, 255)
+        tifffile.imwrite(folder / "noisy" / f"{name}.tif", noisy.astype(np.uint8))
+    (tmp_path / "models").mkdir()
+    return tmp_path
+
+
+def run(reproduce, data, name, *more):
+    arguments = ["psf_blindspot", "--only", name, "--data", str(data / "data"), "--weights", str(data / "models")]
+    assert reproduce.main([*arguments, "--output", str(data / "out"), *more]) == 0
+    page = (data / "out" / "results.md").read_text(encoding="utf-8")
+    return json.loads((data / "out" / "results.json").read_text(encoding="utf-8"))[name], page
+
+
+def test_filters(reproduce, data):
+    result, page = run(reproduce, data, "filters")
+    for rows in result["rows"].values():
+        assert rows["noisy"]["snr"] == pytest.approx(13.48, abs=0.1)
+        tuned, chosen = (rows[f"gaussian, {how}"]["snr"] for how in ("tuned on the clean image", "chosen without"))
+        assert 14 < chosen <= tuned
+    assert "| 29.53 |" in page
+
+
+def test_fields(reproduce, data):
+    result, page = run(reproduce, data, "fields", "--limit", "1")
+    (rows,) = result["rows"].values()
+    folder = data / "data" / "microscopy" / "fmd"
+    noisy, clean = (tifffile.imread(folder / name / "one.tif").astype(float) for name in ("noisy", "average50"))
+    expected = peak_signal_noise_ratio(clean, noisy, data_range=np.ptp(clean))
+    assert rows["noisy"]["psnr"] == pytest.approx(expected, abs=0.01)
+    for name in ("none (Noise2Void)", "PSF 0.5", "PSF 1 (default)", "PSF 1.5", "PSF learnt"):
+        assert rows[name]["scale_invariant_psnr"] >= rows[name]["psnr"] > 20
+        assert rows[name]["mean_ratio"] == pytest.approx(1, abs=0.01)
+        assert rows[name]["steps"] == 3
+    assert rows["PSF 1.5"]["sigma"] == [1.5, 1.5]
+    assert rows["none (Noise2Void)"]["sigma"] is None
+    assert "one, default network:" in page
+    assert (data / "out" / "figures" / "fields.png").stat().st_size > 20_000
+
+
+def test_simulated(reproduce, data, monkeypatch):
+    from experiments import psf_blindspot_simulated
+
+    nuclei = psf_blindspot_simulated.nuclei
+    monkeypatch.setattr(psf_blindspot_simulated, "nuclei", lambda random: nuclei(random, side=96, count=6))
+    result, page = run(reproduce, data, "simulated")
+    assert result["rows"]["PSF 1 (default)"]["psnr"] > result["rows"]["noisy"]["psnr"] + 3
+    assert "The known PSF is worth" in page

@@ -218,7 +218,7 @@ class SaveWeights:
         self.clock = time.perf_counter(), time.process_time()
 
     def add(self, engine: Engine) -> None:
-        terms = {name: round(float(value), 6) for name, value in engine.state.output["pred"].items()}
+        terms = {name: round(value.item(), 6) for name, value in engine.state.output["pred"].items()}
         self.curve.append({"step": engine.state.iteration, **terms})
 
     def save(self, engine: Engine) -> None:

@@ -28,7 +28,9 @@ MOST_VOXELS = 2**22
 LEARNING_RATE = 0.1
 FINEST_SHARE = 0.7
 """Of the budget for the finest level, beside 1 for each of the others: its iterations take most of the time."""
-SMOOTHNESS = 0.2
+SMOOTHNESS = 0.3
+"""Of what a level adds, not of what it starts from: noise is not followed, and large deformations cost nothing. As many
+times more as voxels are one: at a coarse level there is less to see and more to spoil."""
 NO_FOLDS = 10.0
 SQUARINGS = 5
 
@@ -43,11 +45,14 @@ class VelocityModel:
         self.up = [_linear_weights(at, size).to(level.fixed) for at, size in zip(positions, lattice.shape, strict=True)]
         self.unit = voxels_per(lattice, level.grid).to(level.fixed)
 
-    def __call__(self, coefficients: Tensor) -> tuple[Tensor, Tensor]:
-        """The displacement on the level, and what it costs."""
-        velocity = at_lattice(coefficients)
-        flow = integrate_velocity(velocity, SQUARINGS)
-        return along_axes(flow, self.up) * self.unit, SMOOTHNESS * Diffusion()(velocity)
+    def __call__(self, coefficients: Tensor) -> Tensor:
+        """The displacement on the level."""
+        return along_axes(integrate_velocity(at_lattice(coefficients), SQUARINGS), self.up) * self.unit
+
+    @staticmethod
+    def folding(coefficients: Tensor) -> Tensor:
+        """A flow does not fold."""
+        return coefficients.new_zeros(())
 
     @staticmethod
     def transform(coefficients: Tensor, lattice: Grid, fixed: Grid) -> Transform:
@@ -66,10 +71,13 @@ class FreeFormModel:
         ]
         self.unit = voxels_per(lattice, level.grid).to(level.fixed)
 
-    def __call__(self, coefficients: Tensor) -> tuple[Tensor, Tensor]:
-        """The displacement on the level, and what it costs."""
-        cost = SMOOTHNESS * Diffusion()(coefficients) + NO_FOLDS * FoldingPenalty()(coefficients)
-        return along_axes(coefficients, self.up) * self.unit, cost
+    def __call__(self, coefficients: Tensor) -> Tensor:
+        """The displacement on the level."""
+        return along_axes(coefficients, self.up) * self.unit
+
+    @staticmethod
+    def folding(coefficients: Tensor) -> Tensor:
+        return FoldingPenalty()(coefficients)
 
     @staticmethod
     def transform(coefficients: Tensor, lattice: Grid, fixed: Grid) -> Transform:
@@ -103,19 +111,26 @@ def deform(
         lattice = lattice_of(pair.fixed_grid, [kind.spacing * one for one in step])
         coefficients = refined(coefficients, coarse, lattice)
         model = kind(lattice, level)
-        mask = level.covered(model(coefficients)[0])
-        loss = partial(_loss, level, model, similarity, mask, coefficients.requires_grad_(True))
+        mask = level.covered(model(coefficients))
+        smoothness, known = SMOOTHNESS * max(step), coefficients.clone()
+        loss = partial(_loss, level, model, similarity, mask, smoothness, known, coefficients.requires_grad_(True))
         descent.minimise(loss, [coefficients], LEARNING_RATE, until=float(share))
         coefficients.requires_grad_(False)
-    before, after = (
-        similarity(level.fixed, level.warped(model(at)[0]), mask) for at in (0 * coefficients, coefficients)
-    )
+    before, after = (similarity(level.fixed, level.warped(model(at)), mask) for at in (0 * coefficients, coefficients))
     return kind.transform(coefficients, lattice, pair.fixed_grid) if bool(after > before) else None
 
 
-def _loss(level: Level, model: Model, similarity: Similarity, mask: Tensor | None, coefficients: Tensor) -> Tensor:
-    displacement, cost = model(coefficients)
-    return cost - similarity(level.fixed, level.warped(displacement), mask).sum()
+def _loss(
+    level: Level,
+    model: Model,
+    similarity: Similarity,
+    mask: Tensor | None,
+    smoothness: float,
+    known: Tensor,
+    coefficients: Tensor,
+) -> Tensor:
+    cost = smoothness * Diffusion()(coefficients - known) + NO_FOLDS * model.folding(coefficients)
+    return cost - similarity(level.fixed, level.warped(model(coefficients)), mask).sum()
 
 
 def lattice_of(grid: Grid, spacing: Sequence[int]) -> Grid:

@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from warpzoo.registration.budget import Budget
 
-PATIENCE = 10
-"""Iterations without progress after which a level ends."""
+PATIENCE = 20
+"""Iterations without progress after which a level ends; the first steps, which are large, often lead uphill."""
 STALLED = 0.005
 """Progress is a fall of the loss by more than this part of what the level has gained so far."""
 SLOWEST = 0.1

@@ -29,10 +29,13 @@ FEWEST = 1000
 """Voxels that a level needs to be trusted with first guesses."""
 BEST = 10
 """First guesses that are optimised for a while."""
+ALIKE = 2
+"""Of them with the same rotation at most."""
 OVERLAP = 0.5
 """Part of the fixed image that should be covered; less than that counts proportionally less."""
-PLAIN = 0.03
-"""How much more alike a rotated guess has to be than one that is not: bodies look much the same from behind."""
+PLAIN = 0.3
+"""Of what the best guess lacks to a similarity of 1, a rotated one has to be ahead of one that is not: bodies look much
+the same from behind, but what fits perfectly is right."""
 
 
 class Placement:
@@ -99,8 +102,7 @@ def search(kind: str, pair: Pair, level: Level, similarity: Similarity, descent:
     with torch.no_grad():
         scores = torch.cat([alike(some, level, similarity) for some in guesses.world().split(16)])
     plain = torch.isclose(rotations, torch.eye(len(rotations[0]), dtype=torch.float64)).all(2).all(1)
-    scores = scores + PLAIN * plain
-    best = scores.argsort(descending=True)[:BEST].tolist()
+    best = distinct(favouring(plain, scores).argsort(descending=True).tolist(), rotations)[:BEST]
     guesses = guesses.chosen(best)
     descent.minimise(
         lambda: -alike(guesses.world(), level, similarity).sum(),
@@ -109,8 +111,24 @@ def search(kind: str, pair: Pair, level: Level, similarity: Similarity, descent:
         until=0.2,
     )
     with torch.no_grad():
-        scores = alike(guesses.world(), level, similarity) + PLAIN * plain[best]
-    return guesses.chosen([int(scores.argmax())])
+        scores = alike(guesses.world(), level, similarity)
+    return guesses.chosen([int(favouring(plain[best], scores).argmax())])
+
+
+def favouring(plain: Tensor, scores: Tensor) -> Tensor:
+    return scores + PLAIN * (1 - scores.max()).clamp_min(0) * plain
+
+
+def distinct(order: list[int], rotations: Tensor) -> list[int]:
+    """The guesses of an order but those with a rotation that `ALIKE` before them have: neighbours lead to one place."""
+    kinds = rotations.unique(dim=0, return_inverse=True)[1].tolist()
+    left = dict.fromkeys(kinds, ALIKE)
+    kept = []
+    for index in order:
+        if left[kinds[index]]:
+            left[kinds[index]] -= 1
+            kept.append(index)
+    return kept
 
 
 def alike(world: Tensor, level: Level, similarity: Similarity) -> Tensor:
@@ -153,7 +171,7 @@ def first_guesses(pair: Pair) -> tuple[Tensor, Tensor]:
 
 
 def turns(dims: int) -> Tensor:
-    """Rotations to begin with, (count, d, d): every 30° in 2-D; in 3-D all of a cube, and 30° about each axis."""
+    """Rotations to begin with, (count, d, d): every 30° in 2-D; in 3-D all of a cube, each also tilted by 30°."""
     if dims == 2:
         return rotation_matrix(torch.arange(0, 12, dtype=torch.float64)[:, None] * torch.pi / 6)
     quarter = [
@@ -161,8 +179,8 @@ def turns(dims: int) -> Tensor:
         for angles in product(range(4), repeat=3)
     ]
     cube = torch.stack(quarter).round().unique(dim=0)
-    tilted = torch.cat([torch.eye(3), -torch.eye(3)]).double() * torch.pi / 6
-    return torch.cat([torch.eye(3, dtype=torch.float64)[None], cube, rotation_matrix(tilted)])
+    tilts = torch.cat([torch.zeros(1, 3), torch.eye(3), -torch.eye(3)]).double() * torch.pi / 6
+    return (rotation_matrix(tilts)[:, None] @ cube).flatten(0, 1)
 
 
 def middle_of_mass(image: Tensor, grid: Grid) -> np.ndarray:

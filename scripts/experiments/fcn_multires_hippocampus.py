@@ -60,7 +60,7 @@ VARIANTS = {
     "ours": [],
 }
 OTHER_BUNDLE = "voxelmorph_dense"
-REFINEMENT = Budget(40)
+REFINEMENT = Budget(30)
 ADAPTATION = Budget(20)
 ROWS = {
     "before": "before",

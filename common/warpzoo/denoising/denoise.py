@@ -6,11 +6,14 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from monai.bundle import ConfigWorkflow
+
+    from warpzoo.preflight import Finding
 
 NETWORK = "psf_blindspot"
 
@@ -66,9 +69,8 @@ def denoise(
         device: such as cuda:1 or cpu; the GPU if there is one.
     """
     from warpzoo.denoising.filters import FILTERS, filter_stack
-    from warpzoo.denoising.preflight import preflight
+    from warpzoo.denoising.preflight import little_to_learn_from, preflight
     from warpzoo.denoising.stacks import open_stack
-    from warpzoo.preflight import raise_if
 
     began = time.perf_counter()
     if method != NETWORK and method not in FILTERS:
@@ -76,10 +78,7 @@ def denoise(
     if Path(image).resolve() == Path(output).resolve():
         raise ValueError(f"output is the noisy image itself, {image}; choose another name.")
     stack = open_stack(image, 3 if method == "box3d" else spatial_dims, channel, time_axis)
-    findings = preflight(stack)
-    raise_if(findings, strict)
-    for finding in findings:
-        print(f"warning: {finding}")
+    warn(preflight(stack), strict)
     if method in FILTERS:
         size = filter_stack(stack, output, method, size, dtype)
         print(f"{output}: {method} of size {size:g}, {time.perf_counter() - began:.0f} s")
@@ -102,6 +101,7 @@ def denoise(
                 turn=psf is None and (psf_sigma is None or "," not in psf_sigma),
                 **options,
             )
+            warn(little_to_learn_from(stack, training.parser.get_parsed_content("patch")), strict)
             training.run()
         inference = workflow_of(
             "inference",
@@ -121,6 +121,14 @@ def denoise(
             run = json.loads(learnt.with_suffix(".training.json").read_text(encoding="utf-8"))
             told = f"{run['steps']} steps in {run['seconds']:.0f} s"
     print(f"{output}: {told}, mean intensity × {ratio:.4f}, {time.perf_counter() - began:.0f} s in all")
+
+
+def warn(findings: Sequence[Finding], strict: bool) -> None:
+    from warpzoo.preflight import raise_if
+
+    raise_if(findings, strict)
+    for finding in findings:
+        print(f"warning: {finding}")
 
 
 def psf_options(sigma: str | None, measured: str | None, dims: int) -> dict[str, Any]:

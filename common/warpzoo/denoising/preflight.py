@@ -16,7 +16,7 @@ FRAMES = 200
 WINDOW = 64
 
 
-def preflight(stack: Stack, patch: int | Sequence[int] = WINDOW) -> list[Finding]:
+def preflight(stack: Stack) -> list[Finding]:
     """What is doubtful about a noisy image, from a sample of it; empty if nothing is."""
     findings = [*broken(stack)]
     if findings:
@@ -57,18 +57,23 @@ def preflight(stack: Stack, patch: int | Sequence[int] = WINDOW) -> list[Finding
                     "That does no harm if it was a plain gain; after a gamma or a clipping, intensities mean little.",
                 )
             )
-    sides = [patch] * stack.dims if isinstance(patch, int) else list(patch)
-    if any(size < side for size, side in zip(stack.shape[1:], sides, strict=True)):
-        shape, wanted = (" × ".join(map(str, numbers)) for numbers in (stack.shape[1:], sides))
-        findings.append(
-            Finding(
-                "warning",
-                f"{stack.path} has {shape} pixels, less than the {wanted} that training looks at: its mirror image is "
-                f"put beside it, and there is little to learn from.",
-                "Give several such images at once as a stack, or use weights trained on others like it.",
-            )
-        )
     return findings
+
+
+def little_to_learn_from(stack: Stack, patch: int | Sequence[int]) -> list[Finding]:
+    """Whether an image is smaller than the patches that a network is trained on."""
+    sides = [patch] * stack.dims if isinstance(patch, int) else list(patch)
+    if all(size >= side for size, side in zip(stack.shape[1:], sides, strict=True)):
+        return []
+    shape, wanted = (" × ".join(map(str, numbers)) for numbers in (stack.shape[1:], sides))
+    return [
+        Finding(
+            "warning",
+            f"{stack.path} has {shape} pixels, less than the {wanted} that training looks at: its mirror image is put "
+            f"beside it, and there is little to learn from.",
+            "Give several such images at once as a stack, or use weights trained on others like it.",
+        )
+    ]
 
 
 def broken(stack: Stack) -> list[Finding]:

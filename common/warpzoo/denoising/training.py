@@ -192,11 +192,9 @@ class KeepMean:
     @torch.no_grad()
     def __call__(self, _: Engine) -> None:
         self.network.eval()
-        differences = []
-        for patch in self.patches.sample(16, scale=4 if self.patches.data[0].dims == 2 else 2):
-            noisy = torch.from_numpy(patch)[None, None].to(self.network.mean.device)
-            differences.append(float((noisy - self.network(noisy)).mean()))
-        self.network.shift.fill_(float(np.mean(differences)))
+        patches = self.patches.sample(16, scale=2 if self.patches.data[0].dims == 2 else 1)
+        noisy = torch.from_numpy(patches)[:, None].to(self.network.mean.device)
+        self.network.shift.fill_(float((noisy - self.network(noisy)).mean()))
 
 
 class SaveWeights:

@@ -5,7 +5,7 @@ import pytest
 import tifffile
 from scipy import ndimage
 
-from warpzoo.denoising.preflight import noise_correlation, preflight
+from warpzoo.denoising.preflight import little_to_learn_from, noise_correlation, preflight
 from warpzoo.denoising.stacks import open_stack
 
 RANDOM = np.random.default_rng(0)
@@ -80,6 +80,9 @@ def test_not_a_number(messages):
     assert "NaN or infinite" in said
 
 
-def test_smaller_than_what_is_looked_at(messages):
-    (said,) = messages(NOISY[:50, :100])
-    assert "50 × 100 pixels, less than the 64 × 64" in said
+def test_smaller_than_what_is_looked_at(messages, tmp_path):
+    assert messages(NOISY[:50, :100]) == []
+    stack = open_stack(tmp_path / "in.tif")
+    (said,) = little_to_learn_from(stack, 64)
+    assert "50 × 100 pixels, less than the 64 × 64" in str(said)
+    assert little_to_learn_from(stack, [50, 80]) == []

@@ -244,7 +244,7 @@ def placement(fixed: Image, moving: Image, reach: float | None) -> list[Finding]
                 "error",
                 f"{names} do not overlap: their headers put them in different places of the world, {distance:.0f} "
                 f"{unit} apart, and the moving image seen from the fixed one is empty.",
-                "Align them roughly first, by their centres say, or repair the origin in a header.",
+                "Align them roughly first, as the method `affine` before it does, or repair the origin in a header.",
             )
         ]
     if covered < LITTLE_OVERLAP:
@@ -261,7 +261,7 @@ def placement(fixed: Image, moving: Image, reach: float | None) -> list[Finding]
             "warning",
             f"{names} show things whose centres lie {distance:.0f} {unit} apart; the method follows displacements of "
             f"about {limit:.0f} {unit} and may align the wrong structures.",
-            "Align them roughly first, with a method or tool that finds large displacements.",
+            "Align them roughly first: the method `affine` before it finds large displacements.",
         )
     ]
 

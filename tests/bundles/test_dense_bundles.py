@@ -12,6 +12,8 @@ from ignite.engine import Events
 from monai.metrics import compute_dice
 from scipy.ndimage import map_coordinates
 
+from warpzoo.registration.register import register
+
 SMALL = {
     "fcn_multires": {"network_def#channels": [4, 6, 8], "network_def#estimators": [4, 6, 6]},
     "fcn_multires paper": {"network_def#channels": [4, 6, 8]},
@@ -130,3 +132,29 @@ def test_evaluation_carries_every_image_onto_the_first_and_its_labels_along(root
 def volume(folder, name):
     arrays = {key: np.asarray(nibabel.load(folder / f"{key}s" / name).dataobj) for key in ("image", "label")}
     return {key: torch.from_numpy(array.astype(np.float32))[None] for key, array in arrays.items()}
+
+
+@pytest.mark.parametrize("variant", ["plain", "paper,coarse", "paper, no_pooling"])
+def test_variants_register_files_with_their_own_weights(bundle, volumes, tmp_path, variant):
+    name = variant.split(",")[-1].strip()
+    weights = bundle("fcn_multires") / "models" / f"{name}.pt"
+    images = [str(volumes / "images" / f"{number}.nii.gz") for number in (0, 1)]
+    for folder, option in (("shipped", {}), ("named", {"weights": str(weights)}), ("default", {"variant": None})):
+        options = {"method": "fcn_multires", "variant": variant, "report": False, "output": str(tmp_path / folder)}
+        register(*images, **{**options, **option})
+    fields = {
+        folder: nibabel.load(tmp_path / folder / "displacement.nii.gz").get_fdata()
+        for folder in ("shipped", "named", "default")
+    }
+    np.testing.assert_array_equal(fields["shipped"], fields["named"])
+    assert np.abs(fields["shipped"] - fields["default"]).max() > 0.1
+
+
+def test_a_variant_without_weights_and_a_similarity_for_nothing_are_refused(volumes):
+    images = [str(volumes / "images" / f"{number}.nii.gz") for number in (0, 1)]
+    with pytest.raises(ValueError, match="no weights for its variant 'two_levels'"):
+        register(*images, method="fcn_multires", variant="two_levels")
+    with pytest.raises(ValueError, match="has no variant 'fine'"):
+        register(*images, method="fcn_multires", variant="paper,fine")
+    with pytest.raises(ValueError, match="similarity is 'mi', but fcn_multires optimises nothing"):
+        register(*images, method="fcn_multires", similarity="mi")

@@ -81,7 +81,8 @@ def register(
         overwrite: do pairs of a list again that are done.
         device: such as cuda:1 or cpu; the GPU if there is one.
         weights: your own for the (last) network, instead of the shipped ones.
-        variant: overrides of the (last) network's configuration, such as digits, that the weights were trained with.
+        variant: overrides of the (last) network's configuration, such as digits or paper,coarse, that the weights were
+            trained with; without weights, those that are shipped for it.
     """
     chain = find_methods(method)
     name = ",".join(one if isinstance(one, str) else one.name for one in chain)
@@ -98,6 +99,8 @@ def register(
     for option, value in for_network.items():
         if value is not None and all(isinstance(one, str) for one in chain):
             raise ValueError(f"{option} is {value!r}, but {name} has no network; leave it out.")
+    if similarity is not None and not for_network["refine"] and all(isinstance(one, Method) for one in chain):
+        raise ValueError(f"similarity is {similarity!r}, but {name} optimises nothing without refine; leave it out.")
     listed = list_pairs(
         pairs,
         fixed=fixed,
@@ -116,8 +119,15 @@ def register(
         raise ValueError(f"{output} is a file; output wants a folder.")
     networks = [number for number, one in enumerate(chain) if isinstance(one, Method)]
     files = [one.weights for one in chain if isinstance(one, Method)]
+    overrides: dict[str, Any] = {}
+    if variant is not None:
+        last_network = [one for one in chain if isinstance(one, Method)][-1]
+        overrides = overrides_of(last_network, variant)
+        files[-1] = last_network.root / "models" / f"{variant.split(',')[-1].strip()}.pt"
     if weights is not None:
         files[-1] = Path(weights).expanduser().absolute()
+    elif variant is not None and not files[-1].exists():
+        raise ValueError(f"{name} comes with no weights for its variant {variant!r}; name a file with `weights`.")
     settings = {
         "refine": refine,
         "adapt": adapt,
@@ -142,9 +152,8 @@ def register(
             options["device"] = f"$torch.device({device!r})"
         last = number == networks[-1]
         if last:
-            options |= {"refine": refine, "adapt": adapt}
-            options |= {} if weights is None else {"weights": str(files[-1])}
-        stages.append(partial(run_workflow, workflow_of(one, folder, variant if last else None, **options)))
+            options |= {**overrides, "weights": str(files[-1]), "refine": refine, "adapt": adapt}
+        stages.append(partial(run_workflow, workflow_of(one, folder, **options)))
     if pairs is None:
         run_chain(stages, folder, listed[0], name, settings)
         print_result(folder, output)
@@ -172,21 +181,30 @@ def fingerprint(weights: Path) -> str:
     return sha256(weights.read_bytes()).hexdigest()[:32] if weights.is_file() else ""
 
 
-def workflow_of(method: Method, folder: Path, variant: str | None = None, **options: Any) -> ConfigWorkflow:
+def overrides_of(method: Method, variants: str) -> dict[str, Any]:
+    """What variants, separated by commas, change in the inference configuration, later ones on top."""
+    configs = method.root / "configs"
+    known = json.loads((configs / "inference.json").read_text(encoding="utf-8"))
+    overrides: dict[str, Any] = {}
+    for name in variants.split(","):
+        file = configs / "variants" / f"{name.strip()}.json"
+        if not file.is_file():
+            there = ", ".join(sorted(path.stem for path in file.parent.glob("*.json")))
+            raise ValueError(f"{method.name} has no variant {name.strip()!r}; it has {there or 'none'}.")
+        changed = json.loads(file.read_text(encoding="utf-8"))
+        overrides |= {key: value for key, value in changed.items() if key.partition("#")[0] in known}
+    return overrides
+
+
+def workflow_of(method: Method, folder: Path, **options: Any) -> ConfigWorkflow:
     """The inference workflow of one method, whose dataset is filled pair by pair."""
     from monai.bundle import ConfigWorkflow
 
     configs = method.root / "configs"
-    files = [configs / "inference.json"]
-    if variant is not None:
-        files.append(configs / "variants" / f"{variant}.json")
-        if not files[-1].is_file():
-            there = ", ".join(sorted(path.stem for path in files[-1].parent.glob("*.json")))
-            raise ValueError(f"{method.name} has no variant {variant!r}; it has {there or 'none'}.")
     options |= {"bundle_root": str(method.root), "output_dir": str(folder)}
     options["dataset#data"] = [{}]  # an engine asks once for the number of pairs
     workflow = ConfigWorkflow(
-        config_file=[str(path) for path in files],
+        config_file=str(configs / "inference.json"),
         meta_file=str(configs / "metadata.json"),
         logging_file=False,
         workflow_type="inference",

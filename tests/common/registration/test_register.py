@@ -306,7 +306,7 @@ def test_what_was_done_otherwise_is_done_again(
     monkeypatch.chdir(tmp_path)
     torch.save({"known": torch.tensor([1.0, 0.0, 0.0])}, root / "models/model.pt")
     assert not done(), "other weights under the same name"
-    for option in ("--similarity=mse", "--refine=2", "--adapt=1"):
+    for option in ("--refine=2", "--similarity=mse", "--adapt=1"):
         options.append(option)
         assert not done(), option
         assert done(), option

@@ -32,7 +32,9 @@ def optimise(
     levels: int | None = None,
     title: str | None = None,
 ) -> Transform:
-    """The transform from the fixed to the moving image, (1, 1, *spatial) each, on any grids; never worse than `start`.
+    """The transform from the fixed to the moving image, (1, 1, *spatial) each, on any grids.
+
+    A deformation is never less similar than `start`; rigid and affine compare what the images share, not the whole grid.
 
     Args:
         method: one of `warpzoo.registration.methods.OPTIMISED`.

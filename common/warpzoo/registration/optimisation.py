@@ -34,7 +34,7 @@ def optimise(
 ) -> Transform:
     """The transform from the fixed to the moving image, (1, 1, *spatial) each, on any grids.
 
-    A deformation is never less similar than `start`; rigid and affine compare what the images share, not the whole grid.
+    A deformation is never less similar than `start`; rigid and affine look only at what the images share.
 
     Args:
         method: one of `warpzoo.registration.methods.OPTIMISED`.

@@ -10,12 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from scipy import ndimage
+from skimage import restoration
 from tqdm import tqdm
 
 from warpzoo.denoising.stacks import Stack, create_like
@@ -50,25 +49,15 @@ def _box(image: np.ndarray, size: float, _: float) -> np.ndarray:
 
 
 def _nlm(image: np.ndarray, size: float, noise: float) -> np.ndarray:
-    return _restoration().denoise_nl_means(image, patch_size=5, patch_distance=7, h=size * noise, fast_mode=True)
+    return restoration.denoise_nl_means(image, patch_size=5, patch_distance=7, h=size * noise, fast_mode=True)
 
 
 def _tv(image: np.ndarray, size: float, noise: float) -> np.ndarray:
-    return _restoration().denoise_tv_chambolle(image, weight=size * noise)
+    return restoration.denoise_tv_chambolle(image, weight=size * noise)
 
 
 def _wavelet(image: np.ndarray, size: float, noise: float) -> np.ndarray:
-    return _restoration().denoise_wavelet(image, sigma=size * noise, wavelet="db2", mode="soft", method="BayesShrink")
-
-
-def _restoration() -> Any:
-    try:
-        return import_module("skimage.restoration")
-    except ImportError:
-        raise ValueError(
-            "The filters nlm, tv and wavelet, and sizes that are not given, want the package scikit-image: "
-            "pip install scikit-image."
-        ) from None
+    return restoration.denoise_wavelet(image, sigma=size * noise, wavelet="db2", mode="soft", method="BayesShrink")
 
 
 _STRENGTHS = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
@@ -112,7 +101,7 @@ def choose_size(image: np.ndarray, method: str, noise: float) -> float:
     def apply(image: np.ndarray, size: float) -> np.ndarray:
         return chosen.apply(image, size, noise)
 
-    _, (parameters, losses) = _restoration().calibrate_denoiser(
+    _, (parameters, losses) = restoration.calibrate_denoiser(
         image.astype(np.float64), apply, {"size": list(chosen.sizes)}, approximate_loss=True, extra_output=True
     )
     return float(parameters[int(np.argmin(losses))]["size"])

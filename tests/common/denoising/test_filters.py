@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pytest
 import tifffile
@@ -46,9 +44,3 @@ def test_box3d_is_of_volumes(tmp_path):
         filter_stack(open_stack(tmp_path / "in.tif", 2), tmp_path / "out.tif", "box3d", 3)
     with pytest.raises(ValueError, match="size is -1"):
         filter_stack(open_stack(tmp_path / "in.tif", 2), tmp_path / "out.tif", "box", -1)
-
-
-def test_without_scikit_image_the_way_out_is_said(monkeypatch):
-    monkeypatch.setitem(sys.modules, "skimage.restoration", None)
-    with pytest.raises(ValueError, match="pip install scikit-image"):
-        choose_size(np.zeros((32, 32)), "gaussian", 1.0)

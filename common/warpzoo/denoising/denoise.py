@@ -60,7 +60,7 @@ def denoise(
         time_axis: which axis of the file is time, counted from 0, where it does not say so and spatial_dims is 3.
         weights: of a network that has been trained before; nothing is learnt then.
         save_weights: where to keep what was learnt.
-        variant: overrides of the network's configuration, such as published.
+        variant: overrides of the network's configuration, such as published or unet,none.
         phantom: write the light's origin before the blur instead of the denoised image.
         dtype: of the result, such as float32; the input's own by default.
         tile: pixels a side of the tiles that a large image is denoised in.
@@ -87,7 +87,8 @@ def denoise(
     options |= psf_options(psf_sigma, psf, spatial_dims)
     if device is not None:
         options["device"] = f"$torch.device({device!r})"
-    variants = [name for name in ("3d" if spatial_dims == 3 else None, variant) if name]
+    variants = ["3d"] if spatial_dims == 3 else []
+    variants += [name.strip() for name in variant.split(",")] if variant else []
     with tempfile.TemporaryDirectory() as folder:
         learnt = Path(weights or save_weights or f"{folder}/model.pt").expanduser().absolute()
         if weights is None:

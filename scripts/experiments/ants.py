@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -18,18 +17,12 @@ from torch import Tensor
 
 from warpzoo.geometry.sampling import warp
 
+PACKAGE = "antspyx"
 STAGES = (
     ("Affine[0.25]", "Mattes[{pair},1,32,Regular,0.2]", "[100x100x100,1e-6,10]"),
     ("SyN[0.25,3,0]", "CC[{pair},1,2]", "[100x100x10,1e-7,8]"),
 )
 """Transform, metric and iterations; each at a quarter, half and all of the image's resolution."""
-
-
-def installed_version() -> str | None:
-    try:
-        return version("antspyx")
-    except PackageNotFoundError:
-        return None
 
 
 def register(image: Tensor) -> tuple[Tensor, float]:

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +103,14 @@ def trained_networks(options: Options, variants: Mapping[str, Sequence[str]]) ->
         if weights.exists():
             networks[row] = load_network(read_config(options, overrides), weights)
     return networks
+
+
+def installed_version(package: str) -> str | None:
+    """Of a peer, which need not be there."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def unregistered(image: Tensor) -> tuple[Tensor, float]:

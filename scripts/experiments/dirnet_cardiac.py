@@ -24,6 +24,7 @@ from experiments.common import (
     chosen_records,
     gain,
     gain_in_words,
+    installed_version,
     mean_std,
     measure,
     provenance,
@@ -77,7 +78,7 @@ def run(options: Options) -> dict[str, Any]:
     picture(options.output / PICTURE, pairs, methods, pictured(numbers["before"]["dice"]))
     return {
         **options.record(),
-        "elastix": elastix.installed_version(),
+        "elastix": installed_version(elastix.PACKAGE),
         "pairs": [pairs[index]["id"] for index in chosen],
         "rows": numbers,
     }
@@ -86,7 +87,7 @@ def run(options: Options) -> dict[str, Any]:
 def available_methods(options: Options) -> dict[str, Method]:
     """The rows that can be run here: elastix where it is installed, networks that have weights."""
     methods: dict[str, Method] = {"before": unregistered}
-    if elastix.installed_version():
+    if installed_version(elastix.PACKAGE):
         methods["elastix"] = elastix.register
     return methods | {row: timed(network) for row, network in trained_networks(options, VARIANTS).items()}
 

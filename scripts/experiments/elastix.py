@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import tempfile
 import time
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from warpzoo.geometry.sampling import warp
 
+PACKAGE = "itk-elastix"
 SETTINGS = {
     "Registration": "MultiResolutionRegistration",
     "Metric": "AdvancedNormalizedCorrelation",
@@ -22,13 +22,6 @@ SETTINGS = {
     "RandomSeed": "121212",
 }
 RESOLUTIONS = 2
-
-
-def installed_version() -> str | None:
-    try:
-        return version("itk-elastix")
-    except PackageNotFoundError:
-        return None
 
 
 def register(image: Tensor) -> tuple[Tensor, float]:

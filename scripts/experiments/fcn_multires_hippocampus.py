@@ -28,6 +28,7 @@ from experiments.common import (
     chosen_records,
     gain,
     gain_in_words,
+    installed_version,
     mean_std,
     measure,
     provenance,
@@ -104,7 +105,7 @@ def run(options: Options) -> dict[str, Any]:
     save_figure(picture(means), options.output / PICTURE)
     return {
         **options.record(),
-        "ants": ants.installed_version(),
+        "ants": installed_version(ants.PACKAGE),
         "fixed": fixed,
         "pairs": [pairs[index]["id"] for index in chosen],
         "rows": numbers,
@@ -116,7 +117,7 @@ def run(options: Options) -> dict[str, Any]:
 def available_methods(options: Options, networks: Mapping[str, nn.Module]) -> dict[str, Method]:
     """The rows that can be run here: ANTs where it is installed, networks that have weights."""
     methods: dict[str, Method] = {"before": unregistered}
-    if ants.installed_version():
+    if installed_version(ants.PACKAGE):
         methods["ants"] = ants.register
     methods |= {row: timed(network) for row, network in networks.items()}
     if "ours" in networks:

@@ -32,9 +32,9 @@ def reproduce(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 @pytest.fixture
 def without_elastix(reproduce: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    from experiments import elastix
+    from experiments import dirnet_cardiac
 
-    monkeypatch.setattr(elastix, "installed_version", lambda: None)
+    monkeypatch.setattr(dirnet_cardiac, "installed_version", lambda _: None)
 
 
 @pytest.fixture
@@ -108,8 +108,9 @@ def test_cardiac_rows_are_measured_and_missing_ones_named(
 def test_elastix_finds_the_shift(reproduce: ModuleType, data: Path) -> None:
     pytest.importorskip("itk")
     from experiments import elastix
+    from experiments.common import installed_version
 
-    if elastix.installed_version() is None:
+    if installed_version(elastix.PACKAGE) is None:
         pytest.skip("itk-elastix is not installed")
     with np.load(data / "cardiac" / "sunnybrook_ed_es_pairs.npz") as archive:
         moving, fixed, label = (torch.from_numpy(archive[name][0].copy()) for name in ("es", "ed", "ed_lv"))
@@ -127,12 +128,12 @@ def hippocampi(
 ) -> Path:
     """Two-coloured balls that lie SHIFT to either side of the first along an axis, on scales of their own; the bundles
     work on small volumes, for a moment only."""
-    from experiments import ants, fcn_multires_hippocampus
+    from experiments import fcn_multires_hippocampus
 
     from warpzoo.registration import optimisation
     from warpzoo.registration.budget import Budget
 
-    monkeypatch.setattr(ants, "installed_version", lambda: None)
+    monkeypatch.setattr(fcn_multires_hippocampus, "installed_version", lambda _: None)
     monkeypatch.setattr(fcn_multires_hippocampus, "REFINEMENT", Budget(6))
     monkeypatch.setattr(fcn_multires_hippocampus, "ADAPTATION", Budget(1))
     for method in ("affine", "svf"):

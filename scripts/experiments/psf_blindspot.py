@@ -30,6 +30,9 @@ NETWORKS: dict[str, Sequence[str]] = {
     DEFAULT: [],
     "PSF 1.5": ["psf_1.5"],
     "PSF learnt": ["learnable"],
+    "PSF 1, no Wiener filter": ["no_wiener"],
+    "plain U-Net, none": ["unet", "none"],
+    "plain U-Net, PSF 1": ["unet"],
 }
 PLANE_FILTERS = [name for name in FILTERS if name != "box3d"]
 TUNED, CHOSEN = "tuned on the clean image", "chosen without"

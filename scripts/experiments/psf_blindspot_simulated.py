@@ -60,13 +60,21 @@ def page(result: Mapping[str, Any], command: str) -> str:
                 "–" if not sigma else " × ".join(f"{side:g}" for side in sigma),
             ]
         )
-    known, none = (result["rows"][name]["psnr"] for name in (DEFAULT, WITHOUT_PSF))
+    worth = {
+        network: result["rows"][known]["psnr"] - result["rows"][none]["psnr"]
+        for network, known, none in (
+            ("plain U-Net", "plain U-Net, PSF 1", "plain U-Net, none"),
+            ("default network", DEFAULT, WITHOUT_PSF),
+        )
+    }
     return "\n\n".join(
         [
             "## Simulated nuclei with a known PSF",
             f"Nuclei of known light, a Gaussian PSF of 1 pixel, photons; networks trained on the noisy image alone for "
             f"{result['budget']} of one core. {provenance(result, command)}",
             table(["", "PSNR", "scale-invariant PSNR", "SSIM", "σ of the PSF, px"], lines),
-            f"The known PSF is worth {known - none:+.2f} dB.",
+            "The known PSF is worth "
+            + " and ".join(f"{gained:+.2f} dB to the {network}" for network, gained in worth.items())
+            + ".",
         ]
     )

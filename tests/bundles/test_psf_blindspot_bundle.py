@@ -88,7 +88,9 @@ def test_weights_that_are_given_are_applied(trained, tmp_path, capsys):
 
     denoise(str(trained / "noisy.tif"), output=str(tmp_path / "z.tif"), phantom=True, dtype="float32", **options)
     light = tifffile.imread(tmp_path / "z.tif")
-    np.testing.assert_allclose(ndimage.gaussian_filter(light, 1, mode="nearest", truncate=5), whole, rtol=1e-3)
+    blurred = ndimage.gaussian_filter(light, 1, mode="nearest", truncate=5)
+    assert light.std() > blurred.std()
+    np.testing.assert_allclose(blurred, whole, rtol=0.15)  # but for the Wiener filter
 
 
 def test_a_picture_by_a_filter(trained, clean, tmp_path, capsys):

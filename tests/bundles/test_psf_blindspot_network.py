@@ -25,6 +25,8 @@ def make(bundle, arouse):
         network = PSFBlindSpot(dims, **{"channels": 4, "psf": GaussianPSF(dims, 1.0), **options})
         network.mean.fill_(50.0)
         network.deviation.fill_(20.0)
+        if trained and network.wiener is not None:
+            network.wiener.fit(network.normalise(noisy(SIZES[dims])), torch.zeros(1, 1, *SIZES[dims]))
         return arouse(network, noisy(SIZES[dims])) if trained else network.eval()
 
     return make
@@ -39,6 +41,8 @@ def noisy(size, batch=1):
     [
         (2, {}),
         (2, {"levels": 2, "fold": 1, "blurs": []}),
+        (2, {"window": 0}),
+        (2, {"window": 5}),
         (2, {"psf": MeasuredPSF(torch.rand(5, 9))}),
         (2, {"psf": None, "levels": 2, "fold": 3}),
         (3, {"levels": 2, "blurs": [0, 1], "psf": GaussianPSF(3, [2.0, 1.0, 1.0])}),

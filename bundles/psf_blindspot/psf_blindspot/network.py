@@ -1,5 +1,7 @@
 """Blind-spot U-Net with a point-spread function: a U-Net predicts the phantom z, whose blur is the denoised image s.
 
+A Wiener filter, which s tells what to keep, takes a second look at the noisy image.
+
 Convention: the input is one noisy image (batch, 1, *spatial), the output is s, both in the input's own units. The
 normalisation that the network was trained with is part of its weights, and so is the PSF.
 """
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from warpzoo.denoising.psf import GaussianPSF
+from warpzoo.denoising.wiener import WienerFilter
 from warpzoo.networks import channels_last_weights, padded
 
 CONVOLUTIONS = {2: nn.Conv2d, 3: nn.Conv3d}
@@ -20,7 +23,7 @@ POOLS = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
 
 
 class PSFBlindSpot(nn.Module):
-    """U-Net → phantom z → PSF → s.
+    """U-Net → phantom z → PSF → s → Wiener filter of the noisy image with s as its pilot.
 
     No layer looks at an image's own statistics, so a tile of an image gives what the whole image gives there, where it
     has a margin of `halo` pixels and begins at a multiple of `alignment`.
@@ -35,6 +38,7 @@ class PSFBlindSpot(nn.Module):
             gets a mixture of its own that the U-Net chooses, and to which its other output is added. An untrained
             network is a Gaussian filter then; empty for a plain U-Net.
         psf: blurs the phantom; a module that keeps shapes (Identity for none, plain Noise2Void).
+        window: pixels a side of the Wiener filter's windows; 0 leaves it out, s is the result then.
     """
 
     def __init__(
@@ -45,6 +49,7 @@ class PSFBlindSpot(nn.Module):
         fold: int = 2,
         blurs: Sequence[float] = (0, 1, 2, 4),
         psf: nn.Module | None = None,
+        window: int = 8,
     ) -> None:
         super().__init__()
         if spatial_dims not in CONVOLUTIONS:
@@ -66,6 +71,7 @@ class PSFBlindSpot(nn.Module):
         self.fold = fold
         self.last = CONVOLUTIONS[spatial_dims](channels, (1 + len(blurs)) * fold**2, 1)
         self.psf = nn.Identity() if psf is None else psf
+        self.wiener = WienerFilter(window) if window else None
         if blurs:
             with torch.no_grad():  # an untrained network is the plain mean of the blurred images
                 self.last.weight.zero_()
@@ -75,6 +81,8 @@ class PSFBlindSpot(nn.Module):
         sight = sum(4 * 2**level + 2**level for level in range(levels - 1)) + 2 * 2 ** (levels - 1)
         blurred = max([getattr(blur, "reach", 0) for blur in self.blurs], default=0)
         self.halo = max(fold * sight + 2 * (fold - 1), blurred) + getattr(self.psf, "reach", 0)
+        if self.wiener is not None:
+            self.halo += self.wiener.reach
         channels_last_weights(self)
         self.register_buffer("mean", torch.zeros(()))
         self.register_buffer("deviation", torch.ones(()))
@@ -85,7 +93,11 @@ class PSFBlindSpot(nn.Module):
         """(batch, 1, *spatial) → the denoised image of the same shape, in the same units."""
         if not torch.jit.is_scripting():
             self._check(image)
-        return self.restore(self.psf(self.phantom(self.normalise(image))))
+        noisy = self.normalise(image)
+        denoised = self.psf(self.phantom(noisy))
+        if self.wiener is not None:
+            denoised = self.wiener(noisy, denoised)
+        return self.restore(denoised)
 
     def normalise(self, image: Tensor) -> Tensor:
         return (image.to(self.mean.dtype) - self.mean) / self.deviation

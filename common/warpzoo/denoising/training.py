@@ -8,7 +8,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,16 @@ from tqdm import tqdm
 
 from warpzoo import record
 from warpzoo.denoising.patches import Patches
+from warpzoo.denoising.tiles import Tile, plan_tiles
 from warpzoo.space.files import whole_file
 
 UNITS = {"s": 1, "sec": 1, "seconds": 1, "m": 60, "min": 60, "minutes": 60, "h": 3600, "hours": 3600}
 BACKGROUND = 0.001
 """Quantile of the pixels taken for the camera's offset: the darkest ones, less a few that are broken."""
+WINDOW = {2: 512, 3: 64}
+"""Pixels a side of the windows that a trained network is measured on, in 2-D and 3-D."""
+WINDOWS = 4
+"""How many, at most."""
 
 
 def parse_budget(budget: str | float) -> tuple[float, str]:
@@ -176,10 +181,11 @@ class AverageWeights:
             parameter.copy_(mean)
 
 
-class KeepMean:
-    """Shifts the network's result at the end of its training so that it has the noisy images' mean.
+class Calibrate:
+    """Once the network is trained: measures the noise for its Wiener filter, if it has one, and keeps the mean.
 
-    Noise has mean 0, so both means are the same thing; a short training may miss it by a per cent or two.
+    Noise has mean 0, so the result's mean is the noisy images' mean; a short training may miss it by a per cent or two.
+    Both are measured on whole small images, or on a few windows of larger ones.
     """
 
     def __init__(self, network: Any, patches: Patches) -> None:
@@ -191,10 +197,25 @@ class KeepMean:
 
     @torch.no_grad()
     def __call__(self, _: Engine) -> None:
-        self.network.eval()
-        patches = self.patches.sample(16, scale=2 if self.patches.data[0].dims == 2 else 1)
-        noisy = torch.from_numpy(patches)[:, None].to(self.network.mean.device)
-        self.network.shift.fill_(float((noisy - self.network(noisy)).mean()))
+        network = self.network.eval()
+        windows = [(noisy, network.psf(network.phantom(noisy)), tile) for noisy, tile in self.windows()]
+        if network.wiener is not None:
+            network.wiener.fit(*(torch.cat([tile.core(w[i]).flatten() for *w, tile in windows]) for i in (0, 1)))
+            windows = [(noisy, network.wiener(noisy, pilot), tile) for noisy, pilot, tile in windows]
+        errors = torch.cat([tile.core(noisy - result).flatten() for noisy, result, tile in windows])
+        network.shift.fill_(float(errors.mean() * network.deviation))
+
+    def windows(self) -> Iterator[tuple[Tensor, Tile]]:
+        """Normalised parts of the images."""
+        tiles = [
+            (stack, tile)
+            for stack in self.patches.data
+            for tile in plan_tiles(stack.shape, WINDOW[stack.dims], self.network.halo, self.network.alignment)
+        ]
+        for index in np.random.default_rng(self.patches.seed).permutation(len(tiles))[:WINDOWS]:
+            stack, tile = tiles[index]
+            noisy = torch.from_numpy(stack.read(tile.frame, tile.read))[None, None].to(self.network.mean.device)
+            yield self.network.normalise(noisy), tile
 
 
 class SaveWeights:

@@ -13,7 +13,8 @@ from torch import nn
 
 from warpzoo.denoising.patches import Patches
 from warpzoo.denoising.stacks import open_stacks
-from warpzoo.denoising.training import AverageWeights, Budget, FitIntensities, KeepMean, SaveWeights, parse_budget
+from warpzoo.denoising.training import AverageWeights, Budget, Calibrate, FitIntensities, SaveWeights, parse_budget
+from warpzoo.denoising.wiener import WienerFilter
 
 
 @pytest.mark.parametrize(
@@ -107,15 +108,23 @@ def patches(tmp_path):
 
 
 class Network(nn.Module):
-    """A denoiser that is 30 too bright."""
+    """A denoiser that is 30 too bright, in the image's units, and takes the rows' mean for the image."""
 
-    def __init__(self) -> None:
+    halo, alignment = 0, 1
+
+    def __init__(self, wiener=None) -> None:
         super().__init__()
+        self.wiener = wiener
+        self.psf = nn.Identity()
         for name in ("mean", "deviation", "background", "shift"):
             self.register_buffer(name, torch.zeros(()))
+        self.deviation.fill_(10)
 
-    def forward(self, image):
-        return image + 30 + self.shift
+    def normalise(self, image):
+        return image / self.deviation
+
+    def phantom(self, image):
+        return image.mean(-1, keepdim=True).expand_as(image) + 3
 
 
 def test_intensities_are_the_images(patches):
@@ -136,8 +145,19 @@ def test_images_that_cannot_be_learnt_from(tmp_path, value, message):
 
 def test_the_mean_is_kept(patches):
     network = Network()
-    KeepMean(network, patches)(None)
+    Calibrate(network, patches)(None)
     assert float(network.shift) == pytest.approx(-30, abs=1e-3)
+
+
+def test_the_mean_of_the_filtered_image_is_kept_and_its_noise_measured(patches):
+    network = Network(WienerFilter())
+    Calibrate(network, patches)(None)
+    noisy = torch.from_numpy(tifffile.imread(patches.data[0].path))[None, None] / 10
+    expected = WienerFilter()
+    expected.fit(noisy, network.phantom(noisy))
+    assert network.wiener.state_dict() == expected.state_dict()
+    result = expected(noisy, network.phantom(noisy))
+    assert float(network.shift) == pytest.approx(10 * float((noisy - result).mean()), abs=0.01)
 
 
 def test_weights_are_saved_with_their_record(patches, tmp_path):

@@ -27,6 +27,7 @@ def make(bundle, arouse):
         network.deviation.fill_(20.0)
         if trained and network.wiener is not None:
             network.wiener.fit(network.normalise(noisy(SIZES[dims])), torch.zeros(1, 1, *SIZES[dims]))
+            network.wiener.share.fill_(0.7)
         return arouse(network, noisy(SIZES[dims])) if trained else network.eval()
 
     return make

@@ -28,10 +28,12 @@ from warpzoo.space.files import whole_file
 UNITS = {"s": 1, "sec": 1, "seconds": 1, "m": 60, "min": 60, "minutes": 60, "h": 3600, "hours": 3600}
 BACKGROUND = 0.001
 """Quantile of the pixels taken for the camera's offset: the darkest ones, less a few that are broken."""
-WINDOW = {2: 512, 3: 64}
+WINDOW = {2: 256, 3: 48}
 """Pixels a side of the windows that a trained network is measured on, in 2-D and 3-D."""
 WINDOWS = 4
 """How many, at most."""
+PROBE = 0.02
+"""By how much, in standard deviations of the image, pixels are changed to see what follows."""
 
 
 def parse_budget(budget: str | float) -> tuple[float, str]:
@@ -201,9 +203,22 @@ class Calibrate:
         windows = [(noisy, network.psf(network.phantom(noisy)), tile) for noisy, tile in self.windows()]
         if network.wiener is not None:
             network.wiener.fit(*(torch.cat([tile.core(w[i]).flatten() for *w, tile in windows]) for i in (0, 1)))
+            network.wiener.choose_share(self.probed(*window) for window in windows)
             windows = [(noisy, network.wiener(noisy, pilot), tile) for noisy, pilot, tile in windows]
         errors = torch.cat([tile.core(noisy - result).flatten() for noisy, result, tile in windows])
         network.shift.fill_(float(errors.mean() * network.deviation))
+
+    def probed(self, noisy: Tensor, pilot: Tensor, tile: Tile) -> tuple[Tensor, ...]:
+        """What the Wiener filter wants to know to choose its share."""
+        network = self.network
+        probe = torch.randint_like(noisy, 2) * 2 - 1
+        moved = noisy + PROBE * probe
+        moved_pilot = network.psf(network.phantom(moved))
+        filtered, moved_filtered = network.wiener.filtered(noisy, pilot), network.wiener.filtered(moved, moved_pilot)
+        follows = (
+            probe * (after - before) / PROBE for before, after in ((filtered, moved_filtered), (pilot, moved_pilot))
+        )
+        return tuple(tile.core(values) for values in (noisy, pilot, filtered, *follows))
 
     def windows(self) -> Iterator[tuple[Tensor, Tile]]:
         """Normalised parts of the images."""

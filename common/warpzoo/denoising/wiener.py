@@ -11,6 +11,7 @@ Convention: noisy image and pilot are (batch, 1, *spatial), in the same units, w
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -18,15 +19,20 @@ from torch.nn import functional as F
 
 LEVELS = 40
 """Parts of equal size, from dark to bright, that the noise's variance is measured in."""
+NOISELESS = 1e-4
+"""Of the largest variance: what has less has no noise, as a border that was put round the image."""
 
 
 class WienerFilter(nn.Module):
     """Keeps signal / (signal + noise) of every cosine wave in every window of `window` pixels a side.
 
     The pilot's squared coefficient is taken for the signal's power. The noise's variance is a straight line in the
-    pilot, photons and read-out together, that `fit` finds; until then the pilot passes as it is. A window's mean is
-    kept. A pixel becomes the mean over all windows it lies in, weighted by how little noise they leave. A pixel
-    sees `reach` pixels far; beyond the edge the outermost ones go on. Volumes are filtered slice by slice.
+    pilot, photons and read-out together, that `fit` finds. A window's mean is kept. A pixel becomes the mean over all
+    windows it lies in, weighted by how little noise they leave. Of this the result gets a `share`, the pilot the rest:
+    where there is much more noise than image, the pilot alone may be better. Until `fit` and `choose_share` have been
+    called the pilot passes as it is.
+
+    A pixel sees `reach` pixels far; beyond the edge the outermost ones go on. Volumes are filtered slice by slice.
     """
 
     def __init__(self, window: int = 8) -> None:
@@ -40,34 +46,60 @@ class WienerFilter(nn.Module):
         self.waves: Tensor
         self.ones: Tensor
         self.noisy_waves: Tensor
-        self.register_buffer("waves", torch.einsum("ai,bj->abij", waves, waves).flatten(0, 1)[:, None], False)
+        self.register_buffer("waves", waves[:, None, :, None], False)
         self.register_buffer("ones", torch.ones(1, 1, window, window), False)
         self.register_buffer("noisy_waves", (torch.arange(window**2) > 0).float().view(1, -1, 1, 1), False)
         self.slope: Tensor
         self.offset: Tensor
         self.least: Tensor
-        for name in ("slope", "offset", "least"):  # variance = slope · pilot + offset, and not below the least
+        self.share: Tensor
+        for name in ("slope", "offset", "least", "share"):
             self.register_buffer(name, torch.zeros(()))
 
     def forward(self, noisy: Tensor, pilot: Tensor) -> Tensor:
-        if noisy.dim() == 5:
-            slices = [image.transpose(1, 2).flatten(0, 1) for image in (noisy, pilot)]
-            filtered = self._planes(slices[0], slices[1])
-            return filtered.view(noisy.shape[0], -1, 1, noisy.shape[3], noisy.shape[4]).transpose(1, 2)
-        return self._planes(noisy, pilot)
+        return pilot + self.share * (self.filtered(noisy, pilot) - pilot)
+
+    def filtered(self, noisy: Tensor, pilot: Tensor) -> Tensor:
+        """The filter's own result, of which `forward` takes a share."""
+        if noisy.dim() == 4:
+            return self._planes(noisy, pilot)
+        if torch.jit.is_tracing():  # a graph for any number of slices
+            planes = [image.transpose(1, 2).flatten(0, 1) for image in (noisy, pilot)]
+            result = self._planes(planes[0], planes[1])
+            return result.view(noisy.shape[0], -1, 1, noisy.shape[3], noisy.shape[4]).transpose(1, 2)
+        slices: list[Tensor] = []
+        for index in range(noisy.shape[2]):
+            slices.append(self._planes(noisy[:, :, index], pilot[:, :, index]))
+        return torch.stack(slices, dim=2)
+
+    def variance(self, pilot: Tensor) -> Tensor:
+        """The noise's, at every pixel."""
+        return (pilot * self.slope + self.offset).maximum(self.least.clamp(min=1e-12))
 
     def _planes(self, noisy: Tensor, pilot: Tensor) -> Tensor:
         reach = self.reach
         noisy = F.pad(noisy, [reach, reach, reach, reach], mode="replicate")
-        edged = F.pad(pilot, [reach, reach, reach, reach], mode="replicate")
-        variance = (edged * self.slope + self.offset).maximum(self.least.clamp(min=1e-12))
-        noise = F.avg_pool2d(variance, reach + 1, 1)
-        signal = F.conv2d(edged, self.waves).square()
-        share = (signal + 1e-12) / (signal + self.noisy_waves * noise + 1e-12)
-        weight = 1 / (noise * share.square().sum(dim=1, keepdim=True))
-        kept = F.conv2d(noisy, self.waves) * share * weight
-        filtered = F.conv_transpose2d(kept, self.waves) / F.conv_transpose2d(weight, self.ones)
-        return torch.where(self.least > 0, filtered[..., reach:-reach, reach:-reach], pilot)
+        pilot = F.pad(pilot, [reach, reach, reach, reach], mode="replicate")
+        noise = F.avg_pool2d(self.variance(pilot), reach + 1, 1)
+        signal = self._analysed(pilot).square_().add_(1e-12)
+        gain = signal.div_(torch.addcmul(signal, self.noisy_waves, noise))
+        weight = 1 / (noise * gain.square().sum(dim=1, keepdim=True))
+        kept = self._analysed(noisy).mul_(gain).mul_(weight)
+        result = self._composed(kept) / F.conv_transpose2d(weight, self.ones)
+        return result[..., reach:-reach, reach:-reach]
+
+    def _analysed(self, image: Tensor) -> Tensor:
+        """(batch, 1, rows, columns) → the waves in every window, (batch, window · window, …): down, then across."""
+        down = F.conv2d(image, self.waves).flatten(0, 1)[:, None]
+        return F.conv2d(down, self.waves.transpose(2, 3)).view(
+            image.shape[0], -1, down.shape[2], down.shape[3] - self.reach
+        )
+
+    def _composed(self, waves: Tensor) -> Tensor:
+        """The transpose of `_analysed`: the sum of all windows where they belong."""
+        across = waves.view(-1, self.reach + 1, waves.shape[2], waves.shape[3])
+        down = F.conv_transpose2d(across, self.waves.transpose(2, 3))
+        return F.conv_transpose2d(down.view(waves.shape[0], -1, down.shape[2], down.shape[3]), self.waves)
 
     @torch.no_grad()
     def fit(self, noisy: Tensor, pilot: Tensor) -> None:
@@ -75,11 +107,33 @@ class WienerFilter(nn.Module):
         level, order = pilot.flatten().double().sort()
         error = (noisy - pilot).flatten().double()[order].square()
         level, variance = (torch.stack([p.mean() for p in values.chunk(LEVELS)]).cpu() for values in (level, error))
-        variance.clamp_(min=1e-9 * float(variance.max()))
+        noise = variance > NOISELESS * variance.max()
+        level, variance = level[noise], variance[noise]
+        if not len(variance):
+            return
         lines = torch.stack([level, torch.ones_like(level)], dim=1) / variance[:, None]
         slope, offset = torch.linalg.lstsq(lines, torch.ones_like(lines[:, :1]), driver="gelsd").solution[:, 0]
         for stored, value in ((self.slope, slope), (self.offset, offset), (self.least, 0.5 * variance.min())):
             stored.fill_(float(value))
+
+    @torch.no_grad()
+    def choose_share(self, samples: Iterable[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]) -> None:
+        """That share, from 0 to 1, with the least mean squared error by Stein's unbiased estimate (SURE).
+
+        The estimate wants to know how much each result follows the noise: `probe` is a random ±1 for every pixel, and
+        the two `changes` are by how much the filter's result and the pilot moved, per unit, when it was added to the
+        noisy image (Ramani et al. 2008).
+
+        Args:
+            samples: (noisy, pilot, filtered, probe · change of filtered, probe · change of pilot) of parts of an image.
+        """
+        above = below = 0.0
+        for noisy, pilot, filtered, filtered_follows, pilot_follows in samples:
+            step = (filtered - pilot).double()
+            follows = (filtered_follows - pilot_follows).double() * self.variance(pilot)
+            above += float((step * (noisy - pilot)).sum() - follows.sum())
+            below += float(step.square().sum())
+        self.share.fill_(min(1.0, max(0.0, above / below)) if below > 0 else 0.0)
 
     def extra_repr(self) -> str:
         return f"window={self.reach + 1}"

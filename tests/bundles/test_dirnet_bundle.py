@@ -39,7 +39,7 @@ def workflow(dirnet, hearts, start, tmp_path):
         if "variants/3d" not in names:
             tiny |= {"validation_subjects": ["s1"], "test_subjects": ["s2"]}
         if not any(name.startswith("variants/") for name in names):
-            tiny |= {"augmentation#crop": [48, 48], "augmentation#shift": 3, "similarity#window": 9}
+            tiny |= {"augmentation#crop": [48, 48], "augmentation#shift": 3}
         return start(dirnet, *names, **{**tiny, **override})
 
     return make
@@ -397,7 +397,6 @@ def test_two_processes_train_one_network(dirnet, hearts, tmp_path):
         "val_interval": 1,
         "network_def#channels": 4,
         "augmentation#crop": "[48,48]",
-        "similarity#window": 9,
     }
     configs = [str(dirnet / "configs" / name) for name in ("train.json", "multi_gpu_train.json")]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]

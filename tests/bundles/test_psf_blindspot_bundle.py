@@ -121,6 +121,28 @@ def test_what_cannot_be_denoised_is_said(trained, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tile": 0}, "tile is 0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"size": 3}, "the network has none"),
+        ({"method": "median", "budget": "5s"}, "median is a filter"),
+        ({"weights": "model.pt", "save_weights": "other.pt"}, "nothing is learnt"),
+        ({"variant": "none", "psf_sigma": "2"}, "variant none has no PSF"),
+        ({"variant": "3d"}, "spatial_dims 3"),
+        ({"budget": "."}, "budget is '.'"),
+        ({"dtype": "bool"}, "dtype is 'bool'"),
+    ],
+)
+def test_options_that_do_not_fit(trained, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        denoise(str(trained / "noisy.tif"), output=str(tmp_path / "out.tif"), **options)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="is a folder"):
+        denoise(str(tmp_path), output=str(tmp_path / "out.tif"))
+
+
+@pytest.mark.parametrize(
     ("sigma", "expected"),
     [
         (None, {}),

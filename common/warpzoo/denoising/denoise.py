@@ -23,7 +23,7 @@ def denoise(
     *,
     output: str,
     method: str = NETWORK,
-    budget: str = "60s",
+    budget: str | None = None,
     psf_sigma: str | None = None,
     psf: str | None = None,
     size: float | None = None,
@@ -35,7 +35,7 @@ def denoise(
     variant: str | None = None,
     phantom: bool = False,
     dtype: str | None = None,
-    tile: int = 512,
+    tile: int | None = None,
     seed: int = 0,
     strict: bool = False,
     device: str | None = None,
@@ -50,7 +50,7 @@ def denoise(
             slices are denoised one by one, by one network that has learnt from all of them.
         output: the file to write.
         method: psf_blindspot (a network), or a filter: median, gaussian, box, box3d, nlm, tv, wavelet.
-        budget: how long the network learns, such as 60s, 10min or 2000steps.
+        budget: how long the network learns, such as 60s (the default), 10min or 2000steps.
         psf_sigma: standard deviation in pixels of the microscope's blur; one number, one per axis as 2,1,1 (slices,
             rows, columns), "none", or "learn".
         psf: instead, an image file with the blur as it was measured.
@@ -63,21 +63,38 @@ def denoise(
         variant: overrides of the network's configuration, such as published or unet,none.
         phantom: write the light's origin before the blur instead of the denoised image.
         dtype: of the result, such as float32; the input's own by default.
-        tile: pixels a side of the tiles that a large image is denoised in.
+        tile: pixels a side of the tiles that a large image is denoised in (by default 512, for volumes 48).
         seed: of what is drawn at random.
         strict: treat warnings about what is likely to fail as errors.
         device: such as cuda:1 or cpu; the GPU if there is one.
     """
     from warpzoo.denoising.filters import FILTERS, filter_stack
-    from warpzoo.denoising.preflight import little_to_learn_from, preflight
-    from warpzoo.denoising.stacks import open_stack
+    from warpzoo.denoising.preflight import little_to_learn_from, other_intensities, preflight
+    from warpzoo.denoising.stacks import check_output, open_stack
+    from warpzoo.denoising.training import parse_budget
 
     began = time.perf_counter()
     if method != NETWORK and method not in FILTERS:
         raise ValueError(f"method {method!r} is not there; there are {NETWORK}, {', '.join(FILTERS)}.")
     if Path(image).resolve() == Path(output).resolve():
         raise ValueError(f"output is the noisy image itself, {image}; choose another name.")
+    if tile is not None and tile < 1:
+        raise ValueError(f"tile is {tile}; it wants 1 pixel or more.")
+    if seed < 0:
+        raise ValueError(f"seed is {seed}; it wants 0 or more.")
+    if method == NETWORK and size is not None:
+        raise ValueError(f"size is {size}, which filters have; the network has none: choose a filter by method.")
+    if method in FILTERS and (weights or save_weights or variant or phantom or budget):
+        raise ValueError(f"{method} is a filter, which learns nothing: no weights, variant, phantom or budget for it.")
+    if weights and (save_weights or budget):
+        raise ValueError("weights are given, so nothing is learnt: no budget and no save_weights then.")
+    if Path(image).is_dir() and not image.rstrip("/").lower().endswith(".zarr"):
+        raise ValueError(
+            f"{image} is a folder; one file is denoised at a time. To train on a folder of images and use the weights "
+            f"for each: bundles/{NETWORK}/docs/README.md."
+        )
     stack = open_stack(image, 3 if method == "box3d" else spatial_dims, channel, time_axis)
+    check_output(stack, output, dtype)
     warn(preflight(stack), strict)
     if method in FILTERS:
         size = filter_stack(stack, output, method, size, dtype)
@@ -85,22 +102,30 @@ def denoise(
         return
     options: dict[str, Any] = {"spatial_dims": spatial_dims, "channel": channel, "time_axis": time_axis}
     options |= psf_options(psf_sigma, psf, spatial_dims)
+    if budget is not None:
+        parse_budget(budget)
     if device is not None:
         options["device"] = f"$torch.device({device!r})"
     variants = ["3d"] if spatial_dims == 3 else []
     variants += [name.strip() for name in variant.split(",")] if variant else []
+    if "3d" in variants and spatial_dims != 3:
+        raise ValueError("variant 3d is for volumes: spatial_dims 3.")
+    if "none" in variants and psf_sigma not in (None, "none"):
+        raise ValueError(f"variant none has no PSF, psf_sigma is {psf_sigma}; one of them is wanted.")
     with tempfile.TemporaryDirectory() as folder:
         learnt = Path(weights or save_weights or f"{folder}/model.pt").expanduser().absolute()
-        if weights is None:
+        if weights is not None:
+            warn(other_intensities(stack, learnt), strict)
+        else:
             training = workflow_of(
                 "train",
                 variants,
                 images=str(Path(image).absolute()),
                 weights=str(learnt),
-                budget=budget,
                 seed=seed,
                 turn=psf is None and (psf_sigma is None or "," not in psf_sigma),
                 **options,
+                **({} if budget is None else {"budget": budget}),
             )
             warn(little_to_learn_from(stack, training.parser.get_parsed_content("patch")), strict)
             training.run()
@@ -111,9 +136,9 @@ def denoise(
             output=str(Path(output).absolute()),
             weights=str(learnt),
             dtype=dtype,
-            tile=tile,
             phantom=phantom,
             **options,
+            **({} if tile is None else {"tile": tile}),
         )
         inference.run()
         ratio = inference.parser.get_parsed_content("postprocessing").mean_ratio

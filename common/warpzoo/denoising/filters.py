@@ -70,6 +70,8 @@ FILTERS = {
     "tv": Filter(_tv, _STRENGTHS, None),
     "wavelet": Filter(_wavelet, _STRENGTHS, None),
 }
+SIDES = ("median", "box", "box3d")
+"""Filters whose size is the side of a window."""
 
 
 def filter_stack(
@@ -85,6 +87,8 @@ def filter_stack(
         size = choose_size(window, method, noise)
     if not size > 0:
         raise ValueError(f"size is {size}; a filter wants one above 0.")
+    if method in SIDES and (size != int(size) or size % 2 == 0):
+        raise ValueError(f"size is {size:g}; {method} wants an odd number of pixels: an even one has no middle.")
     reach = None if chosen.reach is None else chosen.reach(size)
     tiles = plan_tiles(stack.shape, max(stack.shape) if reach is None else tile, reach or 0)
     with create_like(stack, output, dtype) as written:

@@ -24,8 +24,8 @@ class Patches(Dataset):
         size: pixels along every axis, or one number per axis; beyond the edge of a smaller image is its mirror image.
         samples: how many.
         seed: of what is drawn.
-        turn: also turn by right angles in the plane of the last two axes; not where the PSF or the noise has a
-            direction.
+        turn: mirror patches along every axis, and turn square ones by right angles in the plane of the last two axes;
+            not where the PSF or the noise has a direction.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Patches(Dataset):
             raise ValueError(f"size is {size}; the images have {dims} spatial axes.")
         self.samples = samples
         self.seed = seed
-        self.turn = turn and self.size[-1] == self.size[-2]
+        self.turn = turn
         pixels = np.array([np.prod(stack.shape, dtype=float) for stack in data])
         self.share = np.cumsum(pixels / pixels.sum())
 
@@ -55,10 +55,10 @@ class Patches(Dataset):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         random = np.random.default_rng([self.seed, index, idist.get_rank()])
         patch = self.draw(random, self.size)
-        axes = tuple(axis for axis in range(patch.ndim) if random.random() < 0.5)
-        patch = np.flip(patch, axes)
-        if self.turn and random.random() < 0.5:
-            patch = patch.swapaxes(-1, -2)
+        if self.turn:
+            patch = np.flip(patch, tuple(axis for axis in range(patch.ndim) if random.random() < 0.5))
+            if self.size[-1] == self.size[-2] and random.random() < 0.5:
+                patch = patch.swapaxes(-1, -2)
         return {"image": torch.from_numpy(np.ascontiguousarray(patch))[None]}
 
     def draw(self, random: np.random.Generator, sides: Sequence[int]) -> np.ndarray:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
+import torch
 
 from warpzoo.denoising.patches import Patches
 from warpzoo.denoising.stacks import Stack
+from warpzoo.denoising.tiles import plan_tiles
 from warpzoo.preflight import SATURATED, Finding
 
 CORRELATED = 0.25
 """Correlation of neighbouring pixels' noise above which results are visibly worse (real cameras: up to about 0.15)."""
+SCANNED = 2048
+"""Pixels a side that are looked at together for values that are no numbers."""
 FRAMES = 200
 WINDOW = 64
 
@@ -36,18 +41,20 @@ def preflight(stack: Stack) -> list[Finding]:
                 )
             )
     if stack.dtype.kind in "iu":
-        highest = int(np.iinfo(stack.dtype).max)
-        share = float((sample >= highest).mean())
-        if share > SATURATED:
+        values, counts = np.unique(sample, return_counts=True)
+        highest = int(values[-1])
+        share = float(counts[-1] / counts.sum())
+        # a camera may use fewer bits than its file; without a limit the brightest values become rarer and rarer
+        limit = highest == np.iinfo(stack.dtype).max or (len(values) > 16 and counts[-1] > 10 * counts[-5:-1].mean())
+        if share > SATURATED and limit:
             findings.append(
                 Finding(
                     "warning",
-                    f"{stack.path} has {100 * share:.1f} % of its pixels at {highest}, the most its values can be: "
+                    f"{stack.path} has {100 * share:.1f} % of its pixels at {highest}, its highest value: "
                     f"what is cut off there cannot be averaged back, and bright parts will come out too dark.",
                     "Take the image again with less gain or exposure, if that is possible.",
                 )
             )
-        values = np.unique(sample)
         if len(values) > 16 and np.diff(values).min() > 1:
             findings.append(
                 Finding(
@@ -76,22 +83,44 @@ def little_to_learn_from(stack: Stack, patch: int | Sequence[int]) -> list[Findi
     ]
 
 
+def other_intensities(stack: Stack, weights: Path) -> list[Finding]:
+    """Whether an image's intensities are those that weights were trained with."""
+    state = torch.load(weights, map_location="cpu", weights_only=True) if weights.is_file() else {}
+    if not {"mean", "deviation"} <= state.keys():
+        return []  # what is wrong with the file is said when it is used
+    mean, deviation = float(state["mean"]), float(state["deviation"])
+    sample = Patches([stack], WINDOW).sample(64)
+    ratio = float(sample.std()) / deviation
+    if abs(float(sample.mean()) - mean) < 2 * deviation and 1 / 3 < ratio < 3:
+        return []
+    return [
+        Finding(
+            "warning",
+            f"{stack.path} has intensities of {sample.mean():.4g} ± {sample.std():.4g}, the weights were trained on "
+            f"{mean:.4g} ± {deviation:.4g}: noise and structure look different to them.",
+            "Train on this image, or on one of the same exposure and offset.",
+        )
+    ]
+
+
 def broken(stack: Stack) -> list[Finding]:
     """Frames that nothing can be done with: no numbers, or one value everywhere."""
     constant = []
     step = max(1, stack.shape[0] // FRAMES)
+    if stack.dtype.kind == "f":
+        for tile in plan_tiles(stack.shape, SCANNED, 0):
+            if not np.isfinite(stack.read(tile.frame, tile.keep)).all():
+                return [
+                    Finding(
+                        "error",
+                        f"{stack.path}, frame {tile.frame}, has pixels that are NaN or infinite: all that is computed "
+                        f"from them would be, too.",
+                        "Replace them by the background's value in the program that made the file.",
+                    )
+                ]
     for frame in range(0, stack.shape[0], step):
         middle = tuple(slice(max(0, size // 2 - 512), min(size, size // 2 + 512)) for size in stack.shape[1:])
         values = stack.read(frame, middle)
-        if not np.isfinite(values).all():
-            return [
-                Finding(
-                    "error",
-                    f"{stack.path}, frame {frame}, has pixels that are NaN or infinite: all that is computed from them "
-                    f"would be, too.",
-                    "Replace them by the background's value in the program that made the file.",
-                )
-            ]
         if values.min() == values.max():
             constant.append(frame)
     if not constant:

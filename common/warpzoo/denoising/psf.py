@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +40,7 @@ class GaussianPSF(nn.Module):
         self.log_ratio = nn.Parameter(torch.zeros(spatial_dims), requires_grad=learnable)
         self.radii = [math.ceil(REACH * float(side) * (3 if learnable else 1)) for side in start]
         self.reach = max(self.radii)
+        self.register_load_state_dict_pre_hook(_check_sigma)
 
     def sigma(self) -> Tensor:
         """The standard deviation along each axis."""
@@ -49,6 +51,17 @@ class GaussianPSF(nn.Module):
 
     def extra_repr(self) -> str:
         return f"sigma={[round(side, 3) for side in self.sigma().tolist()]}, learnable={self.log_ratio.requires_grad}"
+
+
+def _check_sigma(psf: GaussianPSF, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Weights bring the PSF they were trained with; a kernel made for another would cut it off."""
+    trained = state.get(f"{prefix}start")
+    if trained is not None and trained.shape == psf.start.shape and not torch.allclose(trained, psf.start.cpu()):
+        was, wanted = (" × ".join(f"{side:g}" for side in sigma.tolist()) for sigma in (trained, psf.start))
+        raise ValueError(
+            f"the weights were trained with a PSF of standard deviation {was}, wanted is {wanted}; give the one they "
+            f"were trained with (psf_sigma)."
+        )
 
 
 class MeasuredPSF(nn.Module):

@@ -54,6 +54,11 @@ class WriteTiles:
     def __call__(self, data: Mapping[str, Any]) -> Mapping[str, Any]:
         tile = self.tiles.tiles[int(data["index"])]
         values = tile.core(data[self.key][0]).float().cpu().numpy()
+        if not np.isfinite(values).all():
+            raise ValueError(
+                f"{self.tiles.data.path}, frame {tile.frame}, gives NaN or infinite values; nothing is written. Are "
+                f"there such pixels in it?"
+            )
         self.file.put(tile.frame, tile.keep, values)
         self.sums += tile.core(data["image"][0]).double().sum().item(), values.sum(dtype=np.float64)
         self.bar.update()

@@ -12,12 +12,14 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import import_module
 from itertools import product
 from math import prod
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import numpy as np
@@ -54,6 +56,25 @@ class OnDisk:
         mapped = np.memmap(self.path, self.dtype, "r+", self.offset, self.shape)
         mapped[index] = values
         mapped.flush()
+
+
+class Unpacked:
+    """The numbers of a compressed file, unpacked when they are wanted; the files used last stay unpacked."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.changed = path, path.stat().st_mtime_ns
+
+    def __getitem__(self, index: Index) -> np.ndarray:
+        return np.array(_unpacked(self.path, self.changed)[index])
+
+
+@lru_cache(maxsize=16)
+def _unpacked(path: Path, changed: int) -> np.ndarray:
+    """In a temporary file, read at one time of change; a thousand files kept open at once would be too many."""
+    import tifffile
+
+    with reading(path, "TIFF"), tifffile.TiffFile(path) as file:
+        return file.series[0].asarray(out="memmap")
 
 
 @dataclass(frozen=True)
@@ -176,6 +197,14 @@ def create_like(stack: Stack, path: str | Path, dtype: np.dtype | str | None = N
         yield Written(memory, stack.layout, memory.dtype)
         write_image(path, torch.from_numpy(np.ascontiguousarray(memory.T))[None], stack.header, wanted)
         return
+    with _created(stack, path, wanted) as written:
+        _copy_other_channels(stack, written)
+        yield written
+
+
+@contextmanager
+def _created(stack: Stack, path: Path, dtype: np.dtype) -> Iterator[Written]:
+    """An empty TIFF or OME-Zarr like the stack's."""
     kind, suffixes = ("OME-Zarr", (ZARR,)) if stack.path.name.lower().endswith(ZARR) else ("TIFF", TIFF)
     if not path.name.lower().endswith(suffixes):
         raise FileError(
@@ -183,9 +212,30 @@ def create_like(stack: Stack, path: str | Path, dtype: np.dtype | str | None = N
         )
     with _whole_folder(path) if kind == "OME-Zarr" else whole_file(path) as unfinished:
         create = _create_zarr if kind == "OME-Zarr" else _create_tiff
-        written = Written(create(unfinished, stack, wanted), stack.layout, wanted)
-        _copy_other_channels(stack, written)
-        yield written
+        yield Written(create(unfinished, stack, dtype), stack.layout, dtype)
+
+
+def check_output(stack: Stack, path: str | Path, dtype: str | None = None) -> None:
+    """Writes an empty file like the stack's to throw away, to find out before a long computation what will not go."""
+    path = Path(path)
+    if path.is_dir() and not path.name.lower().endswith(ZARR):
+        raise FileError(f"{path} is a folder; a file name like {stack.path.name} is wanted.")
+    try:
+        wanted = np.dtype(dtype or stack.dtype)
+    except TypeError:
+        wanted = np.dtype(bool)
+    if wanted.kind not in "iuf":
+        raise ValueError(f"dtype is {dtype!r}; a type of real numbers is wanted, such as uint16 or float32.")
+    if isinstance(stack.header, FileHeader):
+        with TemporaryDirectory() as folder:
+            write_image(Path(folder) / path.name, torch.zeros(1, *reversed(stack.layout.sizes)), stack.header, wanted)
+    else:
+        with suppress(_UnwantedError), _created(stack, path, wanted):
+            raise _UnwantedError
+
+
+class _UnwantedError(Exception):
+    """Ends the writing of a file that is not wanted."""
 
 
 @dataclass(frozen=True)
@@ -275,8 +325,8 @@ def _open_tiff(path: Path, dims: int, channel: int | None, time_axis: int | None
         header = _tiff_header(file, series)
         if series.dataoffset is not None:
             values: Values = OnDisk(path, dtype.newbyteorder(file.byteorder), series.dataoffset, sizes)
-        else:  # compressed, or in pieces: unpacked once, into a temporary file
-            values = series.asarray(out="memmap")
+        else:  # compressed, or in pieces
+            values = Unpacked(path)
     return Stack(path, values, layout, dtype.newbyteorder("="), header)
 
 
@@ -284,7 +334,12 @@ def _tiff_header(file: Any, series: Any) -> dict[str, Any]:
     """What `tifffile.imwrite` has to be told to write the same axes, pixel size and metadata."""
     page = series.keyframe
     tags = page.tags
-    header: dict[str, Any] = {"shape": series.shape, "photometric": "rgb" if "S" in series.axes else "minisblack"}
+    colours = series.sizes.get("sample", 1)
+    inverted = page.photometric is not None and page.photometric.name == "MINISWHITE"
+    photometric = "rgb" if colours in (3, 4) else "miniswhite" if inverted else "minisblack"
+    header: dict[str, Any] = {"shape": series.shape, "photometric": photometric}
+    if colours == 2:
+        header["planarconfig"] = "contig"
     if series.axes.endswith("SYX"):
         header["planarconfig"] = "separate"
     if "XResolution" in tags and "YResolution" in tags:
@@ -322,6 +377,8 @@ def _create_tiff(path: Path, stack: Stack, dtype: np.dtype) -> OnDisk:
 def _ome_description(description: str, dtype: np.dtype) -> str:
     """The same OME-XML for a file of its own that holds the values as another type."""
     kind = {"float32": "float", "float64": "double"}.get(dtype.name, dtype.name)
+    for other in re.findall(r"<Image\b.*?</Image>\s*", description, flags=re.DOTALL)[1:]:
+        description = description.replace(other, "")  # one image is read, and one written
     description = re.sub(r'(<Pixels\b[^>]*?\bType=")[^"]*', rf"\g<1>{kind}", description)
     description = re.sub(r'(<Pixels\b[^>]*?) SignificantBits="[^"]*"', r"\1", description)
     description = re.sub(r"<TiffData\b.*?</TiffData>\s*", "", description, flags=re.DOTALL)
@@ -341,9 +398,15 @@ def _open_zarr(path: Path, dims: int, channel: int | None, time_axis: int | None
         group = zarr.open_group(path, mode="r")
         described = group.attrs.get("ome", group.attrs)["multiscales"][0]  # version 0.5 has a key of its own for it
         array = group[described["datasets"][0]["path"]]
-        axes = "".join({"time": "T", "channel": "C"}.get(one["type"], one["name"].upper()) for one in described["axes"])
+        axes = "".join(map(_zarr_axis, described["axes"]))
         layout = _layout(path, axes, array.shape, dims, channel, time_axis)
     return Stack(path, array, layout, array.dtype.newbyteorder("="), dict(group.attrs))
+
+
+def _zarr_axis(axis: str | dict[str, str]) -> str:
+    """Its letter; before version 0.4 an axis was its name, and a type is not obligatory."""
+    described = {"name": axis} if isinstance(axis, str) else axis
+    return {"time": "T", "channel": "C"}.get(described.get("type", ""), described["name"].upper())
 
 
 def _create_zarr(path: Path, stack: Stack, dtype: np.dtype) -> Any:

@@ -38,8 +38,8 @@ PROBE = 0.02
 
 def parse_budget(budget: str | float) -> tuple[float, str]:
     """ "60s", "2 min", 60 → (seconds, "seconds"); "2000 steps" → (2000, "steps")."""
-    match = re.fullmatch(r"\s*([0-9.]+)\s*([a-z]*)\s*", str(budget).lower())
-    if match and match[1].count(".") < 2 and float(match[1]) > 0:
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+|[0-9]+\.)\s*([a-z]*)\s*", str(budget).lower())
+    if match and float(match[1]) > 0:
         if match[2] in ("step", "steps"):
             return math.ceil(float(match[1])), "steps"
         if match[2] in UNITS or not match[2]:

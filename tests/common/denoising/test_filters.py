@@ -44,3 +44,11 @@ def test_box3d_is_of_volumes(tmp_path):
         filter_stack(open_stack(tmp_path / "in.tif", 2), tmp_path / "out.tif", "box3d", 3)
     with pytest.raises(ValueError, match="size is -1"):
         filter_stack(open_stack(tmp_path / "in.tif", 2), tmp_path / "out.tif", "box", -1)
+
+
+@pytest.mark.parametrize(("method", "size"), [("box", 4), ("median", 2), ("box", 3.5)])
+def test_windows_have_a_middle(tmp_path, method, size):
+    tifffile.imwrite(tmp_path / "in.tif", np.zeros((20, 24), np.uint8))
+    with pytest.raises(ValueError, match=f"{method} wants an odd number"):
+        filter_stack(open_stack(tmp_path / "in.tif"), tmp_path / "out.tif", method, size)
+    assert not any(size % 2 == 0 for method in ("box", "box3d", "median") for size in FILTERS[method].sizes)

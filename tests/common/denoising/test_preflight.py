@@ -3,9 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tifffile
+import torch
 from scipy import ndimage
 
-from warpzoo.denoising.preflight import little_to_learn_from, noise_correlation, preflight
+from warpzoo.denoising.preflight import little_to_learn_from, noise_correlation, other_intensities, preflight
 from warpzoo.denoising.stacks import open_stack
 
 RANDOM = np.random.default_rng(0)
@@ -86,3 +87,27 @@ def test_smaller_than_what_is_looked_at(messages, tmp_path):
     (said,) = little_to_learn_from(stack, 64)
     assert "50 × 100 pixels, less than the 64 × 64" in str(said)
     assert little_to_learn_from(stack, [50, 80]) == []
+
+
+def test_a_camera_of_fewer_bits_than_its_file(messages):
+    (said,) = messages(np.minimum(NOISY, 130))
+    assert "at 130" in said
+
+
+def test_few_photons_are_not_cut_off(messages):
+    assert messages(RANDOM.poisson(0.3, (200, 220)).astype(np.uint16)) == []
+
+
+def test_no_pixel_may_be_nan(messages):
+    values = NOISY.astype(np.float32)
+    values[3, 217] = np.nan
+    assert any("NaN" in said for said in messages(np.pad(values, ((0, 2000), (0, 2000)), mode="wrap")))
+
+
+def test_weights_for_other_intensities(tmp_path):
+    tifffile.imwrite(tmp_path / "in.tif", NOISY)
+    for offset, warnings in ((0, 0), (1000, 1)):
+        state = {"mean": torch.tensor(NOISY.mean() + offset), "deviation": torch.tensor(NOISY.std())}
+        torch.save(state, tmp_path / "model.pt")
+        found = other_intensities(open_stack(tmp_path / "in.tif"), tmp_path / "model.pt")
+        assert len(found) == warnings

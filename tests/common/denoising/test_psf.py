@@ -73,3 +73,8 @@ def test_learnable_sigma_finds_the_blur_of_an_image():
 def test_impossible_sigmas(sigma):
     with pytest.raises(ValueError, match="sigma is"):
         GaussianPSF(2, sigma)
+
+
+def test_weights_of_another_psf_are_refused():
+    with pytest.raises(ValueError, match="deviation 3 × 3, wanted is 1 × 1"):
+        GaussianPSF(2, 1.0).load_state_dict(GaussianPSF(2, 3.0).state_dict())

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 import tifffile
 from PIL import Image as Picture
 
-from warpzoo.denoising.stacks import create_like, open_stack, open_stacks
+from warpzoo.denoising.stacks import check_output, create_like, open_stack, open_stacks
 
 RANDOM = np.random.default_rng(0)
 
@@ -233,3 +235,71 @@ def test_folders_and_lists(tmp_path):
     (tmp_path / "notes.json").write_text(json.dumps({}), encoding="utf-8")
     assert [stack.path.stem for stack in open_stacks(tmp_path)] == ["a", "b"]
     assert [stack.path.stem for stack in open_stacks([tmp_path / "b.tif"])] == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "kept"),
+    [
+        (np.zeros((20, 31), np.uint8), {"photometric": "miniswhite"}, {"photometric": 0}),
+        (np.zeros((20, 31, 2), np.uint8), {"photometric": "minisblack", "planarconfig": "contig"}, {"photometric": 1}),
+    ],
+)
+def test_kinds_of_pixels_are_kept(tmp_path, values, options, kept):
+    tifffile.imwrite(tmp_path / "in.tif", values, **options)
+    denoise_by_adding_one(tmp_path / "in.tif", tmp_path / "out.tif", channel=0)
+    with tifffile.TiffFile(tmp_path / "out.tif") as out:
+        assert out.pages[0].photometric == kept["photometric"]
+        assert out.asarray().shape == values.shape
+        assert (out.asarray()[:, :, 0] if values.ndim == 3 else out.asarray()).min() == 1
+
+
+def test_the_first_of_several_ome_images(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "in.ome.tif", ome=True) as file:
+        for level in (3, 7):
+            file.write(
+                np.full((20, 31), level, np.uint8), photometric="minisblack", metadata={"Name": f"image {level}"}
+            )
+    denoise_by_adding_one(tmp_path / "in.ome.tif", tmp_path / "out.ome.tif")
+    with tifffile.TiffFile(tmp_path / "out.ome.tif") as out:
+        assert len(out.series) == 1
+        assert (out.asarray() == 4).all()
+        assert "image 3" in out.ome_metadata
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="the system does not tell how many files are open")
+def test_many_compressed_files_are_not_all_kept_open(tmp_path):
+    for index in range(40):
+        tifffile.imwrite(tmp_path / f"{index}.tif", np.full((8, 8), index, np.uint8), compression="zlib")
+    before = len(os.listdir("/proc/self/fd"))
+    stacks = open_stacks(tmp_path)
+    assert {int(stack.read(0, (slice(0, 8), slice(0, 8))).mean()) for stack in stacks} == set(range(40))
+    assert len(os.listdir("/proc/self/fd")) - before < 25
+
+
+@pytest.mark.parametrize(
+    ("output", "dtype", "message"),
+    [
+        ("out.png", None, "out.png is no TIFF"),
+        ("out.tif", "banana", "dtype is 'banana'"),
+        ("out.tif", "bool", "dtype is 'bool'"),
+        ("folder", None, "folder is a folder"),
+        ("in.tif/out.tif", None, "cannot be written"),
+    ],
+)
+def test_what_cannot_be_written_is_said_before_anything_is_computed(tmp_path, output, dtype, message):
+    tifffile.imwrite(tmp_path / "in.tif", np.zeros((8, 8), np.uint8))
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ValueError, match=message):
+        check_output(open_stack(tmp_path / "in.tif"), tmp_path / output, dtype)
+    check_output(open_stack(tmp_path / "in.tif"), tmp_path / "new" / "out.tif")
+    assert not list(tmp_path.rglob("*out*"))
+
+
+def test_axes_of_an_ome_zarr_without_types(tmp_path):
+    import zarr
+
+    group = zarr.create_group(tmp_path / "in.ome.zarr", zarr_format=2)
+    group.create_array("0", data=np.zeros((2, 3, 8, 8), np.uint8))
+    for axes in (["t", "c", "y", "x"], [{"name": name} for name in "tcyx"]):
+        group.attrs.update({"multiscales": [{"axes": axes, "datasets": [{"path": "0"}]}]})
+        assert open_stack(tmp_path / "in.ome.zarr", channel=2).shape == (2, 8, 8)

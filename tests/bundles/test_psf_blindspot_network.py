@@ -100,3 +100,5 @@ def test_messages(make):
         make(4, trained=False, psf=None)
     with pytest.raises(ValueError, match="levels 0"):
         make(levels=0)
+    with pytest.raises(ValueError, match="the PSF has 3 axes; a 2-D"):
+        make(psf=MeasuredPSF(torch.rand(3, 5, 9)))

@@ -56,6 +56,9 @@ class PSFBlindSpot(nn.Module):
             raise ValueError(f"spatial_dims is {spatial_dims}; it wants 2 or 3.")
         if min(channels, levels, fold) < 1:
             raise ValueError(f"channels is {channels}, levels {levels} and fold {fold}; all want 1 or more.")
+        kernel = getattr(psf, "kernel", None)
+        if kernel is not None and kernel.dim() != spatial_dims + 2:
+            raise ValueError(f"the PSF has {kernel.dim() - 2} axes; a {spatial_dims}-D network wants {spatial_dims}.")
         widths = [channels * 2**level for level in range(levels)]
         self.down = nn.ModuleList(
             [_block(spatial_dims, *pair) for pair in zip([fold**2, *widths[:-1]], widths, strict=True)]

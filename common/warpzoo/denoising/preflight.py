@@ -78,7 +78,7 @@ def little_to_learn_from(stack: Stack, patch: int | Sequence[int]) -> list[Findi
             "warning",
             f"{stack.path} has {shape} pixels, less than the {wanted} that training looks at: its mirror image is put "
             f"beside it, and there is little to learn from.",
-            "Give several such images at once as a stack, or use weights trained on others like it.",
+            "Use weights trained on others like it, or give several as the frames of one file.",
         )
     ]
 

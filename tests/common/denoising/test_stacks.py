@@ -255,10 +255,9 @@ def test_kinds_of_pixels_are_kept(tmp_path, values, options, kept):
 
 def test_the_first_of_several_ome_images(tmp_path):
     with tifffile.TiffWriter(tmp_path / "in.ome.tif", ome=True) as file:
-        for level in (3, 7):
-            file.write(
-                np.full((20, 31), level, np.uint8), photometric="minisblack", metadata={"Name": f"image {level}"}
-            )
+        for level, shape in ((3, (20, 31)), (7, (2, 20, 31))):
+            values = np.full(shape, level, np.uint8)
+            file.write(values, photometric="minisblack", metadata={"Name": f"image {level}"})
     denoise_by_adding_one(tmp_path / "in.ome.tif", tmp_path / "out.ome.tif")
     with tifffile.TiffFile(tmp_path / "out.ome.tif") as out:
         assert len(out.series) == 1

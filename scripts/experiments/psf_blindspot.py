@@ -79,7 +79,9 @@ def filtered(noisy: np.ndarray, clean: np.ndarray) -> tuple[dict[str, dict[str, 
     return rows, images
 
 
-def trained(options: Options, path: Path, clean: np.ndarray, variants: Sequence[str]) -> tuple[dict[str, Any], Any]:
+def trained(
+    options: Options, path: Path, clean: np.ndarray, variants: Sequence[str], budget: str | None = None
+) -> tuple[dict[str, Any], Any]:
     """Trains on that one file; what came of it and the denoised image."""
     noisy = tifffile.imread(path).astype(np.float32)
     with tempfile.TemporaryDirectory() as folder:
@@ -88,7 +90,7 @@ def trained(options: Options, path: Path, clean: np.ndarray, variants: Sequence[
             list(variants),
             images=str(path),
             weights=f"{folder}/model.pt",
-            budget=BUDGET,
+            budget=budget or BUDGET,
             clock=CLOCK,
             seed=options.seed,
             device="$torch.device('cpu')",

@@ -80,7 +80,8 @@ def test_simulated(reproduce, data, monkeypatch):
     from experiments import psf_blindspot_simulated
 
     nuclei = psf_blindspot_simulated.nuclei
+    monkeypatch.setattr(psf_blindspot_simulated, "LONGER", "4steps")
     monkeypatch.setattr(psf_blindspot_simulated, "nuclei", lambda random: nuclei(random, side=96, count=6))
     result, page = run(reproduce, data, "simulated")
     assert result["rows"]["PSF 1 (default)"]["psnr"] > result["rows"]["noisy"]["psnr"] + 3
-    assert "dB to the plain U-Net" in page
+    assert "dB to the plain U-Net in 4steps" in page

@@ -2,8 +2,8 @@
 
 A Wiener filter, which s tells what to keep, takes a second look at the noisy image.
 
-Convention: the input is one noisy image (batch, 1, *spatial), the output is s, both in the input's own units. The
-normalisation that the network was trained with is part of its weights, and so is the PSF.
+Convention: the input is one noisy image (batch, 1, *spatial), the output the denoised one, both in the input's own
+units. The normalisation that the network was trained with is part of its weights, and so are PSF and noise.
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ from warpzoo.preflight import SATURATED, Finding
 
 CORRELATED = 0.25
 """Correlation of neighbouring pixels' noise above which results are visibly worse (real cameras: up to about 0.15)."""
-SCANNED = 2048
-"""Pixels a side that are looked at together for values that are no numbers."""
+SCANNED = {2: 2048, 3: 160}
+"""Pixels a side that are looked at together for values that are no numbers, in 2-D and 3-D."""
 FRAMES = 200
 WINDOW = 64
 
@@ -108,7 +108,7 @@ def broken(stack: Stack) -> list[Finding]:
     constant = []
     step = max(1, stack.shape[0] // FRAMES)
     if stack.dtype.kind == "f":
-        for tile in plan_tiles(stack.shape, SCANNED, 0):
+        for tile in plan_tiles(stack.shape, SCANNED[stack.dims], 0):
             if not np.isfinite(stack.read(tile.frame, tile.keep)).all():
                 return [
                     Finding(

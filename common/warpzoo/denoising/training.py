@@ -211,7 +211,8 @@ class Calibrate:
     def probed(self, noisy: Tensor, pilot: Tensor, tile: Tile) -> tuple[Tensor, ...]:
         """What the Wiener filter wants to know to choose its share."""
         network = self.network
-        probe = torch.randint_like(noisy, 2) * 2 - 1
+        generator = torch.Generator().manual_seed(self.patches.seed)
+        probe = (torch.randint(2, noisy.shape, generator=generator) * 2.0 - 1).to(noisy)
         moved = noisy + PROBE * probe
         moved_pilot = network.psf(network.phantom(moved))
         filtered, moved_filtered = network.wiener.filtered(noisy, pilot), network.wiener.filtered(moved, moved_pilot)

@@ -10,10 +10,11 @@ Convention: noisy image and pilot are (batch, 1, *spatial), in the same units, w
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 
+import numpy as np
 import torch
+from scipy import fft
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -40,9 +41,7 @@ class WienerFilter(nn.Module):
         if window < 2:
             raise ValueError(f"window is {window}; it wants 2 pixels or more.")
         self.reach = window - 1
-        place = torch.arange(window)
-        waves = torch.cos(math.pi / window * (place + 0.5) * place[:, None]) * math.sqrt(2 / window)
-        waves[0] /= math.sqrt(2)
+        waves = torch.from_numpy(fft.dct(np.eye(window), norm="ortho", axis=0)).float()
         self.waves: Tensor
         self.ones: Tensor
         self.noisy_waves: Tensor
@@ -121,7 +120,7 @@ class WienerFilter(nn.Module):
         """That share, from 0 to 1, with the least mean squared error by Stein's unbiased estimate (SURE).
 
         The estimate wants to know how much each result follows the noise: `probe` is a random ±1 for every pixel, and
-        the two `changes` are by how much the filter's result and the pilot moved, per unit, when it was added to the
+        the two changes are by how much the filter's result and the pilot moved, per unit, when it was added to the
         noisy image (Ramani et al. 2008).
 
         Args:

@@ -66,7 +66,7 @@ def test_it_takes_the_noise_and_leaves_the_image(make, photons):
     noisy, clean = photons
     wiener = make((noisy, clean))
     before, after = ((image - clean).square().mean().sqrt() for image in (noisy, wiener(noisy, clean)))
-    assert after < 0.3 * before
+    assert after < 0.25 * before
 
 
 def test_what_the_pilot_lost_comes_back(make, photons):

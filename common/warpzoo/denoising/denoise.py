@@ -63,7 +63,7 @@ def denoise(
         variant: overrides of the network's configuration, such as published or unet,none.
         phantom: write the light's origin before the blur instead of the denoised image.
         dtype: of the result, such as float32; the input's own by default.
-        tile: pixels a side of the tiles that a large image is denoised in (by default 512, for volumes 48).
+        tile: pixels a side of the tiles that a large image is denoised in (by default 512, for volumes 128).
         seed: of what is drawn at random.
         strict: treat warnings about what is likely to fail as errors.
         device: such as cuda:1 or cpu; the GPU if there is one.

@@ -19,6 +19,7 @@ from monai.utils import set_determinism
 from torch import nn
 
 from warpzoo import record
+from warpzoo.networks import fold_norms
 from warpzoo.space.files import whole_file
 
 
@@ -118,11 +119,15 @@ class BestWeights:
 
 
 class LoadWeights:
-    """Puts the weights of a file into the network when the engine first starts; the file and the network must fit."""
+    """Puts the weights of a file into the network when the engine first starts; the file and the network must fit.
 
-    def __init__(self, path: str | Path, network: nn.Module) -> None:
+    With `fold` the network is from then on one that only predicts, see `fold_norms`.
+    """
+
+    def __init__(self, path: str | Path, network: nn.Module, fold: bool = False) -> None:
         self.path = Path(path)
         self.network = network
+        self.fold = fold
         self.loaded = False
 
     def attach(self, engine: Engine) -> None:
@@ -132,6 +137,8 @@ class LoadWeights:
         if not self.loaded:
             load_weights(self.path, self.network)
             self.loaded = True
+            if self.fold:
+                fold_norms(self.network)
 
 
 def load_weights(path: str | Path, network: nn.Module) -> None:

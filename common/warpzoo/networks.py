@@ -6,9 +6,14 @@ at a level is in voxels of that level.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils import fuse_conv_bn_eval
 
 from warpzoo.geometry.sampling import warp
 
@@ -46,6 +51,22 @@ def channels_last_weights(network: nn.Module) -> None:
             parameter.data = channels_last(parameter.data)
 
 
+def fold_norms(network: nn.Module) -> nn.Module:
+    """The same network, which from now on only predicts: each batch norm is made part of the convolution before it.
+
+    That takes less time, and memory for the largest features once only.
+    """
+    network.eval()
+    for layers in network.modules():
+        if isinstance(layers, nn.Sequential):
+            for index, (layer, following) in enumerate(pairwise(list(layers))):
+                if isinstance(layer, _ConvNd) and isinstance(following, _BatchNorm):
+                    layers[index] = fuse_conv_bn_eval(layer, following, layer.transposed)
+                    layers[index + 1] = nn.Identity()
+    channels_last_weights(network)
+    return network
+
+
 def resized(features: Tensor, factor: float) -> Tensor:
     """Interpolated linearly; the outer edges of the voxels stay where they are."""
     mode = "bilinear" if features.dim() == 4 else "trilinear"
@@ -60,6 +81,19 @@ def one_level_finer(field: Tensor) -> Tensor:
 def pooled(image: Tensor) -> Tensor:
     """The image one level coarser."""
     return F.avg_pool2d(image, 2) if image.dim() == 4 else F.avg_pool3d(image, 2)
+
+
+def slopes(image: Tensor) -> Tensor:
+    """Central differences of a one-channel image along each axis, (batch, dims, *spatial); the edge is repeated."""
+    extended = F.pad(image, [1, 1] * (image.dim() - 2), mode="replicate")
+    differences: list[Tensor] = []
+    for axis in range(2, image.dim()):
+        line = extended
+        for other in range(2, image.dim()):
+            if other != axis:
+                line = line.narrow(other, 1, image.shape[other])
+        differences.append(0.5 * (line.narrow(axis, 2, image.shape[axis]) - line.narrow(axis, 0, image.shape[axis])))
+    return torch.cat(differences, dim=1)
 
 
 def carried(image: Tensor, displacement: Tensor) -> Tensor:

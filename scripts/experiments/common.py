@@ -28,6 +28,7 @@ from tqdm import tqdm
 from warpzoo.data import PairDataset, of_subjects
 from warpzoo.evaluation import PairMetricsd
 from warpzoo.handlers import load_weights
+from warpzoo.networks import fold_norms
 
 Method = Callable[[Tensor], tuple[Tensor, float]]
 """(1, 2, *spatial), moving and fixed → (1, 1 + dims, *spatial), [warped | displacement], and the seconds it took."""
@@ -82,7 +83,7 @@ def load_network(config: ConfigParser, weights: Path) -> nn.Module:
     """The config's `network_def` with the weights of a file (a plain state_dict), ready to predict."""
     network: nn.Module = config.get_parsed_content("network_def")
     load_weights(weights, network)
-    return network.eval()
+    return fold_norms(network)
 
 
 def chosen_records(config: ConfigParser, subset: str) -> list[dict[str, Any]]:

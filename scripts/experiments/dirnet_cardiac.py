@@ -171,7 +171,7 @@ def page(result: dict[str, Any], command: str) -> str:
         "directions', the mean is over both. A pixel is folded where the Jacobian determinant by central differences "
         "is ≤ 0, a cell where it is by one-sided differences at any corner. All images and labels are carried in the "
         "same way (linear, nearest) by each method's displacement. The time is that of one pair, alone, images in "
-        "memory: the network with its warp, or elastix with its own.",
+        "memory: the network (batch norms folded) with its warp, or elastix with its own.",
         f"elastix ({result['elastix'] or 'not installed'}) as in the paper: cubic B-spline, spacing 16, NCC, 2 × 100 "
         "iterations. BL to C2 are the paper's networks, trained on the budget of `variants/short.json` (1,200 steps "
         "of 16 crops; the paper's 10,000 of 32 whole images is `variants/paper.json`); *ours* is the bundle's default. "

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.interpolate import BSpline, RBFInterpolator
+from skimage.measure import block_reduce
 
 SIZES = {2: (44, 52), 3: (12, 16, 20)}
 
@@ -114,6 +115,47 @@ def test_thin_plate_is_scipys_through_the_centres_of_the_patches(make, pair_of):
     np.testing.assert_allclose(field.numpy(), expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("dims", [2, 3])
+def test_second_look_sees_what_the_first_has_carried_and_corrects_it(make, pair_of, dims):
+    size = SIZES[dims]
+    image = pair_of(size, batch=2)
+    network = make(spatial_dims=dims, looks=2)
+    once = make(spatial_dims=dims)
+    once.load_state_dict(network.state_dict(), strict=False)
+    seen = []
+    network.looks[0].register_forward_hook(lambda _, inputs, output: seen.append((*inputs, output)))
+    twice, first = network(image), once(image)
+    warped, fixed, points, correction = seen[0]
+    axes = tuple(range(2, 2 + dims))
+    mean, deviation = image.mean(axes, keepdim=True), image.std(axes, correction=0, keepdim=True)
+    torch.testing.assert_close(fixed * deviation[:, 1:] + mean[:, 1:], image[:, 1:], rtol=1e-4, atol=1e-4)
+    places = torch.from_numpy(np.indices(size)) + first[:, 1:]
+    ends = torch.tensor(size).reshape(-1, *[1] * dims) - 1
+    inside = ((places >= 0) & (places <= ends)).all(dim=1, keepdim=True)
+    assert inside.float().mean() > 0.5
+    carried = warped * deviation[:, :1] + mean[:, :1]
+    torch.testing.assert_close(carried[inside], first[:, :1][inside], rtol=1e-3, atol=1e-3)
+    network.regressor, network.looks = Constant(points + correction), torch.nn.ModuleList()
+    torch.testing.assert_close(network(image), twice)
+    assert float((twice - first).abs().max()) > 0.01
+
+
+def test_a_look_sees_differences_and_slopes_over_half_a_patch(make):
+    network = make(spacing=4, looks=2)
+    warped, fixed = torch.randn(2, 1, 1, 24, 32)
+    seen = []
+    network.looks[0].norm.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0][0]))
+    network.looks[0](warped, fixed, torch.zeros(1, 2, 6, 8))
+    down, across = np.gradient(warped[0, 0].numpy())
+    difference = (fixed - warped)[0, 0].numpy()
+    factors = {"d": difference, "y": down, "x": across}
+    products = [warped[0, 0].numpy(), fixed[0, 0].numpy()]
+    products += [factors[a] * factors[b] for a, b in ("dd", "dy", "dx", "yy", "yx", "xx")]
+    for found, product in zip(seen[0], products, strict=True):
+        expected = block_reduce(product, 2, np.mean)
+        np.testing.assert_allclose(found[1:-1, 1:-1].numpy(), expected[1:-1, 1:-1], rtol=0, atol=1e-5)
+
+
 class Constant(torch.nn.Module):
     """A regressor that predicts these control points whatever it sees."""
 
@@ -149,6 +191,8 @@ def test_wrong_images_are_told_what_is_wanted(make, options, shape, message):
         ({"downsampling": "mean"}, "downsampling is 'mean'.*average"),
         ({"transformer": "tps"}, "transformer is 'tps'.*thin_plate"),
         ({"view": "whole"}, "view is 'whole'.*image"),
+        ({"activation": "relu"}, "activation is 'relu'.*elu"),
+        ({"looks": 0}, "looks is 0"),
         ({"spacing": 12}, "spacing is 12.*power of two"),
         ({"spacing": 1}, "spacing is 1"),
         ({"spacing": 16, "convolutions": 3}, "convolutions is 3; spacing 16 wants at least 4"),

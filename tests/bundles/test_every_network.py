@@ -5,11 +5,15 @@ from __future__ import annotations
 
 import io
 import warnings
+from copy import deepcopy
 
 import numpy as np
 import pytest
 import torch
 from scipy.ndimage import map_coordinates
+from torch import nn
+
+from warpzoo.networks import fold_norms
 
 SIZES = {2: (44, 52), 3: (12, 16, 20)}
 DIRNET = ("dirnet.network.DIRNet", {"spatial_dims": 2, "channels": 4, "spacing": 4, "convolutions": 2})
@@ -25,10 +29,12 @@ VARIANTS = {
     "dirnet b2": (DIRNET, 2, {"transformer": "thin_plate"}),
     "dirnet c1": (DIRNET, 2, {"view": "overlapping"}),
     "dirnet c2": (DIRNET, 2, {"view": "image", "hidden": 24, "image_size": SIZES[2]}),
+    "dirnet two looks": (DIRNET, 2, {"activation": "leaky_relu", "looks": 2}),
     "dirnet 3d": (DIRNET, 3, {}),
     "dirnet 3d overlapping": (DIRNET, 3, {"view": "overlapping"}),
     "dirnet 3d thin plate": (DIRNET, 3, {"transformer": "thin_plate"}),
     "dirnet 3d image": (DIRNET, 3, {"view": "image", "hidden": 24, "image_size": SIZES[3]}),
+    "dirnet 3d three looks": (DIRNET, 3, {"looks": 3}),
     "fcn 2d": (FCN, 2, {}),
     "fcn 3d": (FCN, 3, {}),
     "fcn 2d velocity": (FCN, 2, {"velocity": True}),
@@ -51,7 +57,7 @@ VARIANTS = {
 # Their weights depend on the size of the image, or their matrices do.
 ONE_SIZE = ("dirnet c2", "dirnet 3d image")
 # The exporter by tracing takes a second each, the one by torch.export ten and more.
-BY_DYNAMO_TOO = (*ONE_SIZE, "dirnet c1", "fcn 2d", "voxelmorph 2d")
+BY_DYNAMO_TOO = (*ONE_SIZE, "dirnet c1", "dirnet two looks", "fcn 2d", "voxelmorph 2d")
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
 
 
@@ -115,6 +121,15 @@ def test_displacement_does_not_depend_on_gain_and_offset_of_either_image(make, e
     changed = network(image * gain + offset)[:, 1:]
     torch.testing.assert_close(changed, displacement, rtol=0, atol=2e-3)
     assert (network(image.flip(1))[:, 1:] - displacement).abs().max() > 0.1
+
+
+@every_variant
+def test_folded_network_gives_the_same_result(make, example, variant):
+    network, image = make(variant), example(variant)
+    folded = fold_norms(deepcopy(network))
+    names = [name for name, layer in folded.named_modules() if isinstance(layer, (nn.BatchNorm2d, nn.BatchNorm3d))]
+    assert all(name.endswith(".norm") for name in names), names  # what no convolution comes before
+    torch.testing.assert_close(folded(image), network(image), rtol=1e-3, atol=2e-3)
 
 
 @every_variant

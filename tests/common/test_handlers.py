@@ -142,6 +142,22 @@ def test_load_weights_takes_plain_states_and_checkpoints(tmp_path):
     assert torch.equal(target[0].weight, source[0].weight)
 
 
+def test_load_weights_folds_norms_once(tmp_path):
+    def normed():
+        return torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3, bias=False), torch.nn.BatchNorm2d(2), torch.nn.ReLU())
+
+    source, target = normed(), normed()
+    source(torch.rand(4, 1, 8, 8))  # its norm sees something
+    source.eval()
+    torch.save(source.state_dict(), tmp_path / "plain.pt")
+    handler = LoadWeights(tmp_path / "plain.pt", target, fold=True)
+    for _ in range(2):
+        run([handler])
+    image = torch.rand(2, 1, 8, 8)
+    torch.testing.assert_close(target(image), source(image))
+    assert not any(isinstance(layer, torch.nn.BatchNorm2d) for layer in target)
+
+
 class Unsafe:
     """Not plain weights: reading it would run code."""
 

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from warpzoo.geometry.bspline import BSplineField
+from warpzoo.geometry.sampling import warp
 from warpzoo.geometry.thin_plate_spline import ThinPlateField
 from warpzoo.intensity import Standardise
-from warpzoo.networks import carried, channels_last, check_pair, padded
+from warpzoo.networks import carried, channels_last, check_pair, padded, slopes
 
 CONVOLUTIONS = {2: nn.Conv2d, 3: nn.Conv3d}
 NORMALISATIONS = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
@@ -34,6 +35,9 @@ class DIRNet(nn.Module):
             and after the last downsampling, "image" (C2) puts fully connected layers over the whole image.
         image_size: the one size that view "image" works on.
         hidden: width of the fully connected layers of view "image".
+        activation: "elu" (the paper's) or "leaky_relu" (0.3 below zero), which takes less time.
+        looks: how often the network looks at the pair. The paper's looks once; from the second look on it sees the
+            moving image as carried so far, and corrects the control points.
     """
 
     def __init__(
@@ -47,6 +51,8 @@ class DIRNet(nn.Module):
         view: str = "patch",
         image_size: list[int] | None = None,
         hidden: int = 1024,
+        activation: str = "elu",
+        looks: int = 1,
     ) -> None:
         super().__init__()
         for name, value, wanted in (
@@ -54,6 +60,7 @@ class DIRNet(nn.Module):
             ("downsampling", downsampling, ("average", "max", "stride")),
             ("transformer", transformer, ("cubic", "quadratic", "thin_plate")),
             ("view", view, ("patch", "overlapping", "image")),
+            ("activation", activation, ("elu", "leaky_relu")),
         ):
             if value not in wanted:
                 raise ValueError(f"{name} is {value!r}; it wants one of {wanted}.")
@@ -64,6 +71,8 @@ class DIRNet(nn.Module):
             raise ValueError(f"convolutions is {convolutions}; spacing {spacing} wants at least {levels}.")
         if (view == "image") != (image_size is not None):
             raise ValueError(f"image_size is {image_size} with view {view!r}; view 'image', and it alone, wants one.")
+        if looks < 1:
+            raise ValueError(f"looks is {looks}; it wants 1 or more.")
         self.spacing = spacing
         self.image_size = image_size
         self.standardise = Standardise()
@@ -78,38 +87,42 @@ class DIRNet(nn.Module):
         width = 2
         for index in range(convolutions):
             if view == "overlapping" and index == levels - 1:
-                layers += _convolution(spatial_dims, width, widths[index], 3)
+                layers += _convolution(spatial_dims, width, widths[index], 3, activation)
                 width = widths[index]
             strided = index < levels and downsampling == "stride"
-            layers += _convolution(spatial_dims, width, widths[index], 3, stride=2 if strided else 1)
+            layers += _convolution(spatial_dims, width, widths[index], 3, activation, stride=2 if strided else 1)
             width = widths[index]
             if index < levels and not strided:
                 layers.append(POOLS[downsampling, spatial_dims](2))
             if view == "overlapping" and index == levels - 1:
-                layers += _convolution(spatial_dims, width, width, 3)
+                layers += _convolution(spatial_dims, width, width, 3, activation)
         if image_size is None:
             for _ in range(2):
-                layers += _convolution(spatial_dims, width, width, 1)
+                layers += _convolution(spatial_dims, width, width, 1, activation)
             layers.append(CONVOLUTIONS[spatial_dims](width, spatial_dims, 1))
         else:
-            layers += _whole_image_layers(spatial_dims, width, hidden, [-(-size // spacing) for size in image_size])
+            layers += _whole_image_layers(
+                spatial_dims, width, hidden, [-(-size // spacing) for size in image_size], activation
+            )
         self.regressor = nn.Sequential(*layers)
         self.transformer = (
             ThinPlateField(spacing, spatial_dims)
             if transformer == "thin_plate"
             else BSplineField(spacing, order={"quadratic": 2, "cubic": 3}[transformer], spatial_dims=spatial_dims)
         )
-        with torch.no_grad():  # an untrained network predicts the identity
-            last = [layer for layer in layers if isinstance(layer, (CONVOLUTIONS[spatial_dims], nn.Linear))][-1]
-            last.weight.zero_()
-            last.bias.zero_()
+        _start_at_zero(layers[-1] if image_size is None else layers[-2])  # an untrained network predicts the identity
+        self.looks = nn.ModuleList(_Look(spatial_dims, spacing, width, activation) for _ in range(looks - 1))
 
     def forward(self, image: Tensor) -> Tensor:
         """(batch, 2, *spatial) → (batch, 1 + dims, *spatial)."""
         if not torch.jit.is_scripting():
             self._check(image)
-        features = channels_last(padded(self.standardise(image), self.spacing))
-        return carried(image, self.transformer(self.regressor(features), image))
+        pair = padded(self.standardise(image), self.spacing)
+        control = self.regressor(channels_last(pair))
+        for look in self.looks:
+            warped = warp(pair[:, :1], self.transformer(control.detach(), pair))
+            control = control + look(warped, pair[:, 1:], control)
+        return carried(image, self.transformer(control, image))
 
     def _check(self, image: Tensor) -> None:
         check_pair(image, len(self.transformer.spacing))
@@ -119,21 +132,57 @@ class DIRNet(nn.Module):
             )
 
 
-def _convolution(dims: int, inputs: int, outputs: int, kernel: int, stride: int = 1) -> list[nn.Module]:
+class _Look(nn.Module):
+    """The moving image as carried so far, the fixed one and the control points → a correction of the control points.
+
+    It sees the means over cells of half the control points' spacing: of both images and of what Lucas and Kanade solve
+    for a step, the products of the difference and the gradient with themselves and with each other.
+    """
+
+    def __init__(self, dims: int, spacing: int, width: int, activation: str) -> None:
+        super().__init__()
+        terms = 2 + (dims + 1) * (dims + 2) // 2
+        self.cells = POOLS["average", dims](spacing // 2)
+        self.norm = NORMALISATIONS[dims](terms)
+        self.near = nn.Sequential(*_convolution(dims, terms, width // 2, 3, activation), POOLS["average", dims](2))
+        self.around = nn.Sequential(
+            *_convolution(dims, width // 2 + dims, width, 3, activation),
+            *_convolution(dims, width, width, 3, activation),
+            CONVOLUTIONS[dims](width, dims, 1),
+        )
+        _start_at_zero(self.around[-1])
+
+    def forward(self, warped: Tensor, fixed: Tensor, control: Tensor) -> Tensor:
+        factors = torch.cat([fixed - warped, slopes(warped)], dim=1)
+        terms = [self.cells(warped), self.cells(fixed)]
+        for index in range(factors.shape[1]):
+            terms.append(self.cells(factors[:, index : index + 1] * factors[:, index:]))
+        seen = self.near(channels_last(self.norm(torch.cat(terms, dim=1))))
+        return self.around(torch.cat([seen, control], dim=1))
+
+
+def _convolution(
+    dims: int, inputs: int, outputs: int, kernel: int, activation: str, stride: int = 1
+) -> list[nn.Module]:
     return [
         CONVOLUTIONS[dims](inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=False),
         NORMALISATIONS[dims](outputs),
-        nn.ELU(inplace=True),
+        nn.ELU(inplace=True) if activation == "elu" else nn.LeakyReLU(0.3, inplace=True),
     ]
 
 
-def _whole_image_layers(dims: int, channels: int, hidden: int, control: list[int]) -> list[nn.Module]:
+def _start_at_zero(layer: nn.Module) -> None:
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+
+
+def _whole_image_layers(dims: int, channels: int, hidden: int, control: list[int], activation: str) -> list[nn.Module]:
     """One more 3-convolution and downsampling, two hidden layers, and all control points at once."""
     features, outputs = channels, dims
     for size in control:
         features, outputs = features * (size // 2), outputs * size
     pool = POOLS["average", dims]
-    layers: list[nn.Module] = [*_convolution(dims, channels, channels, 3), pool(2), nn.Flatten()]
+    layers: list[nn.Module] = [*_convolution(dims, channels, channels, 3, activation), pool(2), nn.Flatten()]
     for inputs in (features, hidden):
         layers += [nn.Linear(inputs, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ELU(inplace=True)]
     return [*layers, nn.Linear(hidden, outputs), nn.Unflatten(1, [dims, *control])]

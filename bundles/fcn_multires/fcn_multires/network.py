@@ -15,7 +15,16 @@ from torch.nn import functional as F
 from warpzoo.geometry.sampling import warp
 from warpzoo.geometry.velocity import VelocityField
 from warpzoo.intensity import Standardise
-from warpzoo.networks import carried, channels_last, channels_last_weights, check_pair, one_level_finer, padded, pooled
+from warpzoo.networks import (
+    carried,
+    channels_last,
+    channels_last_weights,
+    check_pair,
+    one_level_finer,
+    padded,
+    pooled,
+    slopes,
+)
 
 VARIANTS = ("multi_resolution", "coarse", "no_pooling")
 SQUARINGS = 5
@@ -225,15 +234,7 @@ def _windows_mean(image: Tensor) -> Tensor:
 def _demons_force(fixed: Tensor, warped: Tensor) -> Tensor:
     """The step towards the fixed image that the difference suggests along the gradient, (batch, dims, *spatial)."""
     difference = fixed - warped
-    between = F.pad(0.5 * (fixed + warped), [1, 1] * (fixed.dim() - 2), mode="replicate")
-    slopes: list[Tensor] = []
-    for axis in range(2, fixed.dim()):
-        line = between
-        for other in range(2, fixed.dim()):
-            if other != axis:
-                line = line.narrow(other, 1, fixed.shape[other])
-        slopes.append(0.5 * (line.narrow(axis, 2, fixed.shape[axis]) - line.narrow(axis, 0, fixed.shape[axis])))
-    gradient = torch.cat(slopes, dim=1)
+    gradient = slopes(0.5 * (fixed + warped))
     return difference * gradient / (gradient.square().sum(1, keepdim=True) + difference.square() + 0.01)
 
 

@@ -7,6 +7,7 @@ points are repeated. Control points are displacements in voxels, (batch, dims, *
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import product
 
 import torch
@@ -47,10 +48,17 @@ def bspline_field(control_points: Tensor, shape: list[int], spacing: list[int], 
     Example:
         >>> field = bspline_field(torch.zeros(1, 2, 16, 16), [256, 256], [16, 16])
     """
+    like = precise(control_points)
     if not torch.jit.is_scripting():
         check_order(order)
         check_control_points(control_points, shape, spacing)
-    like = precise(control_points)
+        if runs_eagerly():
+            weights = [
+                _weights_on_axis(*sides, order, like.dtype, like.device)
+                for sides in zip(shape, spacing, control_points.shape[2:], strict=True)
+            ]
+            with torch.autocast(control_points.device.type, enabled=False):
+                return _expand(like, weights)
     positions: list[Tensor] = []
     for axis in range(len(shape)):
         voxels = torch.arange(shape[axis], dtype=like.dtype, device=like.device)
@@ -58,13 +66,24 @@ def bspline_field(control_points: Tensor, shape: list[int], spacing: list[int], 
     return bspline_on_axes(control_points, positions, order)
 
 
+@lru_cache(maxsize=64)
+def _weights_on_axis(
+    size: int, spacing: int, count: int, order: int, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """`bspline_weights` of an axis' voxels, which a network wants again for every image of that size."""
+    with torch.inference_mode(False):
+        voxels = torch.arange(size, dtype=dtype, device=device)
+        return bspline_weights(control_positions(voxels, spacing), count, order)
+
+
 def bspline_on_axes(control_points: Tensor, positions: list[Tensor], order: int) -> Tensor:
     """The displacement on the grid of one list of positions per axis, each in units of control points."""
     if not torch.jit.is_scripting():
         with torch.autocast(control_points.device.type, enabled=False):
-            return _expand(precise(control_points), positions, order)
+            return _expand(precise(control_points), _weights(control_points, positions, order))
     # scripted code cannot switch autocast off, but autocast leaves float64 alone
-    return _expand(control_points.double(), positions, order).to(precise(control_points).dtype)
+    double = control_points.double()
+    return _expand(double, _weights(double, positions, order)).to(precise(control_points).dtype)
 
 
 def bspline_at(control_points: Tensor, points: Tensor, spacing: list[int], order: int = 3) -> Tensor:
@@ -117,14 +136,21 @@ class BSplineField(nn.Module):
         return bspline_field(control_points, list(image.shape[2:]), self.spacing, self.order)
 
 
-def _expand(field: Tensor, positions: list[Tensor], order: int) -> Tensor:
+def _weights(control_points: Tensor, positions: list[Tensor], order: int) -> list[Tensor]:
+    dtype = precise(control_points).dtype
+    weights: list[Tensor] = []
     for axis in range(len(positions)):
-        weights = bspline_weights(positions[axis].to(field.dtype), field.shape[2 + axis], order)
-        if axis == len(positions) - 1:
-            field = field @ weights.t()
+        weights.append(bspline_weights(positions[axis].to(dtype), control_points.shape[2 + axis], order))
+    return weights
+
+
+def _expand(field: Tensor, weights: list[Tensor]) -> Tensor:
+    for axis in range(len(weights)):
+        if axis == len(weights) - 1:
+            field = field @ weights[axis].t()
         else:
             before, after = list(field.shape[: 2 + axis]), list(field.shape[3 + axis :])
-            field = torch.matmul(weights, field.flatten(3 + axis)).reshape(before + [-1] + after)
+            field = torch.matmul(weights[axis], field.flatten(3 + axis)).reshape(before + [-1] + after)
     return field
 
 

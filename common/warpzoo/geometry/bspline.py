@@ -53,11 +53,11 @@ def bspline_field(control_points: Tensor, shape: list[int], spacing: list[int], 
         check_order(order)
         check_control_points(control_points, shape, spacing)
         if runs_eagerly():
-            weights = [
-                _weights_on_axis(*sides, order, like.dtype, like.device)
-                for sides in zip(shape, spacing, control_points.shape[2:], strict=True)
-            ]
             with torch.autocast(control_points.device.type, enabled=False):
+                weights = [
+                    _weights_on_axis(*sides, order, like.dtype, like.device)
+                    for sides in zip(shape, spacing, control_points.shape[2:], strict=True)
+                ]
                 return _expand(like, weights)
     positions: list[Tensor] = []
     for axis in range(len(shape)):

@@ -116,6 +116,25 @@ def test_autocast_does_not_touch_the_digits(shape, spacing):
         assert layer(control_points.bfloat16(), image).dtype == torch.float32
 
 
+def test_what_is_first_computed_under_autocast_is_as_exact_later():
+    points, shape, spacing = torch.randn(1, 2, 4, 3), [27, 19], [7, 9]  # sizes that no other test has
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = bspline_field(points, shape, spacing)
+    expected = bspline_field(points.double(), shape, spacing)
+    for field in (found, bspline_field(points, shape, spacing)):
+        torch.testing.assert_close(field.double(), expected, rtol=0, atol=1e-5)
+
+
+def test_a_prediction_leaves_nothing_that_training_cannot_use():
+    points, shape, spacing = torch.randn(1, 2, 3, 4), [23, 31], [8, 8]  # a size that no other test has
+    with torch.inference_mode():
+        predicted = bspline_field(points, shape, spacing)
+    trained = bspline_field(points.requires_grad_(), shape, spacing)
+    assert torch.equal(trained, predicted)
+    trained.sum().backward()
+    assert float(points.grad.sum()) == pytest.approx(2 * 23 * 31, rel=1e-5)  # the weights at a voxel sum to one
+
+
 def test_what_is_refused():
     control_points = torch.zeros(1, 2, 4, 4)
     with pytest.raises(ValueError, match=r"control_points has \(4, 4\) points; .* wants \(5, 4\)"):

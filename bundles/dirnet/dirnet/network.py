@@ -7,6 +7,8 @@ as channels, the displacement in voxels. Control points are `spacing` voxels apa
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +21,8 @@ from warpzoo.networks import carried, channels_last, check_pair, padded, slopes
 CONVOLUTIONS = {2: nn.Conv2d, 3: nn.Conv3d}
 NORMALISATIONS = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 POOLS = {("average", 2): nn.AvgPool2d, ("average", 3): nn.AvgPool3d, ("max", 2): nn.MaxPool2d, ("max", 3): nn.MaxPool3d}
+
+ACTIVATIONS = {"elu": partial(nn.ELU, inplace=True), "leaky_relu": partial(nn.LeakyReLU, 0.3, inplace=True)}
 
 
 class DIRNet(nn.Module):
@@ -60,7 +64,7 @@ class DIRNet(nn.Module):
             ("downsampling", downsampling, ("average", "max", "stride")),
             ("transformer", transformer, ("cubic", "quadratic", "thin_plate")),
             ("view", view, ("patch", "overlapping", "image")),
-            ("activation", activation, ("elu", "leaky_relu")),
+            ("activation", activation, tuple(ACTIVATIONS)),
         ):
             if value not in wanted:
                 raise ValueError(f"{name} is {value!r}; it wants one of {wanted}.")
@@ -167,7 +171,7 @@ def _convolution(
     return [
         CONVOLUTIONS[dims](inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=False),
         NORMALISATIONS[dims](outputs),
-        nn.ELU(inplace=True) if activation == "elu" else nn.LeakyReLU(0.3, inplace=True),
+        ACTIVATIONS[activation](),
     ]
 
 
@@ -184,5 +188,5 @@ def _whole_image_layers(dims: int, channels: int, hidden: int, control: list[int
     pool = POOLS["average", dims]
     layers: list[nn.Module] = [*_convolution(dims, channels, channels, 3, activation), pool(2), nn.Flatten()]
     for inputs in (features, hidden):
-        layers += [nn.Linear(inputs, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ELU(inplace=True)]
+        layers += [nn.Linear(inputs, hidden, bias=False), nn.BatchNorm1d(hidden), ACTIVATIONS[activation]()]
     return [*layers, nn.Linear(hidden, outputs), nn.Unflatten(1, [dims, *control])]

@@ -63,7 +63,6 @@ def fold_norms(network: nn.Module) -> nn.Module:
                 if isinstance(layer, _ConvNd) and isinstance(following, _BatchNorm):
                     layers[index] = fuse_conv_bn_eval(layer, following, layer.transposed)
                     layers[index + 1] = nn.Identity()
-    channels_last_weights(network)
     return network
 
 

@@ -16,7 +16,7 @@ from warpzoo.geometry.bspline import BSplineField
 from warpzoo.geometry.sampling import warp
 from warpzoo.geometry.thin_plate_spline import ThinPlateField
 from warpzoo.intensity import Standardise
-from warpzoo.networks import carried, channels_last, check_pair, padded, slopes
+from warpzoo.networks import carried, channels_last, channels_last_weights, check_pair, padded, slopes
 
 CONVOLUTIONS = {2: nn.Conv2d, 3: nn.Conv3d}
 NORMALISATIONS = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
@@ -116,6 +116,7 @@ class DIRNet(nn.Module):
         )
         _start_at_zero(layers[-1] if image_size is None else layers[-2])  # an untrained network predicts the identity
         self.looks = nn.ModuleList(_Look(spatial_dims, spacing, width, activation) for _ in range(looks - 1))
+        channels_last_weights(self)
 
     def forward(self, image: Tensor) -> Tensor:
         """(batch, 2, *spatial) → (batch, 1 + dims, *spatial)."""

@@ -6,14 +6,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from ignite.engine import Engine
 from ignite.metrics import Average
+from ignite.metrics.metric import EpochWise, MetricUsage
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from torch import Tensor
 
+from warpzoo.data.pairs import PairDataset
 from warpzoo.geometry.sampling import warp_labels
 from warpzoo.losses import normalised_cross_correlation
 from warpzoo.metrics import dice, folding, surface_distances
+
+OF_LABELS = ("dice", "hd95", "msd")
 
 
 class PairMetricsd(MapTransform):
@@ -90,6 +95,19 @@ class PairMetric(Average):
             return torch.tensor([[pair["metrics"][name]] for pair in output])
 
         super().__init__(output_transform=values)
+        self.name = name
+
+    def attach(self, engine: Engine, name: str, usage: str | MetricUsage = EpochWise()) -> None:  # noqa: B008
+        """Refuses a metric of labels where MONAI's engine is to validate on images without: before, not after hours."""
+        dataset = getattr(getattr(engine, "data_loader", None), "dataset", None)
+        if isinstance(dataset, PairDataset) and self.name.startswith(OF_LABELS):
+            for record in dataset.data:
+                if "label" not in record:
+                    raise ValueError(
+                        f"the metric {self.name!r} is not there; {record['id']} has no label map. Are there labels? "
+                        f"If not, a `key_metric` such as ncc does without."
+                    )
+        super().attach(engine, name, usage)
 
     def compute(self) -> float:
         return float(super().compute())

@@ -84,7 +84,20 @@ class Checkpoint:
         for network in self.objects.values():
             if isinstance(network, nn.Module):
                 load_weights(self.path, network)
-        CheckpointLoader(str(self.path), {**self.objects, "trainer": engine}, map_location=engine.state.device)(engine)
+        loader = CheckpointLoader(str(self.path), {**self.objects, "trainer": engine}, map_location=engine.state.device)
+        try:
+            loader(engine)
+        except (ValueError, KeyError, RuntimeError) as error:
+            raise ValueError(
+                f"{self.path} is of a run with an optimiser or a schedule of another kind ({error}). Resume it with "
+                f"its own, or start from its weights (initial_weights) with another output_dir."
+            ) from None
+        planned = getattr(self.objects.get("lr_scheduler"), "T_max", None)
+        if planned is not None and engine.state.max_epochs is not None and engine.state.max_epochs > planned:
+            raise ValueError(
+                f"{self.path} is of a run whose learning rate was planned for {planned} epochs and would rise again in "
+                f"{engine.state.max_epochs}. To train longer, start from its weights (initial_weights)."
+            )
 
 
 class BestWeights:
@@ -159,9 +172,10 @@ def load_weights(path: str | Path, network: nn.Module) -> None:
         if getattr(own.get(name), "shape", 0) != getattr(state.get(name), "shape", 1)
     )
     if differing:
+        telling = min(differing, key=lambda name: (name not in state, "made_with" not in name))
         raise ValueError(
             f"{path} holds the weights of another network: {len(differing)} parameters are missing, extra or of "
-            f"another shape, such as {differing[0]}. Use the configuration (variant) it was trained with."
+            f"another shape, such as {telling}. Use the configuration (variant) it was trained with."
         )
     network.load_state_dict(state)
 

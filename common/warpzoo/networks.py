@@ -51,6 +51,12 @@ def channels_last_weights(network: nn.Module) -> None:
             parameter.data = channels_last(parameter.data)
 
 
+def name_choices(network: nn.Module, *choices: str) -> None:
+    """Weights load only where they were made with the same choices, also with those that leave no other trace in them:
+    an empty buffer bears their names."""
+    network.register_buffer("_".join(["made_with", *choices]), torch.empty(0))
+
+
 def fold_norms(network: nn.Module) -> nn.Module:
     """The same network, which from now on only predicts: each batch norm is made part of the convolution before it.
 

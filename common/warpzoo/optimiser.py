@@ -23,12 +23,13 @@ class Muon(torch.optim.Adam):
     """
 
     def __init__(self, params: Iterable[nn.Parameter], lr: float = 0.02, momentum: float = 0.95) -> None:
-        matrices: dict[str, Any] = {"params": []}
+        if lr < 0 or not 0 <= momentum < 1:
+            raise ValueError(f"lr is {lr} and momentum {momentum}; they want 0 or more, and from 0 to below 1.")
+        matrices: dict[str, Any] = {"params": [], "momentum": momentum}
         others: dict[str, Any] = {"params": [], "lr": lr / 10}
         for parameter in params:
             group = matrices if parameter.dim() >= 2 and len(parameter) >= 4 else others
             group["params"].append(parameter)
-        self.momentum = momentum
         super().__init__([matrices, others], lr=lr)
 
     @torch.no_grad()
@@ -41,20 +42,20 @@ class Muon(torch.optim.Adam):
         gradients = [weight.grad for weight in matrices["params"]]
         for weight, gradient in zip(matrices["params"], gradients, strict=True):
             if gradient is not None:
-                self._move(weight, gradient, matrices["lr"])
+                self._move(weight, gradient, matrices["lr"], matrices["momentum"])
             weight.grad = None  # Adam leaves alone what has none
         super().step()
         for weight, gradient in zip(matrices["params"], gradients, strict=True):
             weight.grad = gradient
         return loss
 
-    def _move(self, weight: Tensor, gradient: Tensor, rate: float) -> None:
+    def _move(self, weight: Tensor, gradient: Tensor, rate: float, momentum: float) -> None:
         state = self.state[weight]
         if not state:
             state.update(step=torch.tensor(0.0), exp_avg=torch.zeros_like(gradient))  # as Adam names them
         state["step"] += 1
-        state["exp_avg"].lerp_(gradient, 1 - self.momentum)
-        ahead = gradient.lerp(state["exp_avg"], self.momentum).flatten(1)
+        state["exp_avg"].lerp_(gradient, 1 - momentum)
+        ahead = gradient.lerp(state["exp_avg"], momentum).flatten(1)
         taller = max(1.0, ahead.shape[0] / ahead.shape[1]) ** 0.5
         weight.sub_(_orthogonal(ahead).reshape(weight.shape), alpha=rate * taller)
 

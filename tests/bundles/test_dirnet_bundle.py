@@ -213,6 +213,7 @@ def test_validation_without_labels(workflow, tmp_path):
     assert curve(tmp_path)[-1]["key_metric"] == pytest.approx(summary["ncc"]["mean"], abs=1e-5)
     with fails("the metric 'dice' is not there; .*Are there labels"):
         workflow("train", output_dir=str(tmp_path / "labelled"), **{"records#labels": []}).run()
+    assert not (tmp_path / "labelled").exists()  # refused before the first step
 
 
 # Evaluation
@@ -294,13 +295,17 @@ def test_images_that_cannot_be_registered(workflow, hearts, tmp_path, kind, mess
     assert not (tmp_path / "model.pt").exists()
 
 
-def test_images_of_another_rank(workflow, hearts, tmp_path):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({}, r"3 spatial axes; crop is \[48, 48\]"), ({"augmentation": None}, "this 2-D network wants")],
+)
+def test_images_of_another_rank(workflow, hearts, tmp_path, options, message):
     def change(arrays):
         for name in ("ed", "es", "ed_lv", "es_lv"):
             arrays[name] = np.repeat(arrays[name][:, :16, :16, None], 16, axis=3)
 
-    with fails("this 2-D network wants"):
-        workflow("train", augmentation=None, **spoiled(hearts, tmp_path, change)).run()
+    with fails(message):
+        workflow("train", **options, **spoiled(hearts, tmp_path, change)).run()
 
 
 def test_nothing_to_resume(workflow, tmp_path):
@@ -309,11 +314,23 @@ def test_nothing_to_resume(workflow, tmp_path):
     assert not list(tmp_path.glob("*.pt"))
 
 
-def test_a_checkpoint_of_another_variant(workflow, tmp_path):
+def test_a_run_of_another_optimiser_or_of_fewer_epochs_is_not_resumed(workflow, tmp_path):
+    adam = {"_target_": "torch.optim.Adam", "params": "$@network.parameters()", "lr": "@learning_rate"}
+    workflow("train", epochs=1).run()
+    kept = (tmp_path / "last.pt").read_bytes()
+    with fails(r"last\.pt is of a run with an optimiser or a schedule of another kind"):
+        workflow("train", epochs=1, resume=True, optimizer=adam).run()
+    with fails(r"last\.pt is of a run whose learning rate was planned for 1 epochs and would rise again in 2"):
+        workflow("train", epochs=2, resume=True).run()
+    assert (tmp_path / "last.pt").read_bytes() == kept
+
+
+@pytest.mark.parametrize("variant", ["c1", "a1", "b1"])  # the last two have parameters of the same names and shapes
+def test_a_checkpoint_of_another_variant(workflow, tmp_path, variant):
     workflow("train", "variants/paper", epochs=1).run()
     kept = (tmp_path / "last.pt").read_bytes()
     with fails(r"last\.pt holds the weights of another network: .*variant"):
-        workflow("train", "variants/paper", "variants/c1", resume=True).run()
+        workflow("train", "variants/paper", f"variants/{variant}", resume=True).run()
     assert (tmp_path / "last.pt").read_bytes() == kept
 
 

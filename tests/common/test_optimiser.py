@@ -103,3 +103,18 @@ def test_a_schedule_scales_both_rates():
     schedule = torch.optim.lr_scheduler.ConstantLR(optimiser, factor=0.5)
     assert [group["lr"] for group in optimiser.param_groups] == [0.05, 0.005]
     assert schedule.get_last_lr() == [0.05, 0.005]
+
+
+def test_a_copy_and_a_checkpoint_have_its_momentum():
+    network = small()
+    optimiser = Muon(network.parameters(), momentum=0.5)
+    resumed = Muon(small().parameters())
+    resumed.load_state_dict(deepcopy(optimiser.state_dict()))
+    for one in (deepcopy(optimiser), resumed):
+        assert one.param_groups[0]["momentum"] == 0.5
+
+
+def test_rates_out_of_range():
+    for options in ({"lr": -1.0}, {"momentum": 1.0}):
+        with pytest.raises(ValueError, match="lr is .* and momentum"):
+            Muon(small().parameters(), **options)

@@ -16,7 +16,7 @@ from warpzoo.geometry.bspline import BSplineField
 from warpzoo.geometry.sampling import warp
 from warpzoo.geometry.thin_plate_spline import ThinPlateField
 from warpzoo.intensity import Standardise
-from warpzoo.networks import carried, channels_last, channels_last_weights, check_pair, padded, slopes
+from warpzoo.networks import carried, channels_last, channels_last_weights, check_pair, name_choices, padded, slopes
 
 CONVOLUTIONS = {2: nn.Conv2d, 3: nn.Conv3d}
 NORMALISATIONS = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
@@ -68,15 +68,15 @@ class DIRNet(nn.Module):
         ):
             if value not in wanted:
                 raise ValueError(f"{name} is {value!r}; it wants one of {wanted}.")
-        if spacing < 2 or spacing & (spacing - 1):
-            raise ValueError(f"spacing is {spacing}; it wants a power of two, 2 or more.")
+        if not isinstance(spacing, int) or spacing < 2 or spacing & (spacing - 1):
+            raise ValueError(f"spacing is {spacing!r}; it wants a power of two, 2 or more.")
         levels = spacing.bit_length() - 1
         if convolutions < levels:
             raise ValueError(f"convolutions is {convolutions}; spacing {spacing} wants at least {levels}.")
         if (view == "image") != (image_size is not None):
             raise ValueError(f"image_size is {image_size} with view {view!r}; view 'image', and it alone, wants one.")
-        if looks < 1:
-            raise ValueError(f"looks is {looks}; it wants 1 or more.")
+        if not isinstance(looks, int) or looks < 1:
+            raise ValueError(f"looks is {looks!r}; it wants a whole number, 1 or more.")
         self.spacing = spacing
         self.image_size = image_size
         self.standardise = Standardise()
@@ -116,6 +116,7 @@ class DIRNet(nn.Module):
         )
         _start_at_zero(layers[-1] if image_size is None else layers[-2])  # an untrained network predicts the identity
         self.looks = nn.ModuleList(_Look(spatial_dims, spacing, width, activation) for _ in range(looks - 1))
+        name_choices(self, downsampling, transformer, activation)
         channels_last_weights(self)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -146,12 +147,12 @@ class _Look(nn.Module):
 
     def __init__(self, dims: int, spacing: int, width: int, activation: str) -> None:
         super().__init__()
-        terms = 2 + (dims + 1) * (dims + 2) // 2
+        terms, half = 2 + (dims + 1) * (dims + 2) // 2, max(1, width // 2)
         self.cells = POOLS["average", dims](spacing // 2)
         self.norm = NORMALISATIONS[dims](terms)
-        self.near = nn.Sequential(*_convolution(dims, terms, width // 2, 3, activation), POOLS["average", dims](2))
+        self.near = nn.Sequential(*_convolution(dims, terms, half, 3, activation), POOLS["average", dims](2))
         self.around = nn.Sequential(
-            *_convolution(dims, width // 2 + dims, width, 3, activation),
+            *_convolution(dims, half + dims, width, 3, activation),
             *_convolution(dims, width, width, 3, activation),
             CONVOLUTIONS[dims](width, dims, 1),
         )

@@ -14,7 +14,15 @@ from torch import Tensor, nn
 from warpzoo.geometry.sampling import warp
 from warpzoo.geometry.velocity import VelocityField, compose
 from warpzoo.intensity import Standardise
-from warpzoo.networks import carried, channels_last, channels_last_weights, check_pair, one_level_finer, padded
+from warpzoo.networks import (
+    carried,
+    channels_last,
+    channels_last_weights,
+    check_pair,
+    name_choices,
+    one_level_finer,
+    padded,
+)
 
 SQUARINGS = 5
 
@@ -70,6 +78,7 @@ class VoxelMorphDense(nn.Module):
         last = [layer for layer in self.unet.modules() if isinstance(layer, convolution)][-1]
         nn.init.zeros_(last.weight)  # an untrained network predicts the identity
         nn.init.zeros_(last.bias)
+        name_choices(self, "velocity" if velocity else "displacement", f"{passes}_passes")
         channels_last_weights(self)
 
     def forward(self, image: Tensor) -> Tensor:

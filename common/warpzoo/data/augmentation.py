@@ -52,6 +52,10 @@ class PairAugmentation(nn.Module):
         """(batch, 2, *spatial) → (batch, 2, *crop)."""
         if not self.training:
             return image
+        if self.crop is not None and len(self.crop) != image.dim() - 2:
+            raise ValueError(
+                f"image has shape {tuple(image.shape)}, {image.dim() - 2} spatial axes; crop is {list(self.crop)}."
+            )
         return self._change_intensity(self._move(image))
 
     def _move(self, image: Tensor) -> Tensor:

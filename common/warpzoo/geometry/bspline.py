@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from warpzoo.checks import check_displacement, runs_eagerly
 from warpzoo.geometry.sampling import precise
 
+KEPT_WEIGHTS = 2**20  # of an axis: 4 MB
+
 ORDERS = {2: "quadratic", 3: "cubic"}
 
 
@@ -55,8 +57,10 @@ def bspline_field(control_points: Tensor, shape: list[int], spacing: list[int], 
         if runs_eagerly():
             with torch.autocast(control_points.device.type, enabled=False):
                 weights = [
-                    _weights_on_axis(*sides, order, like.dtype, like.device)
-                    for sides in zip(shape, spacing, control_points.shape[2:], strict=True)
+                    (_kept_weights if size * count <= KEPT_WEIGHTS else _weights_on_axis)(
+                        size, patch, count, order, like.dtype, like.device
+                    )
+                    for size, patch, count in zip(shape, spacing, control_points.shape[2:], strict=True)
                 ]
                 return _expand(like, weights)
     positions: list[Tensor] = []
@@ -66,7 +70,6 @@ def bspline_field(control_points: Tensor, shape: list[int], spacing: list[int], 
     return bspline_on_axes(control_points, positions, order)
 
 
-@lru_cache(maxsize=64)
 def _weights_on_axis(
     size: int, spacing: int, count: int, order: int, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
@@ -74,6 +77,9 @@ def _weights_on_axis(
     with torch.inference_mode(False):
         voxels = torch.arange(size, dtype=dtype, device=device)
         return bspline_weights(control_positions(voxels, spacing), count, order)
+
+
+_kept_weights = lru_cache(maxsize=64)(_weights_on_axis)
 
 
 def bspline_on_axes(control_points: Tensor, positions: list[Tensor], order: int) -> Tensor:

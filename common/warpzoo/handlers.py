@@ -157,9 +157,8 @@ class LoadWeights:
 def load_weights(path: str | Path, network: nn.Module) -> None:
     """Loads a plain state dict; a missing file, another network's or a damaged one is a ValueError that says which."""
     if not Path(path).is_file():
-        raise ValueError(
-            f"{path} does not exist: the network has no weights. Train some, or name the file with `weights`."
-        )
+        state = "is a folder" if Path(path).is_dir() else "does not exist"
+        raise ValueError(f"{path} {state}: the network has no weights. Train some, or name the file with `weights`.")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:

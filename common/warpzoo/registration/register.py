@@ -127,7 +127,12 @@ def register(
     if weights is not None:
         files[-1] = Path(weights).expanduser().absolute()
     elif variant is not None and not files[-1].exists():
-        raise ValueError(f"{name} comes with no weights for its variant {variant!r}; name a file with `weights`.")
+        models = files[-1].parent
+        there = ", ".join(str(path.relative_to(models)) for path in sorted(models.rglob("*.pt")))
+        raise ValueError(
+            f"{name} comes with no weights for its variant {variant!r}; name a file with `weights`. Those in {models}: "
+            f"{there or 'none'}."
+        )
     settings = {
         "refine": refine,
         "adapt": adapt,
@@ -153,6 +158,8 @@ def register(
         last = number == networks[-1]
         if last:
             options |= {**overrides, "weights": str(files[-1]), "refine": refine, "adapt": adapt}
+            if weights is not None or variant is not None:
+                options["dataset#expectations"] = None  # what the bundle's own weights were trained on
         stages.append(partial(run_workflow, workflow_of(one, folder, **options)))
     if pairs is None:
         run_chain(stages, folder, listed[0], name, settings)

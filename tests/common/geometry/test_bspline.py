@@ -8,7 +8,7 @@ import SimpleITK as sitk
 import torch
 from scipy.interpolate import BSpline as ScipyBSpline
 
-from warpzoo.geometry.bspline import BSplineField, bspline_at, bspline_field, control_shape
+from warpzoo.geometry.bspline import BSplineField, _kept_weights, bspline_at, bspline_field, control_shape
 from warpzoo.geometry.sampling import voxel_coordinates
 
 CASES = [((17, 22), (4, 5)), ((11, 9, 14), (4, 3, 2))]
@@ -157,3 +157,9 @@ def test_what_is_refused():
             [16, 16],
             [4, 4],
         )
+
+
+def test_large_weights_are_not_kept():
+    before = _kept_weights.cache_info().currsize
+    bspline_field(torch.zeros(1, 2, 2500, 1), [10000, 3], [4, 3])
+    assert _kept_weights.cache_info().currsize <= before + 1  # those of the short axis

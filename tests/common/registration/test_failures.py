@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -135,6 +136,19 @@ def test_weights(warpzoo: Call, folder: Path, weights: str) -> None:
         torch.save({"other": torch.zeros(3)}, path)
     words = {"none": "does not exist", "another": "another network", "text": "cannot be read as weights"}
     failed(warpzoo("register", "a.nii.gz", "b.nii.gz", "--method", "shift"), words[weights], "model.pt")
+
+
+def test_own_weights_know_other_sizes(warpzoo: Call, folder: Path) -> None:
+    path = folder / "bundles of mine/shift/configs/metadata.json"
+    metadata = json.loads(path.read_text())
+    metadata["training_data"] = {"size": [1000, 2000]}
+    path.write_text(json.dumps(metadata))
+    arguments = ("register", "a.nii.gz", "b.nii.gz", "--method", "shift", "--noreport")
+    assert "trained on sides of 1000 to 2000" in warpzoo(*arguments).out
+    own = warpzoo(*arguments, "--weights", str(folder / "bundles of mine/shift/models/model.pt"))
+    assert own.code == 0, own.err
+    assert "trained on" not in own.out
+    failed(warpzoo(*arguments, "--weights", str(folder)), "is a folder", folder.name)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,43 @@ def load_weights(path: str | Path, network: nn.Module) -> None:
             f"another shape, such as {telling}. Use the configuration (variant) it was trained with."
         )
     network.load_state_dict(state)
+
+
+class AverageWeights:
+    """Keeps the running mean of a network's weights, which is better than any of them, as the network `averaged`.
+
+    It looks back over about 1 / (1 − decay) steps, over fewer in the beginning. With `use` the network has it in the
+    end; for validations on the way, and to go on from a checkpoint, give them `averaged`.
+    """
+
+    def __init__(self, network: nn.Module, decay: float = 0.99, use: bool = False) -> None:
+        self.network = network
+        self.decay = decay
+        self.use = use
+        self.averaged = deepcopy(network).eval().requires_grad_(False)
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, lambda _: self.averaged.load_state_dict(self.network.state_dict()))
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.add)
+        if self.use:
+            engine.add_event_handler(Events.COMPLETED, self.hand_over)
+
+    @torch.no_grad()
+    def add(self, engine: Engine) -> None:
+        step = engine.state.iteration
+        means, values = [], []
+        for mean, value in zip(self.averaged.state_dict().values(), self.network.state_dict().values(), strict=True):
+            if mean.is_floating_point():
+                means.append(mean)
+                values.append(value)
+            else:
+                mean.copy_(value)
+        torch._foreach_lerp_(means, values, 1 - min(self.decay, step / (10 + step)))
+
+    @torch.no_grad()
+    def hand_over(self, _: Engine) -> None:
+        for parameter, mean in zip(self.network.parameters(), self.averaged.parameters(), strict=True):
+            parameter.copy_(mean)
 
 
 class EarlyStop:

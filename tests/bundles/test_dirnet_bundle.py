@@ -186,7 +186,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(workflow, tmp_pat
     workflow("train", output_dir=str(parts), resume=True, **options).run()
 
     assert curve(parts) == curve(whole)
-    for name in ("network", "optimizer", "lr_scheduler", "best"):
+    for name in ("network", "averaged", "optimizer", "lr_scheduler", "best"):
         one, other = weights(whole / "last.pt")[name], weights(parts / "last.pt")[name]
         torch.testing.assert_close(other, one, rtol=0, atol=0)
     assert_same(weights(whole / "model.pt"), weights(parts / "model.pt"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import re
 import signal
@@ -151,36 +150,6 @@ class FitIntensities:
         self.network.mean.fill_(values.mean())
         self.network.deviation.fill_(values.std())
         self.network.background.fill_(float(np.quantile(values, BACKGROUND)))
-
-
-class AverageWeights:
-    """Keeps the running mean of the network's weights, which is better than any of them, and uses it in the end.
-
-    It looks back over about 1 / (1 − decay) steps, over fewer in the beginning.
-    """
-
-    def __init__(self, network: nn.Module, decay: float = 0.99) -> None:
-        self.network = network
-        self.decay = decay
-
-    def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.STARTED, self.start)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self.add)
-        engine.add_event_handler(Events.COMPLETED, self.use)
-
-    def start(self, _: Engine) -> None:
-        self.weights: list[Tensor] = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
-        self.mean = [copy.deepcopy(parameter.detach()) for parameter in self.weights]
-
-    @torch.no_grad()
-    def add(self, engine: Engine) -> None:
-        step = engine.state.iteration
-        torch._foreach_lerp_(self.mean, self.weights, 1 - min(self.decay, step / (10 + step)))
-
-    @torch.no_grad()
-    def use(self, _: Engine) -> None:
-        for parameter, mean in zip(self.weights, self.mean, strict=True):
-            parameter.copy_(mean)
 
 
 class Calibrate:

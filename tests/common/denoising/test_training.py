@@ -13,8 +13,9 @@ from torch import nn
 
 from warpzoo.denoising.patches import Patches
 from warpzoo.denoising.stacks import open_stacks
-from warpzoo.denoising.training import AverageWeights, Budget, Calibrate, FitIntensities, SaveWeights, parse_budget
+from warpzoo.denoising.training import Budget, Calibrate, FitIntensities, SaveWeights, parse_budget
 from warpzoo.denoising.wiener import WienerFilter
+from warpzoo.handlers import AverageWeights
 
 
 @pytest.mark.parametrize(
@@ -79,7 +80,7 @@ def test_ctrl_c_ends_the_training_well_and_a_second_one_breaks_off():
     trainer = Trainer()
     before = signal.getsignal(signal.SIGINT)
     trainer.engine.add_event_handler(Events.ITERATION_COMPLETED(once=7), lambda _: os.kill(os.getpid(), signal.SIGINT))
-    average = AverageWeights(trainer.network)
+    average = AverageWeights(trainer.network, use=True)
     assert trainer.run(Budget("1h", trainer.optimizer), average) in (7, 8)
     assert 1 < trainer.network.weight.item() < 7  # what was learnt till then is used
     assert signal.getsignal(signal.SIGINT) is before
@@ -95,7 +96,7 @@ def test_ctrl_c_ends_the_training_well_and_a_second_one_breaks_off():
 
 def test_weights_are_averaged_over_the_last_steps():
     trainer = Trainer()
-    trainer.run(Budget("400steps", trainer.optimizer), AverageWeights(trainer.network, decay=0.9))
+    trainer.run(Budget("400steps", trainer.optimizer), AverageWeights(trainer.network, decay=0.9, use=True))
     assert float(trainer.network.weight) == pytest.approx(400 - 9, abs=0.1)  # mean age of decay^n: 0.9 / 0.1
 
 

@@ -18,6 +18,7 @@ from ignite.handlers import DiskSaver, ProgressBar
 from monai.handlers import CheckpointLoader
 from monai.utils import set_determinism
 from torch import nn
+from torch.utils.tensorboard import SummaryWriter
 
 from warpzoo import record
 from warpzoo.networks import fold_norms
@@ -56,6 +57,27 @@ class Progress:
         )
 
 
+class TensorBoard:
+    """The loss of each step for TensorBoard. Unlike MONAI's handler it writes nothing before a step went well."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.writer: SummaryWriter | None = None
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        engine.add_event_handler(Events.COMPLETED, self.close)
+
+    def __call__(self, engine: Engine) -> None:
+        if self.writer is None:
+            self.writer = SummaryWriter(str(self.folder))
+        self.writer.add_scalar("loss", engine.state.output["loss"].item(), engine.state.iteration)
+
+    def close(self, _: Engine) -> None:
+        if self.writer is not None:
+            self.writer.close()
+
+
 class Checkpoint:
     """Saves all that a run needs to go on (`objects` and the engine) every `interval` epochs and at its end, whole
     files only; with `resume` it starts from there. The network alone, best so far, is the business of `BestWeights`."""
@@ -90,8 +112,9 @@ class Checkpoint:
             loader(engine)
         except (ValueError, KeyError, RuntimeError) as error:
             raise ValueError(
-                f"{self.path} is of a run with an optimiser or a schedule of another kind ({error}). Resume it with "
-                f"its own, or start from its weights (initial_weights) with another output_dir."
+                f"{self.path} is of a run with an optimiser or a schedule of another kind, or without a part that this "
+                f"one has ({error}). Resume it with its own, or start from its weights (initial_weights) with another "
+                f"output_dir."
             ) from None
         planned = getattr(self.objects.get("lr_scheduler"), "T_max", None)
         if planned is not None and engine.state.max_epochs is not None and engine.state.max_epochs > planned:

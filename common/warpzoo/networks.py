@@ -51,9 +51,9 @@ def channels_last_weights(network: nn.Module) -> None:
             parameter.data = channels_last(parameter.data)
 
 
-def name_choices(network: nn.Module, *choices: str) -> None:
-    """Weights load only where they were made with the same choices, also with those that leave no other trace in them:
-    an empty buffer bears their names."""
+def made_with(network: nn.Module, *choices: str) -> None:
+    """Names choices that leave no other trace in a network's weights, by an empty buffer: weights load only where they
+    were made with the same ones."""
     network.register_buffer("_".join(["made_with", *choices]), torch.empty(0))
 
 

@@ -1,4 +1,4 @@
-"""An optimiser for convolutional networks that takes a fraction of Adam's steps."""
+"""An optimiser for the kernels of convolutional networks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Muon(torch.optim.Adam):
 
     A weight is taken as a matrix, outputs × everything else, and its momentum replaced by the nearest matrix whose
     singular values are all one, so that every direction moves at the same pace. Convolution kernels are what
-    `torch.optim.Muon` refuses; it also works in bfloat16, which takes ten times as long on a CPU.
+    `torch.optim.Muon` refuses; it also works in bfloat16, which is slow on most CPUs.
 
     Args:
         params: of the network.
@@ -61,7 +61,7 @@ class Muon(torch.optim.Adam):
 
 
 def _orthogonal(matrix: Tensor) -> Tensor:
-    """The same singular vectors with all singular values near one (0.7 to 1.2), by five Newton-Schulz steps."""
+    """The same singular vectors with all singular values near one, by five Newton-Schulz steps."""
     tall = matrix.shape[0] > matrix.shape[1]
     result = matrix.T if tall else matrix
     result = result / result.norm().clamp(min=1e-7)

@@ -215,7 +215,7 @@ def comparison(result: dict[str, Any]) -> str:
     subjects = np.array([subject_of(pair) for pair in result["pairs"]])
     sentences = []
     for metric, label, digits, sign in (
-        ("dice", "Dice", 3, 1),
+        ("dice", "Dice", 4, 1),
         ("hd95", "95th percentile distance", 2, -1),
         ("msd", "mean distance", 2, -1),
     ):
@@ -226,4 +226,4 @@ def comparison(result: dict[str, Any]) -> str:
             f"of {len(means)} subjects"
         )
     speed = speed_ratio(ours, theirs)
-    return f"Ours minus elastix, pair by pair: {'; '.join(sentences)}. Ours takes 1/{speed:.0f} of elastix' time."
+    return f"Ours minus elastix, pair by pair: {'; '.join(sentences)}. Ours takes 1/{speed:.1f} of elastix' time."

@@ -291,8 +291,10 @@ def test_images_that_cannot_be_registered(workflow, hearts, tmp_path, kind, mess
             arrays["ed"][2] = 9
 
     with fails(message):
-        workflow("train", **spoiled(hearts, tmp_path, change)).run()
-    assert not (tmp_path / "model.pt").exists()
+        workflow("train", output_dir=str(tmp_path / "run"), **spoiled(hearts, tmp_path, change)).run()
+    assert not (tmp_path / "run/model.pt").exists()
+    if kind == "nan":  # met before the first step was done
+        assert not [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from warpzoo.geometry.bspline import BSplineField
 from warpzoo.geometry.sampling import warp
 from warpzoo.geometry.thin_plate_spline import ThinPlateField
 from warpzoo.intensity import Standardise
-from warpzoo.networks import carried, channels_last, channels_last_weights, check_pair, name_choices, padded, slopes
+from warpzoo.networks import carried, channels_last, channels_last_weights, check_pair, made_with, padded, slopes
 
 CONVOLUTIONS = {2: nn.Conv2d, 3: nn.Conv3d}
 NORMALISATIONS = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
@@ -116,7 +116,7 @@ class DIRNet(nn.Module):
         )
         _start_at_zero(layers[-1] if image_size is None else layers[-2])  # an untrained network predicts the identity
         self.looks = nn.ModuleList(_Look(spatial_dims, spacing, width, activation) for _ in range(looks - 1))
-        name_choices(self, downsampling, transformer, activation)
+        made_with(self, downsampling, transformer, activation)
         channels_last_weights(self)
 
     def forward(self, image: Tensor) -> Tensor:

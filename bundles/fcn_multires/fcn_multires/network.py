@@ -20,7 +20,7 @@ from warpzoo.networks import (
     channels_last,
     channels_last_weights,
     check_pair,
-    name_choices,
+    made_with,
     one_level_finer,
     padded,
     pooled,
@@ -77,7 +77,7 @@ class MultiResolutionFCN(nn.Module):
                     layers += _convolution(spatial_dims, width, width)
                 self.decoder.append(nn.Sequential(*layers))
                 self.regressors.append(_still(spatial_dims, width))
-        name_choices(self, variant, "velocity" if velocity else "displacement")
+        made_with(self, variant, "velocity" if velocity else "displacement")
         channels_last_weights(self)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -148,7 +148,7 @@ class WarpingPyramid(nn.Module):
         for kernels, features in zip(estimators[::-1], channels[::-1], strict=True):
             self.estimators.append(_Estimator(spatial_dims, 1 + features, coarser, kernels))
             coarser = kernels
-        name_choices(self, "velocity" if velocity else "displacement")
+        made_with(self, "velocity" if velocity else "displacement")
         channels_last_weights(self)
 
     def forward(self, image: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from warpzoo.networks import (
     channels_last,
     channels_last_weights,
     check_pair,
-    name_choices,
+    made_with,
     one_level_finer,
     padded,
 )
@@ -78,7 +78,7 @@ class VoxelMorphDense(nn.Module):
         last = [layer for layer in self.unet.modules() if isinstance(layer, convolution)][-1]
         nn.init.zeros_(last.weight)  # an untrained network predicts the identity
         nn.init.zeros_(last.bias)
-        name_choices(self, "velocity" if velocity else "displacement", f"{passes}_passes")
+        made_with(self, "velocity" if velocity else "displacement", f"{passes}_passes")
         channels_last_weights(self)
 
     def forward(self, image: Tensor) -> Tensor:

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from warpzoo.geometry.sampling import warp
-from warpzoo.losses import MultiResolutionLoss
+from warpzoo.losses import Agreement, MultiResolutionLoss
 from warpzoo.networks import padded, pooled
 
 
 class RegistrationObjective(nn.Module):
-    """similarity(fixed, warped) + weight · regulariser(displacement) of a network image → [warped | displacement].
+    """similarity(fixed, warped) + weight · regulariser(displacement) of a network image → [warped | displacement],
+    and how much both ways of registering a pair disagree.
 
     Args:
         network: takes moving and fixed as two channels.
@@ -25,6 +26,7 @@ class RegistrationObjective(nn.Module):
         regulariser: a loss on the displacement.
         weight: of the regulariser.
         symmetric: register each pair both ways and average.
+        agreement: weight of `Agreement` between both ways; above 0 it wants symmetric.
         augmentation: applied to the batch in training.
     """
 
@@ -35,6 +37,7 @@ class RegistrationObjective(nn.Module):
         regulariser: nn.Module | None = None,
         weight: float = 0.0,
         symmetric: bool = False,
+        agreement: float = 0.0,
         augmentation: nn.Module | None = None,
     ) -> None:
         super().__init__()
@@ -42,15 +45,19 @@ class RegistrationObjective(nn.Module):
             raise ValueError(
                 f"weight is {weight} with regulariser {regulariser}; a regulariser wants a weight above 0."
             )
+        if agreement and not symmetric:
+            raise ValueError(f"agreement is {agreement}; it wants each pair registered both ways (symmetric).")
         self.network = network
         self.similarity = similarity
         self.regulariser = regulariser
         self.weight = weight
         self.symmetric = symmetric
+        self.agreement = Agreement() if agreement else None
+        self.agreement_weight = agreement
         self.augmentation = augmentation
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """(batch, 2, *spatial) → {"loss", "similarity"[, "regularity"]}, scalars."""
+        """(batch, 2, *spatial) → {"loss", "similarity"[, "regularity"][, "disagreement"]}, scalars."""
         if self.augmentation is not None:
             image = self.augmentation(image)
         if self.symmetric:
@@ -60,8 +67,12 @@ class RegistrationObjective(nn.Module):
         terms = {"loss": similarity, "similarity": similarity.detach()}
         if self.regulariser is not None:
             regularity = self.regulariser(prediction[:, 1:])
-            terms["loss"] = similarity + self.weight * regularity
+            terms["loss"] = terms["loss"] + self.weight * regularity
             terms["regularity"] = regularity.detach()
+        if self.agreement is not None:
+            disagreement = self.agreement(image[:, 1:], prediction[:, :1], prediction[:, 1:])
+            terms["loss"] = terms["loss"] + self.agreement_weight * disagreement
+            terms["disagreement"] = disagreement.detach()
         return terms
 
 

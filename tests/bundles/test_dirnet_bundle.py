@@ -105,9 +105,10 @@ def test_training_leaves_all_that_one_needs_afterwards(workflow, dirnet, tmp_pat
     assert record["command"]
     assert record["seconds"] > 0
     assert [row["epoch"] for row in record["epochs"]] == [1, 2, 3, 4, 5]
-    weight = training.parser.get_parsed_content("regularisation_weight")
+    smooth, agreed = (training.parser.get_parsed_content(name) for name in ("regularisation_weight", "agreement"))
     for row in record["epochs"]:
-        assert row["loss"] == pytest.approx(row["similarity"] + weight * row["regularity"], abs=5e-7 * (2 + weight))
+        loss = row["similarity"] + smooth * row["regularity"] + agreed * row["disagreement"]
+        assert row["loss"] == pytest.approx(loss, abs=5e-7 * (2 + smooth + agreed))
         assert {"key_metric", "ncc", "folding"} <= row.keys()
 
     metrics = json.loads((tmp_path / "metrics.json").read_text())

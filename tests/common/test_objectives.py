@@ -6,7 +6,7 @@ from torch import nn
 
 from warpzoo.data import PairAugmentation
 from warpzoo.geometry.sampling import warp
-from warpzoo.losses import Diffusion, MSELoss, NCCLoss
+from warpzoo.losses import Agreement, Diffusion, MSELoss, NCCLoss
 from warpzoo.objectives import RegistrationObjective, total_loss
 
 SHAPES = [(9, 12), (6, 8, 7)]
@@ -58,6 +58,27 @@ def test_symmetric_is_the_mean_of_both_directions(shape):
         torch.testing.assert_close(value, (there[name] + back[name]) / 2)
     assert not torch.isclose(there["loss"], back["loss"])
     torch.testing.assert_close(both(image)["loss"], both(swapped)["loss"])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_agreement_is_of_both_ways_of_each_pair(shape):
+    network, image = Shift(len(shape)), pairs(shape, batch=3)
+    plain = RegistrationObjective(network, MSELoss(), symmetric=True)(image)
+    terms = RegistrationObjective(network, MSELoss(), symmetric=True, agreement=0.5)(image)
+    ways = [network(image), network(image.flip(1))]
+    each = []  # pair by pair: another pair's way back would disagree as well
+    for index in range(3):
+        prediction = torch.stack([way[index] for way in ways])
+        each.append(Agreement()(image[index].flip(0)[:, None], prediction[:, :1], prediction[:, 1:]))
+    torch.testing.assert_close(terms["disagreement"], torch.stack(each).mean().detach())
+    torch.testing.assert_close(terms["loss"], plain["loss"] + 0.5 * terms["disagreement"])
+    assert 0.1 < terms["disagreement"].item() < 1
+    assert not terms["disagreement"].requires_grad
+
+
+def test_agreement_wants_both_ways():
+    with pytest.raises(ValueError, match=r"agreement is 0\.5; it wants each pair registered both ways"):
+        RegistrationObjective(Shift(2), MSELoss(), agreement=0.5)
 
 
 def test_gradient_is_that_of_the_loss():

@@ -1,5 +1,7 @@
-"""Losses: similarity of images, regularity of displacement fields, blind-spot denoising, sums over resolutions."""
+"""Losses: similarity of images, regularity of displacement fields, agreement of both ways of a pair, blind-spot
+denoising, sums over resolutions."""
 
+from warpzoo.losses.agreement import Agreement
 from warpzoo.losses.blind_spot import BlindSpotLoss, Positivity
 from warpzoo.losses.multi_resolution import MultiResolutionLoss
 from warpzoo.losses.regularisation import (
@@ -20,6 +22,7 @@ from warpzoo.losses.similarity import (
 )
 
 __all__ = [
+    "Agreement",
     "BendingEnergy",
     "BlindSpotLoss",
     "Diffusion",

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import map_coordinates
+
+from warpzoo.geometry.sampling import warp
+from warpzoo.geometry.velocity import invert
+from warpzoo.losses import Agreement
+
+SHAPES = [(40, 36), (20, 18, 16)]
+
+
+def coordinates(shape):
+    return np.stack(np.meshgrid(*[np.arange(size) - (size - 1) / 2 for size in shape], indexing="ij"))
+
+
+def ball(shape, radius):
+    """A soft ball in the middle."""
+    distance = np.sqrt((coordinates(shape) ** 2).sum(0))
+    return 1 / (1 + np.exp(distance - radius))
+
+
+def scaling(shape, factor):
+    return (factor - 1) * coordinates(shape)
+
+
+def agreement(moving, fixed, displacement, scale=1.0):
+    """Of images and displacements (there, back)."""
+    fixed, moving = (torch.from_numpy(np.stack(pair))[:, None] for pair in ((fixed, moving), (moving, fixed)))
+    return Agreement(scale)(fixed, warp(moving, displacement), displacement)
+
+
+def displacements(there, back):
+    return torch.from_numpy(np.stack([there, back])).requires_grad_()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_nothing_where_one_way_undoes_the_other(shape):
+    wave = np.stack([np.sin(coordinates(shape)[axis] / 4) for axis in range(len(shape))])  # still at the borders
+    wave *= np.prod([np.cos(np.pi * part / size) for part, size in zip(coordinates(shape), shape, strict=True)], axis=0)
+    there = torch.from_numpy(wave)
+    back = invert(there[None])[0][0]
+    images = ball(shape, 4), ball(shape, 6)
+    assert agreement(*images, torch.stack([there, back])).item() < 1e-3
+    assert agreement(*images, torch.stack([there, there])).item() > 0.1
+
+
+@pytest.mark.parametrize("better", [0, 1])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_better_way_pulls_the_other_and_is_not_pulled(shape, better):
+    right = [scaling(shape, 4 / 6), scaling(shape, 6 / 4)]
+    wrong = np.full((len(shape), *shape), 0.7)
+    field = displacements(*(right[way] if way == better else wrong for way in range(2)))
+    loss = agreement(ball(shape, 4), ball(shape, 6), field)
+    assert loss.item() > 0.1
+    loss.backward()
+    assert not field.grad[better].any()
+    toward = torch.from_numpy(right[1 - better] - wrong)
+    middle = (slice(None), *(slice(size // 2 - 3, size // 2 + 3) for size in shape))
+    assert (-field.grad[1 - better] * toward)[middle].sum().item() > 0
+
+
+@pytest.mark.parametrize("scale", [0.5, 2.0])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_counts_as_scipy_reads_the_better_way(shape, scale):
+    rng = np.random.default_rng(0)
+    there, back = rng.normal(size=(2, len(shape), *shape))
+    images = rng.random((2, *shape))
+    qualities, values = [], []
+    for moving, fixed, first, second in ((*images, there, back), (*images[::-1], back, there)):
+        places = np.indices(shape) + first
+        gradients = np.stack(np.gradient(first, axis=range(1, first.ndim)), -1)
+        determinant = np.linalg.det(np.eye(len(shape)) + np.moveaxis(gradients, 0, -1))
+        warped = map_coordinates(moving, places, order=1, mode="nearest")
+        weights = (1 + determinant.clip(0)).ravel()
+        (a, c), (_, b) = np.cov(fixed.ravel(), warped.ravel(), aweights=weights)
+        qualities.append(c / np.sqrt(a * b))
+        distance = first + np.stack([map_coordinates(part, places, order=1, mode="nearest") for part in second])
+        values.append((1 - np.exp(-(distance**2).sum(0) / (2 * scale**2))).mean())
+    loss = agreement(*images, displacements(there, back), scale).item()
+    assert abs(values[0] - values[1]) > 1e-4
+    assert loss == pytest.approx(values[int(np.argmax(qualities))], rel=1e-6)
+
+
+def test_which_way_is_better_does_not_hang_on_brightness_or_order():
+    shape = SHAPES[0]
+    images, field = (ball(shape, 4), ball(shape, 6)), displacements(scaling(shape, 0.8), scaling(shape, 1.3))
+    loss = agreement(*images, field)
+    torch.testing.assert_close(agreement(50 * images[0] + 7, images[1], field), loss)
+    torch.testing.assert_close(agreement(*images[::-1], field.flip(0)), loss)
+
+
+def test_each_pair_is_wanted_both_ways():
+    with pytest.raises(ValueError, match="displacement has 3 items; each pair wants"):
+        Agreement()(torch.rand(3, 1, 8, 8), torch.rand(3, 1, 8, 8), torch.zeros(3, 2, 8, 8))

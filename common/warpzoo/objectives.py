@@ -45,6 +45,8 @@ class RegistrationObjective(nn.Module):
             raise ValueError(
                 f"weight is {weight} with regulariser {regulariser}; a regulariser wants a weight above 0."
             )
+        if not 0 <= agreement < float("inf"):
+            raise ValueError(f"agreement is {agreement}; it wants a weight of 0 or more.")
         if agreement and not symmetric:
             raise ValueError(f"agreement is {agreement}; it wants each pair registered both ways (symmetric).")
         self.network = network

@@ -79,6 +79,9 @@ def test_agreement_is_of_both_ways_of_each_pair(shape):
 def test_agreement_wants_both_ways():
     with pytest.raises(ValueError, match=r"agreement is 0\.5; it wants each pair registered both ways"):
         RegistrationObjective(Shift(2), MSELoss(), agreement=0.5)
+    for weight in (-1.0, float("nan")):
+        with pytest.raises(ValueError, match="it wants a weight of 0 or more"):
+            RegistrationObjective(Shift(2), MSELoss(), symmetric=True, agreement=weight)
 
 
 def test_gradient_is_that_of_the_loss():

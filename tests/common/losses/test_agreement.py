@@ -92,6 +92,55 @@ def test_which_way_is_better_does_not_hang_on_brightness_or_order():
     torch.testing.assert_close(agreement(*images[::-1], field.flip(0)), loss)
 
 
-def test_each_pair_is_wanted_both_ways():
-    with pytest.raises(ValueError, match="displacement has 3 items; each pair wants"):
-        Agreement()(torch.rand(3, 1, 8, 8), torch.rand(3, 1, 8, 8), torch.zeros(3, 2, 8, 8))
+def test_every_pair_of_a_batch_has_its_own_better_way():
+    images, wrong = (ball(SHAPES[0], 4), ball(SHAPES[0], 6)), np.full((2, *SHAPES[0]), 0.7)
+    right = [scaling(SHAPES[0], 4 / 6), scaling(SHAPES[0], 6 / 4)]
+    fixed = torch.from_numpy(np.stack([images[1]] * 2 + [images[0]] * 2))[:, None]
+    moving = torch.from_numpy(np.stack([images[0]] * 2 + [images[1]] * 2))[:, None]
+    field = torch.from_numpy(np.stack([right[0], wrong, wrong, right[1]])).requires_grad_()
+    loss = Agreement()(fixed, warp(moving, field), field)
+    loss.backward()
+    assert [bool(part.any()) for part in field.grad] == [False, True, True, False]
+    alone = [agreement(*images, field[index::2]) for index in range(2)]
+    torch.testing.assert_close(loss, torch.stack(alone).mean())
+
+
+@pytest.mark.parametrize("flat", [0.0, 1234.567])
+def test_one_way_is_never_compared_with_itself(flat):
+    shape = SHAPES[0]
+    field = displacements(np.full((2, *shape), 2.0), np.full((2, *shape), -2.0))
+    for images in ((np.full(shape, flat), ball(shape, 6)), (np.full(shape, flat), np.full(shape, flat))):
+        assert agreement(*images, field).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_faint_and_bright_images_have_the_same_better_way():
+    shape = SHAPES[0]
+    field = displacements(np.full((2, *shape), 0.7), scaling(shape, 6 / 4)).float()
+    loss = agreement(ball(shape, 4), ball(shape, 6), field)
+    for factor, offset in ((1e-11, 0), (1e11, 0), (1, 1e3)):
+        images = (np.float32(factor * ball(shape, radius) + offset) for radius in (4, 6))
+        torch.testing.assert_close(agreement(*images, field), loss)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_reckoned_in_float32(dtype):
+    shape = SHAPES[0]
+    field = displacements(np.full((2, *shape), 0.7), scaling(shape, 6 / 4)).detach().to(dtype).requires_grad_()
+    images = torch.from_numpy(np.stack([ball(shape, 6), ball(shape, 4)]))[:, None].to(dtype)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = Agreement()(images, images, field)
+    torch.testing.assert_close(loss, Agreement()(images.float(), images.float(), field.float()))
+    loss.backward()
+    assert bool(field.grad.isfinite().all())
+
+
+@pytest.mark.parametrize(("images", "displacements"), [(3, 3), (2, 4)])
+def test_each_pair_is_wanted_both_ways(images, displacements):
+    with pytest.raises(ValueError, match=f"{images} images and {displacements} displacements; each pair wants"):
+        Agreement()(*torch.rand(2, images, 1, 8, 8), torch.zeros(displacements, 2, 8, 8))
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan")])
+def test_a_scale_is_above_zero(scale):
+    with pytest.raises(ValueError, match="it wants a number of voxels above 0"):
+        Agreement(scale)

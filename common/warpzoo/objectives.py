@@ -64,15 +64,16 @@ class RegistrationObjective(nn.Module):
             image = self.augmentation(image)
         if self.symmetric:
             image = torch.cat([image, image.flip(1)])
-        prediction = self.network(image)
-        similarity = self.similarity(image[:, 1:], prediction[:, :1])
+        fixed, prediction = image[:, 1:], self.network(image)
+        warped, displacement = prediction.split([1, prediction.shape[1] - 1], dim=1)
+        similarity = self.similarity(fixed, warped)
         terms = {"loss": similarity, "similarity": similarity.detach()}
         if self.regulariser is not None:
-            regularity = self.regulariser(prediction[:, 1:])
+            regularity = self.regulariser(displacement)
             terms["loss"] = terms["loss"] + self.weight * regularity
             terms["regularity"] = regularity.detach()
         if self.agreement is not None:
-            disagreement = self.agreement(image[:, 1:], prediction[:, :1], prediction[:, 1:])
+            disagreement = self.agreement(fixed, warped, displacement)
             terms["loss"] = terms["loss"] + self.agreement_weight * disagreement
             terms["disagreement"] = disagreement.detach()
         return terms

@@ -40,26 +40,22 @@ class Agreement(nn.Module):
             raise ValueError(
                 f"{len(fixed)} images and {len(displacement)} displacements; each pair wants to be there both ways."
             )
-        displacement, pairs = precise(displacement), len(displacement) // 2
+        there, back = precise(displacement).chunk(2)
         with torch.no_grad():
             volume = 1 + jacobian_determinant(displacement).clamp(min=0)
-            there, back = _correlation(precise(fixed), precise(warped), volume).chunk(2)
-        forth = torch.arange(pairs, device=displacement.device)
-        better = torch.where(there > back, forth, forth + pairs)
-        given = displacement[better].detach()
-        distance = given + warp(displacement[(better + pairs) % (2 * pairs)], given)
+            quality = _correlation(fixed.to(volume.dtype), warped.to(volume.dtype), volume).chunk(2)
+            forth = (quality[0] > quality[1]).reshape(-1, *[1] * (there.dim() - 1))
+            given = torch.where(forth, there, back)
+        distance = given + warp(torch.where(forth, back, there), given)
         return 1 - torch.exp((distance * distance).sum(1) / (-2 * self.scale**2)).mean()
 
 
 def _correlation(fixed: Tensor, warped: Tensor, weight: Tensor) -> Tensor:
     """Pearson's, of weighted voxels, for each item of the batch; 0 of a constant image."""
-    share = weight.flatten(1) / weight.flatten(1).sum(1, keepdim=True)
-    scaled = []
-    for image in (fixed, warped):
-        values = image.flatten(1) - image.flatten(1).mean(1, keepdim=True)  # before weighing: sums round less
-        values = values - (share * values).sum(1, keepdim=True)
-        size = values.abs().amax(1, keepdim=True)  # squares neither underflow nor overflow
-        values = values / torch.where(size > 0, size, torch.ones_like(size))
-        deviation = (share * values * values).sum(1, keepdim=True).sqrt()
-        scaled.append(values / torch.where(deviation > 0, deviation, torch.ones_like(deviation)))
-    return (share * scaled[0] * scaled[1]).sum(1)
+    share = (weight / weight.flatten(1).sum(1).reshape(-1, *[1] * (weight.dim() - 1))).flatten(2)
+    values = torch.cat([fixed, warped], dim=1).flatten(2)
+    values = values - values.mean(2, keepdim=True)  # before weighing: sums round less
+    values = values - values @ share.transpose(1, 2)
+    moments = (share * values) @ values.transpose(1, 2)
+    spread = moments[:, 0, 0].sqrt() * moments[:, 1, 1].sqrt()
+    return torch.where(spread > 0, moments[:, 0, 1] / spread, 0.0)

@@ -41,7 +41,7 @@ class Agreement(nn.Module):
                 f"{len(fixed)} images and {len(displacement)} displacements; each pair wants to be there both ways."
             )
         there, back = precise(displacement).chunk(2)
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(displacement.device.type, enabled=False):
             volume = 1 + jacobian_determinant(displacement).clamp(min=0)
             quality = _correlation(fixed.to(volume.dtype), warped.to(volume.dtype), volume).chunk(2)
             forth = (quality[0] > quality[1]).reshape(-1, *[1] * (there.dim() - 1))

@@ -134,6 +134,16 @@ def test_half_precision_is_reckoned_in_float32(dtype):
     assert bool(field.grad.isfinite().all())
 
 
+def test_autocast_does_not_change_which_way_is_better():
+    for seed in range(10):  # close calls
+        random = torch.Generator().manual_seed(seed)
+        images, field = torch.rand(2, 1, 32, 32, generator=random), torch.randn(2, 2, 32, 32, generator=random)
+        warped = images + 0.01 * torch.randn(2, 1, 32, 32, generator=random)
+        loss = Agreement()(images, warped, field)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            torch.testing.assert_close(Agreement()(images, warped, field), loss)
+
+
 @pytest.mark.parametrize(("images", "displacements"), [(3, 3), (2, 4)])
 def test_each_pair_is_wanted_both_ways(images, displacements):
     with pytest.raises(ValueError, match=f"{images} images and {displacements} displacements; each pair wants"):

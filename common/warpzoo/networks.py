@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import fuse_conv_bn_eval
 
+from warpzoo.checks import runs_eagerly
 from warpzoo.geometry.sampling import warp
 
 
@@ -104,7 +105,11 @@ def slopes(image: Tensor) -> Tensor:
 def carried(image: Tensor, displacement: Tensor) -> Tensor:
     """What a registration network returns, [warped | displacement], from its input and a displacement that may be
     larger than the image by some padding."""
-    for axis in range(2, image.dim()):
-        displacement = displacement.narrow(axis, 0, image.shape[axis])
+    fits = False
+    if not torch.jit.is_scripting():
+        fits = runs_eagerly() and displacement.shape[2:] == image.shape[2:]
+    if not fits:  # on the way back, each cut writes a whole field of zeros
+        for axis in range(2, image.dim()):
+            displacement = displacement.narrow(axis, 0, image.shape[axis])
     moving = image[:, :1]
     return torch.cat([warp(moving, displacement), displacement.to(moving.dtype)], dim=1)

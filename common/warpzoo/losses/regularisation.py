@@ -8,12 +8,15 @@ energy; in millimetres, with cubic voxels of h mm, the first two stay and the la
 
 from __future__ import annotations
 
+from itertools import combinations_with_replacement, product
+
 import torch
 from torch import Tensor, nn
 
 from warpzoo.checks import check_displacement, check_same_shape
 from warpzoo.geometry.jacobian import corner_determinants
 from warpzoo.geometry.sampling import precise, warp
+from warpzoo.losses.with_gradient import WithGradient, chunk_voxels
 
 
 def _check(displacement: Tensor, smallest: int) -> None:
@@ -51,12 +54,31 @@ class BendingEnergy(nn.Module):
 
     def forward(self, displacement: Tensor) -> Tensor:
         _check(displacement, 3)
-        first = _forward_differences(displacement)
-        energy = []
-        for i, difference in enumerate(first):
-            energy.append(difference.diff(dim=i + 2).square().mean())
-            energy.extend(2 * difference.diff(dim=j + 2).square().mean() for j in range(i + 1, len(first)))
-        return torch.stack(energy).sum()
+        field = precise(displacement)
+        with torch.no_grad(), torch.autocast(field.device.type, enabled=False):
+            energy, gradient = _bending(field.detach(), wanted=displacement.requires_grad)
+        return WithGradient.apply(energy, field, gradient).mean()
+
+
+def _bending(field: Tensor, wanted: bool) -> tuple[Tensor, Tensor | None]:
+    """The energy of each field of a batch and its gradient: the differences, weighed, go back whence they came."""
+    energies = field.new_zeros(len(field))
+    gradients = torch.zeros_like(field) if wanted else None
+    group = max(1, chunk_voxels(field.device) // field[0, 0].numel())
+    for first in range(0, len(field), group):
+        items = slice(first, first + group)
+        for i, j in combinations_with_replacement(range(2, field.dim()), 2):
+            difference = field[items].diff(dim=i).diff(dim=j)
+            weight = (1 if i == j else 2) / difference[0].numel()
+            energies[items] += weight * difference.square().flatten(1).sum(1)
+            if gradients is None:
+                continue
+            for above_i, above_j in product((False, True), repeat=2):
+                source = gradients[items]
+                for axis, size in enumerate(difference.shape[2:], start=2):
+                    source = source.narrow(axis, above_i * (axis == i) + above_j * (axis == j), size)
+                source.add_(difference, alpha=2 * weight if above_i == above_j else -2 * weight)
+    return energies, gradients
 
 
 class FoldingPenalty(nn.Module):

@@ -10,13 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from itertools import product
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from warpzoo.checks import check_image, check_mask, check_same_shape, runs_eagerly
+from warpzoo.losses.with_gradient import WithGradient, chunk_voxels
 
 # An image, or a window of it, is flat when its standard deviation is below this many round-offs of its values:
 # interpolating a constant background leaves about one.
@@ -25,10 +24,6 @@ FLAT_ROUND_OFFS = 8.0
 # A window is also flat when its standard deviation is below this fraction of the image's range: the far tail of a blur
 # is nothing to align, and its gradient would drown the rest.
 FLAT_OF_RANGE = 1e-6
-
-# Voxels that windows are summed over at a time: enough to keep the cores busy, few enough to stay in their caches.
-CHUNK_VOXELS = {"cpu": 2**18}
-CHUNK_VOXELS_ELSEWHERE = 2**25
 
 # Weights of the four bins around x, for x = 0..1 between the middle two: cubic B-spline, one row per power of x.
 CUBIC_B_SPLINE = (
@@ -91,24 +86,6 @@ def normalised_cross_correlation(fixed: Tensor, warped: Tensor, mask: Tensor | N
         covariance = _mean(centred[0] * centred[1], weights)
         correlation = (covariance / spread[0] / spread[1]).masked_fill(~both, 0.0)
         return correlation.sum(dim=(1, 2)) / either.sum(dim=(1, 2)).clamp(min=1)
-
-
-class _WithGradient(torch.autograd.Function):
-    """One value per batch item whose gradients, zero for other items, were found along with it."""
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, fixed: Tensor, warped: Tensor, *gradients: Tensor | None) -> Tensor:
-        ctx.save_for_backward(*gradients)
-        return value.clone()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        for_fixed, for_warped = (
-            None if gradient is None else gradient * upstream.view(-1, *[1] * (gradient.dim() - 1))
-            for gradient in ctx.saved_tensors
-        )
-        return None, for_fixed, for_warped, None, None
 
 
 def local_normalised_cross_correlation(
@@ -178,7 +155,7 @@ def _with_gradient(
         with torch.no_grad():
             every = None if mask is None else (mask > 0).expand(len(fixed), fixed.shape[1], *mask.shape[2:])
             value, *gradients = similarity(fixed.detach(), warped.detach(), every, size, wanted)
-        return _WithGradient.apply(value, fixed, warped, *gradients)
+        return WithGradient.apply(value, fixed, warped, *gradients)
 
 
 def _joins(window: int) -> list[tuple[int, int]]:
@@ -247,7 +224,7 @@ def _windows(
     total, counted = fixed.new_zeros(2, batch * channels)
     gradients = [torch.zeros_like(image) if want else None for image, want in zip(images, wanted, strict=True)]
 
-    budget = CHUNK_VOXELS.get(fixed.device.type, CHUNK_VOXELS_ELSEWHERE) // area
+    budget = chunk_voxels(fixed.device) // area
     depth = min(planes, max(budget, 4 * window))
     group = max(1, budget // depth)
     for first, top in product(range(0, batch * channels, group), range(0, planes - beyond, depth - beyond)):

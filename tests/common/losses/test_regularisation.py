@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import combinations_with_replacement, product
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from scipy.ndimage import map_coordinates
 from torch import Tensor, nn
 
-from warpzoo.losses import BendingEnergy, Diffusion, FoldingPenalty, InverseConsistency, TotalVariation
+from warpzoo.losses import BendingEnergy, Diffusion, FoldingPenalty, InverseConsistency, TotalVariation, with_gradient
 
 SHAPES = [(7, 9), (5, 6, 7)]
 REGULARISERS = [TotalVariation(), Diffusion(), BendingEnergy(), FoldingPenalty()]
@@ -71,6 +72,21 @@ def test_bending_energy_is_numpys_second_differences(shape: tuple[int, ...]) -> 
         for i, j in combinations_with_replacement(range(2, field.dim()), 2)
     )
     assert BendingEnergy()(field).item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_bending_energy_does_not_depend_on_the_chunks(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    def value_and_gradient() -> list[Tensor]:
+        field = random_field(shape, batch=5).requires_grad_()
+        value = BendingEnergy()(field)
+        value.backward()
+        return [value.detach(), field.grad]
+
+    whole = value_and_gradient()
+    for items in (1, 2):
+        monkeypatch.setitem(with_gradient.CHUNK_VOXELS, "cpu", items * math.prod(shape))
+        for ours, expected in zip(value_and_gradient(), whole, strict=True):
+            torch.testing.assert_close(ours, expected, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

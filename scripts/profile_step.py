@@ -45,6 +45,9 @@ def main() -> None:
     parser.add_argument("--size", type=int, nargs="+", default=[256, 256])
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--give-back", action="store_true", help="freed memory goes back to the system, as it does without `initialize`"
+    )
     chosen = parser.parse_args()
 
     torch.set_num_threads(chosen.threads)
@@ -56,6 +59,8 @@ def main() -> None:
     config = ConfigParser(ConfigParser.load_config_files([str(path) for path in files]))
     config["crop"] = None
     config["device"] = torch.device("cpu")
+    if not chosen.give_back:
+        config.get_parsed_content("initialize")
     objective, optimizer = config.get_parsed_content("objective"), config.get_parsed_content("optimizer")
     objective.train()
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+from types import TracebackType
+
 FAILURES = (ValueError, RuntimeError, OSError, MemoryError)
 """What files, settings and machines are to blame for; anything else is a mistake in the program."""
 
 
 def plain_reason(error: BaseException) -> str:
     """The sentence that was written for a person; without one, what the innermost error says."""
-    chain = [error]
-    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
-        chain.append(cause)
+    chain = _chain(error)
     for one in chain:
         if isinstance(one, MemoryError):
             return f"there is not enough memory ({one or 'no more could be had'}); try smaller images."
@@ -19,3 +20,30 @@ def plain_reason(error: BaseException) -> str:
         if isinstance(one, (ValueError, OSError)):
             return str(one)
     return f"{chain[-1] or type(chain[-1]).__name__}"
+
+
+def end_with_the_reason() -> None:
+    """A run of `python -m monai.bundle` that fails ends with one sentence, not with its way through the libraries.
+
+    `python -X dev -m monai.bundle` shows that too.
+    """
+    program = getattr(sys.modules["__main__"], "__spec__", None)
+    if program is not None and program.name == "monai.bundle.__main__" and not sys.flags.dev_mode:
+        sys.excepthook = _print_reason
+
+
+def _print_reason(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if isinstance(error, KeyboardInterrupt):
+        print("\ninterrupted; what is there under its final name is whole.", file=sys.stderr)
+    elif any(isinstance(one, (ValueError, OSError, MemoryError)) for one in _chain(error)):
+        print(f"\nerror: {plain_reason(error)}\n(python -X dev -m monai.bundle … shows where.)", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """The error and, inwards, what it came from."""
+    chain = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(cause)
+    return chain

@@ -122,6 +122,11 @@ class Checkpoint:
                 f"{self.path} is of a run whose learning rate was planned for {planned} epochs and would rise again in "
                 f"{engine.state.max_epochs}. To train longer, start from its weights (initial_weights)."
             )
+        if engine.state.max_epochs is not None and engine.state.epoch >= engine.state.max_epochs:
+            engine.logger.warning(
+                f"{self.path} is of a run that has done its {engine.state.max_epochs} epochs: nothing is left to resume. "
+                f"To train longer, start from its weights (initial_weights)."
+            )
 
 
 class BestWeights:

@@ -193,10 +193,11 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(workflow, tmp_pat
     assert_same(weights(whole / "model.pt"), weights(parts / "model.pt"))
 
 
-def test_a_finished_run_can_be_resumed_for_more_epochs_but_is_left_alone_otherwise(workflow, tmp_path):
+def test_a_finished_run_can_be_resumed_for_more_epochs_but_is_left_alone_otherwise(workflow, tmp_path, caplog):
     workflow("train", "variants/paper", epochs=2).run()
     before = weights(tmp_path / "last.pt")["network"]
     workflow("train", "variants/paper", epochs=2, resume=True).run()
+    assert "has done its 2 epochs: nothing is left to resume" in caplog.text
     assert_same(weights(tmp_path / "last.pt")["network"], before)
     workflow("train", "variants/paper", epochs=3, resume=True).run()
     assert [row["epoch"] for row in curve(tmp_path)] == [1, 2, 3]

@@ -124,8 +124,8 @@ class Checkpoint:
             )
         if engine.state.max_epochs is not None and engine.state.epoch >= engine.state.max_epochs:
             engine.logger.warning(
-                f"{self.path} is of a run that has done its {engine.state.max_epochs} epochs: nothing is left to resume. "
-                f"To train longer, start from its weights (initial_weights)."
+                f"{self.path} is of a run that has done its {engine.state.max_epochs} epochs: nothing is left to "
+                f"resume. To train longer, start from its weights (initial_weights)."
             )
 
 

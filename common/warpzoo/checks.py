@@ -102,3 +102,11 @@ def check_points(name: str, points: Tensor, dims: int) -> None:
         got = tuple(points.shape) if isinstance(points, Tensor) else type(points).__name__
         raise ValueError(f"{name} is {got}; it wants a tensor of points (..., count, {dims}), axis by axis.")
     check_finite(name, points)
+
+
+def check_truth(name: str, value: bool | str) -> bool:
+    """Wants true or false, also as text: that is what `python -m monai.bundle` makes of `--resume false`."""
+    said = {"true": True, "false": False}.get(str(value).lower())
+    if said is None:
+        raise ValueError(f"{name} is {value!r}; it wants true or false.")
+    return said

@@ -21,6 +21,7 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from warpzoo import record
+from warpzoo.checks import check_truth
 from warpzoo.networks import fold_norms
 from warpzoo.space.files import whole_file
 
@@ -86,7 +87,7 @@ class Checkpoint:
         self.path = Path(path)
         self.objects = dict(objects)
         self.interval = interval
-        self.resume = resume
+        self.resume = check_truth("resume", resume)
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self.load if self.resume else self.refuse_to_overwrite)

@@ -312,9 +312,10 @@ def test_images_of_another_rank(workflow, hearts, tmp_path, options, message):
         workflow("train", **options, **spoiled(hearts, tmp_path, change)).run()
 
 
-def test_nothing_to_resume(workflow, tmp_path):
+@pytest.mark.parametrize("resume", [True, "true"])
+def test_nothing_to_resume(workflow, tmp_path, resume):
     with fails(r"last\.pt does not exist: there is nothing to resume"):
-        workflow("train", resume=True).run()
+        workflow("train", resume=resume).run()
     assert not list(tmp_path.glob("*.pt"))
 
 

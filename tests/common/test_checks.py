@@ -12,6 +12,7 @@ from warpzoo.checks import (
     check_same_device,
     check_same_shape,
     check_spacing,
+    check_truth,
     runs_eagerly,
 )
 
@@ -147,3 +148,11 @@ def test_a_recorded_layer_checks_shapes_and_leaves_values_alone():
     assert exported(torch.ones_like(IMAGE_2D)) == IMAGE_2D.numel()
     with pytest.raises(ValueError, match="image has shape"):
         torch.jit.trace(layer, torch.zeros(4, 4))
+
+
+@pytest.mark.parametrize("said", [False, "false", "False"])
+def test_what_a_command_line_makes_of_true_and_false(said):
+    assert check_truth("resume", said) is False
+    assert check_truth("resume", str(not check_truth("resume", said)).lower()) is True
+    with pytest.raises(ValueError, match="^resume is 'no'; it wants true or false"):
+        check_truth("resume", "no")

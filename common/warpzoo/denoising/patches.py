@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from warpzoo.checks import check_truth
 from warpzoo.denoising.stacks import Stack
 
 
@@ -45,7 +46,7 @@ class Patches(Dataset):
             raise ValueError(f"size is {size}; the images have {dims} spatial axes.")
         self.samples = samples
         self.seed = seed
-        self.turn = turn
+        self.turn = check_truth("turn", turn)
         pixels = np.array([np.prod(stack.shape, dtype=float) for stack in data])
         self.share = np.cumsum(pixels / pixels.sum())
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from warpzoo import record
+from warpzoo.checks import check_truth
 from warpzoo.denoising.stacks import Stack, create_like, open_stack
 from warpzoo.denoising.tiles import Tiles
 from warpzoo.metrics.intensity import psnr, scale_invariant_psnr, ssim
@@ -124,7 +125,7 @@ class Denoise(Inferer):
 
     def __init__(self, phantom: bool = False) -> None:
         super().__init__()
-        self.phantom = phantom
+        self.phantom = check_truth("phantom", phantom)
 
     def __call__(self, inputs: Tensor, network: Any, *_: Any, **__: Any) -> Tensor:
         return network.restore(network.phantom(network.normalise(inputs))) if self.phantom else network(inputs)

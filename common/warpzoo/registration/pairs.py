@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from warpzoo.checks import check_truth
 from warpzoo.geometry.grid import Grid
 from warpzoo.geometry.transforms import Affine, Transform, resample
 from warpzoo.preflight import Finding, preflight, raise_if
@@ -161,7 +162,7 @@ class FilePairs(Dataset):
         self.data = list(data)
         self.spacing = spacing
         self.expectations = {"spatial_dims": spatial_dims, **(expectations or {})}
-        self.strict = strict
+        self.strict = check_truth("strict", strict)
         self.opened: dict[int, OpenPair] = {}
         self.begun: dict[str, OpenPair] = {}
 

@@ -13,6 +13,7 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from torch import Tensor
 
+from warpzoo.checks import check_truth
 from warpzoo.geometry.transforms import Affine, DisplacementField, Transform, resample
 from warpzoo.losses import normalised_cross_correlation
 from warpzoo.metrics import dice, folding, present_labels, target_registration_error
@@ -62,7 +63,7 @@ class SaveRegistrationd(MapTransform):
         self.refine = Budget.read("refine", refine)
         self.similarity = similarity
         self.save = save
-        self.settings = {"refine": str(refine), "similarity": similarity, "report": report}
+        self.settings = {"refine": str(refine), "similarity": similarity, "report": check_truth("report", report)}
 
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
         pair = self.dataset.opened.pop(int(data["index"]))

@@ -7,17 +7,16 @@ from torch import Tensor, nn
 
 from warpzoo.checks import check_displacement, check_same_shape
 from warpzoo.geometry.jacobian import jacobian_determinant
-from warpzoo.geometry.sampling import precise, warp
+from warpzoo.geometry.sampling import precise, sample, voxel_coordinates
 
 
 class Agreement(nn.Module):
-    """How much the two ways of registering a pair disagree, 0 to 1.
+    """How much the two ways of registering a pair disagree, 0 to 1; every other voxel along each axis is looked at.
 
     The better way of a pair is taken as given and pulls the other: no gradient flows into it. Better is the one whose
-    images correlate more over both grids: a voxel of the fixed image, of which every other along each axis is looked
-    at, counts for itself and for the volume that it covers in the moving one. So a structure that is large in one image
-    and small in the other tends to be carried in both directions as it was matched where it is large; inverse
-    consistency lets each direction spoil the other.
+    images correlate more over both grids: a voxel of the fixed image counts for itself and for the volume that it
+    covers in the moving one. So a structure that is large in one image and small in the other tends to be carried in
+    both directions as it was matched where it is large; inverse consistency lets each direction spoil the other.
 
     Where they disagree by d voxels, |u(x) + v(x + u(x))| with the better way's displacement u and the other's v, it
     counts as 1 − exp(−d² / 2 scale²), averaged over the better way's grid. The pull is strongest at d = scale and gone
@@ -44,13 +43,15 @@ class Agreement(nn.Module):
         if min(displacement.shape[2:]) < 3:
             raise ValueError(f"displacement has shape {tuple(displacement.shape)}; it wants sides of 3 voxels or more.")
         there, back = precise(displacement).chunk(2)
+        dims = there.dim() - 2
+        sparse = (slice(None), slice(None), *[slice(None, None, 2)] * dims)
         with torch.no_grad(), torch.autocast(displacement.device.type, enabled=False):
-            sparse = (slice(None), slice(None), *[slice(None, None, 2)] * (there.dim() - 2))
             volume = 1 + jacobian_determinant(precise(displacement[sparse]) / 2).clamp(min=0)
             quality = _correlation(fixed[sparse].to(volume.dtype), warped[sparse].to(volume.dtype), volume).chunk(2)
-            forth = (quality[0] > quality[1]).reshape(-1, *[1] * (there.dim() - 1))
-            given = torch.where(forth, there, back)
-        distance = given + warp(torch.where(forth, back, there), given)
+            forth = (quality[0] > quality[1]).reshape(-1, *[1] * (dims + 1))
+            given = torch.where(forth, there[sparse], back[sparse])
+            places = voxel_coordinates(list(there.shape[2:]), given.dtype, given.device)[None][sparse] + given
+        distance = given + sample(torch.where(forth, back, there), places)
         return 1 - torch.exp((distance * distance).sum(1) / (-2 * self.scale**2)).mean()
 
 

@@ -26,10 +26,10 @@ def scaling(shape, factor):
     return (factor - 1) * coordinates(shape)
 
 
-def agreement(moving, fixed, displacement, scale=1.0):
+def agreement(moving, fixed, displacement, **options):
     """Of images and displacements (there, back)."""
     fixed, moving = (torch.from_numpy(np.stack(pair))[:, None] for pair in ((fixed, moving), (moving, fixed)))
-    return Agreement(scale)(fixed, warp(moving, displacement), displacement)
+    return Agreement(**options)(fixed, warp(moving, displacement), displacement)
 
 
 def displacements(there, back):
@@ -78,8 +78,8 @@ def test_counts_as_scipy_reads_the_better_way(shape, scale):
         (a, c), (_, b) = np.cov(fixed[sparse].ravel(), warped[sparse].ravel(), aweights=weights)
         qualities.append(c / np.sqrt(a * b))
         distance = first + np.stack([map_coordinates(part, places, order=1, mode="nearest") for part in second])
-        values.append((1 - np.exp(-(distance**2).sum(0) / (2 * scale**2))).mean())
-    loss = agreement(*images, displacements(there, back), scale).item()
+        values.append((1 - np.exp(-(distance[sparse] ** 2).sum(0) / (2 * scale**2))).mean())
+    loss = agreement(*images, displacements(there, back), scale=scale).item()
     assert abs(values[0] - values[1]) > 1e-4
     assert loss == pytest.approx(values[int(np.argmax(qualities))], rel=1e-6)
 

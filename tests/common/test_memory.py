@@ -31,7 +31,7 @@ def test_every_step_gets_the_memory_of_the_one_before() -> None:
         keep: int(subprocess.check_output([sys.executable, "-c", PROGRAM.format(keep=keep)])) for keep in (False, True)
     }
     assert faults[True] < 100
-    assert faults[False] > 100_000
+    assert faults[False] > 1000
 
 
 def test_elsewhere_memory_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

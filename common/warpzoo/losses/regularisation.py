@@ -55,8 +55,9 @@ class BendingEnergy(nn.Module):
     def forward(self, displacement: Tensor) -> Tensor:
         _check(displacement, 3)
         field = precise(displacement)
+        wanted = torch.is_grad_enabled() and displacement.requires_grad
         with torch.no_grad(), torch.autocast(field.device.type, enabled=False):
-            energy, gradient = _bending(field.detach(), wanted=displacement.requires_grad)
+            energy, gradient = _bending(field.detach(), wanted)
         return WithGradient.apply(energy, field, gradient).mean()
 
 

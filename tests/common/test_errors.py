@@ -15,11 +15,11 @@ FAILING = {
 }
 
 
-def run(folder: Path, wanted: object, *options: str, installs: bool = True) -> tuple[int, str]:
+def run(folder: Path, wanted: object, *options: str) -> tuple[int, str]:
     """Exit status and what is written to stderr."""
     config = folder / "config.json"
-    first = [{"_target_": "warpzoo.errors.end_with_the_reason"}] if installs else []
-    config.write_text(json.dumps({"initialize": first, "wanted": wanted, "run": ["$@wanted"]}))
+    first = {"_target_": "warpzoo.errors.end_with_the_reason"}
+    config.write_text(json.dumps({"initialize": [first], "wanted": wanted, "run": ["$@wanted"]}))
     command = [sys.executable, *options, "-m", "monai.bundle", "run", "--config_file", str(config)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
     return done.returncode, done.stderr

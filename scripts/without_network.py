@@ -24,11 +24,11 @@ from warpzoo.geometry.affine import rotation_matrix
 from warpzoo.geometry.bspline import bspline_field, control_shape
 from warpzoo.geometry.grid import Grid
 from warpzoo.geometry.transforms import Affine, Composition, DisplacementField, Transform, resample
+from warpzoo.images.image import Image, read_image
 from warpzoo.losses import normalised_cross_correlation
 from warpzoo.metrics import folding
 from warpzoo.record import machine, write_json
 from warpzoo.registration.optimisation import optimise
-from warpzoo.space.images import Image, read_image
 
 ROOT = Path(__file__).resolve().parents[1]
 CHAINS = ("affine", "affine,ffd", "affine,svf")

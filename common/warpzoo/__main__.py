@@ -14,10 +14,10 @@ from importlib import import_module
 from typing import Any
 
 COMMANDS = {
-    "register": ("warpzoo.registration.register", "carry a moving image onto a fixed one; or a whole list of pairs"),
-    "denoise": ("warpzoo.denoising.denoise", "take the noise out of an image that a network learns from itself"),
-    "apply": ("warpzoo.space.commands", "carry an image, labels or points by a transform file"),
-    "compare": ("warpzoo.space.commands", "how far apart two transforms take the same points"),
+    "register": ("warpzoo.commands.register", "carry a moving image onto a fixed one; or a whole list of pairs"),
+    "denoise": ("warpzoo.commands.denoise", "take the noise out of an image that a network learns from itself"),
+    "apply": ("warpzoo.commands.apply", "carry an image, labels or points by a transform file"),
+    "compare": ("warpzoo.commands.apply", "how far apart two transforms take the same points"),
     "methods": ("warpzoo.registration.methods", "the methods that are there, their data and dimensions"),
 }
 WANTED = {int: "a whole number", float: "a number", bool: "True or False"}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from types import TracebackType
 
 FAILURES = (ValueError, RuntimeError, OSError, MemoryError)
@@ -47,3 +49,23 @@ def _chain(error: BaseException) -> list[BaseException]:
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
         chain.append(cause)
     return chain
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that will ("error") or may ("warning") spoil the result, in whole sentences."""
+
+    severity: str
+    message: str
+    way_out: str
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.way_out}"
+
+
+def raise_if(findings: Sequence[Finding], strict: bool = False) -> None:
+    """Raises a ValueError that says all errors, if there are any; with `strict`, warnings are errors."""
+    fatal = [finding for finding in findings if strict or finding.severity == "error"]
+    if fatal:
+        ending = " (Without strict this is a warning.)" if all(one.severity == "warning" for one in fatal) else ""
+        raise ValueError(" ".join(map(str, fatal)) + ending)

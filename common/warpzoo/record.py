@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 import warpzoo
-from warpzoo.space.files import whole_file
+from warpzoo.files import whole_file
 
 
 def provenance(method: str, files: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,10 +25,10 @@ from monai.bundle import ConfigParser
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from warpzoo.data import PairDataset, of_subjects
-from warpzoo.evaluation import PairMetricsd
-from warpzoo.handlers import load_weights
-from warpzoo.networks import fold_norms
+from warpzoo.networks.blocks import fold_norms
+from warpzoo.training import PairDataset, of_subjects
+from warpzoo.training.evaluation import PairMetricsd
+from warpzoo.training.handlers import load_weights
 
 Method = Callable[[Tensor], tuple[Tensor, float]]
 """(1, 2, *spatial), moving and fixed → (1, 1 + dims, *spatial), [warped | displacement], and the seconds it took."""

@@ -36,9 +36,9 @@ from experiments.common import (
     trained_networks,
     unregistered,
 )
-from warpzoo.data import PairDataset
-from warpzoo.evaluation import PairMetricsd
 from warpzoo.geometry.sampling import warp_labels
+from warpzoo.training import PairDataset
+from warpzoo.training.evaluation import PairMetricsd
 
 # Overrides of train.json that make each row's network.
 VARIANTS = {

@@ -40,17 +40,17 @@ from experiments.common import (
     trained_networks,
     unregistered,
 )
-from warpzoo.data import PairDataset, not_of_subjects, of_subjects
 from warpzoo.geometry.grid import Grid
 from warpzoo.geometry.sampling import warp, warp_labels
 from warpzoo.geometry.transforms import DisplacementField
-from warpzoo.intensity import Standardise
 from warpzoo.losses import normalised_cross_correlation
-from warpzoo.networks import carried
+from warpzoo.networks.blocks import carried
+from warpzoo.networks.intensity import Standardise
 from warpzoo.registration.adaptation import adapted
 from warpzoo.registration.budget import Budget
 from warpzoo.registration.optimisation import optimise
 from warpzoo.registration.results import REFINED_LEVELS
+from warpzoo.training import PairDataset, not_of_subjects, of_subjects
 
 # Overrides of train.json that make each row's network.
 VARIANTS = {

@@ -16,7 +16,7 @@ import tifffile
 import torch
 
 from experiments.common import Options
-from warpzoo.denoising.denoise import workflow_of
+from warpzoo.commands.denoise import workflow_of
 from warpzoo.denoising.filters import FILTERS, choose_size, noise_deviation
 from warpzoo.denoising.results import quality
 

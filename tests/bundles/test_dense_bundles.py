@@ -12,7 +12,7 @@ from ignite.engine import Events
 from monai.metrics import compute_dice
 from scipy.ndimage import map_coordinates
 
-from warpzoo.registration.register import register
+from warpzoo.commands.register import register
 
 SMALL = {
     "fcn_multires": {"network_def#channels": [4, 6, 8], "network_def#estimators": [4, 6, 6]},

@@ -270,7 +270,7 @@ def test_no_data(workflow, tmp_path):
     with fails(r"none/sunnybrook_ed_es_pairs\.npz does not exist"):
         workflow("train", dataset_dir=str(tmp_path / "none")).run()
     (tmp_path / "empty").mkdir()
-    options = {"records": {"_target_": "warpzoo.data.list_images", "source": str(tmp_path / "empty")}}
+    options = {"records": {"_target_": "warpzoo.training.list_images", "source": str(tmp_path / "empty")}}
     with fails(f"{tmp_path / 'empty'} holds no image"):
         workflow("train", **options).run()
     assert not (tmp_path / "run.json").exists()

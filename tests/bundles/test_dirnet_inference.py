@@ -13,7 +13,7 @@ import pytest
 from monai.bundle import ConfigWorkflow
 from PIL import Image
 
-from warpzoo.registration.register import register
+from warpzoo.commands.register import register
 
 Start = Callable[..., ConfigWorkflow]
 SAME = ("warped.nii.gz", "displacement.nii.gz", "transform.h5")

@@ -13,7 +13,7 @@ import torch
 from scipy.ndimage import map_coordinates
 from torch import nn
 
-from warpzoo.networks import fold_norms
+from warpzoo.networks.blocks import fold_norms
 
 SIZES = {2: (44, 52), 3: (12, 16, 20)}
 DIRNET = ("dirnet.network.DIRNet", {"spatial_dims": 2, "channels": 4, "spacing": 4, "convolutions": 2})

@@ -11,7 +11,7 @@ import torch
 from PIL import Image as Picture
 from scipy import ndimage
 
-from warpzoo.denoising.denoise import denoise, psf_options
+from warpzoo.commands.denoise import denoise, psf_options
 from warpzoo.errors import plain_reason
 
 SIDE = 128

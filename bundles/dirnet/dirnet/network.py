@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from warpzoo.geometry.bspline import BSplineField
 from warpzoo.geometry.sampling import warp
 from warpzoo.geometry.thin_plate_spline import ThinPlateField
-from warpzoo.intensity import Standardise
-from warpzoo.networks import carried, channels_last, channels_last_weights, check_pair, made_with, padded, slopes
+from warpzoo.networks.blocks import carried, channels_last, channels_last_weights, check_pair, made_with, padded, slopes
+from warpzoo.networks.intensity import Standardise
 
 CONVOLUTIONS = {2: nn.Conv2d, 3: nn.Conv3d}
 NORMALISATIONS = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}

@@ -14,8 +14,7 @@ from torch.nn import functional as F
 
 from warpzoo.geometry.sampling import warp
 from warpzoo.geometry.velocity import VelocityField
-from warpzoo.intensity import Standardise
-from warpzoo.networks import (
+from warpzoo.networks.blocks import (
     carried,
     channels_last,
     channels_last_weights,
@@ -26,6 +25,7 @@ from warpzoo.networks import (
     pooled,
     slopes,
 )
+from warpzoo.networks.intensity import Standardise
 
 VARIANTS = ("multi_resolution", "coarse", "no_pooling")
 SQUARINGS = 5

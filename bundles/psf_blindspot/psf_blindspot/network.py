@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from warpzoo.denoising.psf import GaussianPSF
 from warpzoo.denoising.wiener import WienerFilter
-from warpzoo.networks import channels_last_weights, padded
+from warpzoo.networks.blocks import channels_last_weights, padded
 
 CONVOLUTIONS = {2: nn.Conv2d, 3: nn.Conv3d}
 POOLS = {2: nn.MaxPool2d, 3: nn.MaxPool3d}

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from warpzoo.geometry.sampling import warp
 from warpzoo.geometry.velocity import VelocityField, compose
-from warpzoo.intensity import Standardise
-from warpzoo.networks import (
+from warpzoo.networks.blocks import (
     carried,
     channels_last,
     channels_last_weights,
@@ -23,6 +22,7 @@ from warpzoo.networks import (
     one_level_finer,
     padded,
 )
+from warpzoo.networks.intensity import Standardise
 
 SQUARINGS = 5
 

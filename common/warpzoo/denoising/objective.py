@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from warpzoo.denoising.masking import BlindSpotMask
 from warpzoo.losses.blind_spot import BlindSpotLoss, Positivity
-from warpzoo.masking import BlindSpotMask
 
 
 class BlindSpotObjective(nn.Module):

@@ -11,7 +11,8 @@ import torch
 from warpzoo.denoising.patches import Patches
 from warpzoo.denoising.stacks import Stack
 from warpzoo.denoising.tiles import plan_tiles
-from warpzoo.preflight import SATURATED, Finding
+from warpzoo.errors import Finding
+from warpzoo.images.content import SATURATED
 
 CORRELATED = 0.25
 """Correlation of neighbouring pixels' noise above which results are visibly worse (real cameras: up to about 0.15)."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from warpzoo.checks import check_spacing
-from warpzoo.space.images import read_image
+from warpzoo.images.image import read_image
 
 REACH = 4
 """Standard deviations after which a Gaussian is cut off: what lies beyond is 6e-5 of it."""

@@ -25,9 +25,9 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from warpzoo.data.images import images_in_folder
-from warpzoo.space.files import FileError, reading, whole_file
-from warpzoo.space.images import TIFF, FileHeader, read_image, to_dtype, write_image
+from warpzoo.files import FileError, reading, whole_file
+from warpzoo.images.image import TIFF, FileHeader, read_image, to_dtype, write_image
+from warpzoo.training.lists import images_in_folder
 
 ZARR = ".zarr"
 COPIED_ROWS = 1024

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from warpzoo import record
 from warpzoo.denoising.patches import Patches
 from warpzoo.denoising.tiles import Tile, plan_tiles
-from warpzoo.space.files import whole_file
+from warpzoo.files import whole_file
 
 UNITS = {"s": 1, "sec": 1, "seconds": 1, "m": 60, "min": 60, "minutes": 60, "h": 3600, "hours": 3600}
 BACKGROUND = 0.001

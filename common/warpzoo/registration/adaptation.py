@@ -10,10 +10,10 @@ from monai.inferers import Inferer
 from torch import Tensor, nn
 
 from warpzoo.losses import Diffusion
-from warpzoo.objectives import RegistrationObjective
 from warpzoo.registration.budget import Budget
 from warpzoo.registration.descent import Descent
 from warpzoo.registration.similarities import in_windows
+from warpzoo.training.objectives import RegistrationObjective
 
 LEARNING_RATE = 1e-4
 WEIGHT = 0.2

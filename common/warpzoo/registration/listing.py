@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from warpzoo.space.files import reading
+from warpzoo.files import reading
 
 SEVERAL = ("also", "also_labels")
 """Roles of any number of files."""

@@ -12,15 +12,16 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from warpzoo.checks import check_truth
+from warpzoo.errors import Finding, raise_if
 from warpzoo.geometry.grid import Grid
 from warpzoo.geometry.transforms import Affine, Transform, resample
-from warpzoo.preflight import Finding, preflight, raise_if
+from warpzoo.images.image import Image, read_image
 from warpzoo.registration.budget import Budget
 from warpzoo.registration.listing import SEVERAL, carried_name, paths_of
 from warpzoo.registration.optimisation import optimise
+from warpzoo.registration.preflight import preflight
 from warpzoo.registration.pyramid import composed
-from warpzoo.space.images import Image, read_image
-from warpzoo.space.points import Landmarks, read_points
+from warpzoo.transforms.landmarks import Landmarks, read_points
 
 MOST_LABELS = 40
 """Different whole numbers in an image that is more likely a label map."""

@@ -16,10 +16,10 @@ from warpzoo.geometry.affine import DIMS_BY_WIDTH, compose_affine, rotation_matr
 from warpzoo.geometry.grid import Grid
 from warpzoo.geometry.sampling import sample
 from warpzoo.geometry.transforms import Affine
+from warpzoo.images.content import centre_of
 from warpzoo.registration.descent import Descent
 from warpzoo.registration.pyramid import Level, Pair, inside_of, pyramid
 from warpzoo.registration.similarities import Similarity
-from warpzoo.report.planes import centre_of
 
 PARTS = {"rigid": ("rotation", "translation"), "affine": ("shear", "scale", "rotation", "translation")}
 MOST_VOXELS = 2**19

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from warpzoo.checks import check_truth
 from warpzoo.geometry.transforms import Affine, DisplacementField, Transform, resample
+from warpzoo.images.image import Image, write_image
 from warpzoo.losses import normalised_cross_correlation
 from warpzoo.metrics import dice, folding, present_labels, target_registration_error
 from warpzoo.record import provenance, write_json
@@ -22,9 +23,8 @@ from warpzoo.registration.budget import Budget
 from warpzoo.registration.listing import names_from, paths_of, remove_results
 from warpzoo.registration.pairs import FilePairs, OpenPair, identity
 from warpzoo.report.page import write_report
-from warpzoo.space.images import Image, write_image
-from warpzoo.space.itk_transforms import write_transforms
-from warpzoo.space.points import carry_points, write_points
+from warpzoo.transforms.itk import write_transforms
+from warpzoo.transforms.landmarks import carry_points, write_points
 
 REFINED_LEVELS = 2
 """A network has seen what is coarser."""

@@ -15,9 +15,10 @@ from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from warpzoo.files import whole_file
+from warpzoo.images.content import window
 from warpzoo.report import panels
-from warpzoo.report.planes import Plane, planes_of, window
-from warpzoo.space.files import whole_file
+from warpzoo.report.planes import Plane, planes_of
 
 PANEL = 2.6  # inches
 GAP = 0.3

@@ -22,13 +22,14 @@ from PIL import Image
 from torch import Tensor
 
 from warpzoo.checks import check_displacement
+from warpzoo.errors import Finding
+from warpzoo.files import whole_file
 from warpzoo.geometry.grid import Grid
-from warpzoo.preflight import Finding
+from warpzoo.images.content import window
 from warpzoo.report import panels
 from warpzoo.report.figure import draw_registration
-from warpzoo.report.planes import Plane, planes_of, window
+from warpzoo.report.planes import Plane, planes_of
 from warpzoo.report.template import SCRIPT, STYLE
-from warpzoo.space.files import whole_file
 
 BEFORE = "_before"
 NAMES = {

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from warpzoo.denoising.masking import BlindSpotMask
 from warpzoo.denoising.objective import BlindSpotObjective
-from warpzoo.masking import BlindSpotMask
 
 
 class Constant(nn.Module):

@@ -15,7 +15,7 @@ from warpzoo.denoising.patches import Patches
 from warpzoo.denoising.stacks import open_stacks
 from warpzoo.denoising.training import Budget, Calibrate, FitIntensities, SaveWeights, parse_budget
 from warpzoo.denoising.wiener import WienerFilter
-from warpzoo.handlers import AverageWeights
+from warpzoo.training.handlers import AverageWeights
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ import pytest
 import torch
 from PIL import Image as Picture
 
+from warpzoo.images import image as images
 from warpzoo.registration.listing import list_pairs
-from warpzoo.space import images
 
 from .conftest import Ended, save, smooth
 
@@ -180,7 +180,7 @@ def test_writing_that_fails_leaves_nothing(
             raise error
         os.rename(*paths)
 
-    monkeypatch.setattr("warpzoo.space.files.os.replace", replace)
+    monkeypatch.setattr("warpzoo.files.os.replace", replace)
     ended = warpzoo("register", "a.nii.gz", "b.nii.gz", "--method", "shift", "--noreport")
     failed(ended, words)
     assert ended.code == code

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from warpzoo.geometry.grid import Grid
 from warpzoo.geometry.sampling import warp
 from warpzoo.geometry.transforms import Affine, Composition, DisplacementField, Transform, resample
+from warpzoo.images.image import Image, read_image
 from warpzoo.losses import local_normalised_cross_correlation
 from warpzoo.metrics import folding
 from warpzoo.registration.adaptation import AdaptiveInferer, adapted
 from warpzoo.registration.budget import Budget
 from warpzoo.registration.optimisation import optimise
 from warpzoo.registration.pyramid import composed, pyramid, shrink
-from warpzoo.space.images import Image, read_image
 
 from .conftest import oblique, save, smooth
 

@@ -11,13 +11,14 @@ import pytest
 import torch
 from PIL import Image as Picture
 
+from warpzoo.errors import Finding
 from warpzoo.geometry.grid import Grid
 from warpzoo.geometry.sampling import warp
-from warpzoo.preflight import Finding
+from warpzoo.images.content import centre_of, window
 from warpzoo.report import panels
 from warpzoo.report.figure import save_registration_figure
 from warpzoo.report.page import folding_verdict, write_report
-from warpzoo.report.planes import centre_of, planes_of, window
+from warpzoo.report.planes import planes_of
 
 SHAPES = [(40, 56), (28, 36, 22)]
 TURNED = np.array([[0, 0, -2.0, 36], [1, 0, 0, 0], [0, -3.0, 0, 27], [0, 0, 0, 1]])

@@ -1,0 +1,1 @@
+"""The commands of `warpzoo`, one file each: options in, a call of the package, a sentence out."""

@@ -1,0 +1,1 @@
+"""Images in the world: read, written, resampled, and what they show."""

@@ -1,0 +1,50 @@
+"""What an image shows: the range of its intensities and where it lies, whatever noise and outliers there are."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+SATURATED = 0.01
+"""Share of voxels at the data type's maximum above which bright parts count as cut off."""
+
+
+def window(*images: Tensor, highest: float = 99.0) -> tuple[float, float]:
+    """The intensities to show as black and white: 0.5th and `highest` percentile of all images together.
+
+    Sparse images whose percentiles coincide get their whole range; values that are not finite do not count.
+    """
+    drawn = torch.cat([thinned(image, 500_000) for image in images])
+    values = drawn[drawn.isfinite()].numpy()
+    if not len(values):
+        return 0.0, 1.0
+    low, high = np.percentile(values, (0.5, highest))
+    if high <= low:
+        low, high = values.min(), values.max()
+    return float(low), float(high if high > low else low + 1)
+
+
+def centre_of(image: Tensor) -> list[int]:
+    """The voxel at the centre of mass of what an image shows; the middle if it shows nothing.
+
+    Mass is the windowed intensity where it is above a tenth: noise of the background would draw it to the middle.
+    """
+    step = max(1, round((image.numel() / 50_000) ** (1 / image.dim())))
+    coarse = image.detach()[(slice(None, None, step),) * image.dim()].float().cpu()
+    low, high = window(image)
+    weights = ((coarse - low) / (high - low)).nan_to_num(0).clamp(0, 1)
+    weights *= weights > 0.1
+    centre = []
+    for axis, size in enumerate(image.shape):
+        along = weights.sum([other for other in range(image.dim()) if other != axis])
+        positions = torch.arange(len(along)) * step
+        mass = float(along.sum())
+        centre.append(min(size - 1, round(float((along * positions).sum()) / mass)) if mass > 0 else size // 2)
+    return centre
+
+
+def thinned(image: Tensor, count: int) -> Tensor:
+    """About `count` of the image's values, evenly drawn, as float32 on the CPU."""
+    values = image.detach().flatten()
+    return values[:: max(1, values.numel() // count)].float().cpu()

@@ -1,0 +1,1 @@
+"""What registration networks share: layers, layouts, weights."""

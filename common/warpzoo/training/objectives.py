@@ -1,0 +1,121 @@
+"""What a network is trained for: modules that wrap it and turn a batch of unlabelled images into a loss.
+
+An objective holds what only training needs (augmentation, both directions, the terms of the loss). MONAI's
+SupervisedTrainer drives it, DistributedDataParallel wraps it, checkpoints store `objective.network` alone.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from warpzoo.geometry.sampling import warp
+from warpzoo.losses import Agreement, MultiResolutionLoss
+from warpzoo.networks.blocks import padded, pooled
+
+
+class RegistrationObjective(nn.Module):
+    """similarity(fixed, warped) + weight · regulariser(displacement) of a network image → [warped | displacement],
+    and how much both ways of registering a pair disagree.
+
+    Args:
+        network: takes moving and fixed as two channels.
+        similarity: a loss of `warpzoo.losses`, called with (fixed, warped).
+        regulariser: a loss on the displacement.
+        weight: of the regulariser.
+        symmetric: register each pair both ways and average.
+        agreement: weight of `Agreement` between both ways; above 0 it wants symmetric.
+        augmentation: applied to the batch in training.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        similarity: nn.Module,
+        regulariser: nn.Module | None = None,
+        weight: float = 0.0,
+        symmetric: bool = False,
+        agreement: float = 0.0,
+        augmentation: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        if (regulariser is None) != (weight == 0):
+            raise ValueError(
+                f"weight is {weight} with regulariser {regulariser}; a regulariser wants a weight above 0."
+            )
+        if not 0 <= agreement < float("inf"):
+            raise ValueError(f"agreement is {agreement}; it wants a weight of 0 or more.")
+        if agreement and not symmetric:
+            raise ValueError(f"agreement is {agreement}; it wants each pair registered both ways (symmetric).")
+        self.network = network
+        self.similarity = similarity
+        self.regulariser = regulariser
+        self.weight = weight
+        self.symmetric = symmetric
+        self.agreement = Agreement() if agreement else None
+        self.agreement_weight = agreement
+        self.augmentation = augmentation
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """(batch, 2, *spatial) → {"loss", "similarity"[, "regularity"][, "disagreement"]}, scalars."""
+        if self.augmentation is not None:
+            image = self.augmentation(image)
+        if self.symmetric:
+            image = torch.cat([image, image.flip(1)])
+        fixed, prediction = image[:, 1:], self.network(image)
+        warped, displacement = prediction.split([1, prediction.shape[1] - 1], dim=1)
+        similarity = self.similarity(fixed, warped)
+        terms = {"loss": similarity, "similarity": similarity.detach()}
+        if self.regulariser is not None:
+            regularity = self.regulariser(displacement)
+            terms["loss"] = terms["loss"] + self.weight * regularity
+            terms["regularity"] = regularity.detach()
+        if self.agreement is not None:
+            disagreement = self.agreement(fixed, warped, displacement)
+            terms["loss"] = terms["loss"] + self.agreement_weight * disagreement
+            terms["disagreement"] = disagreement.detach()
+        return terms
+
+
+class Levelled(Protocol):
+    """A network that predicts a displacement at several resolutions; the coarsest voxels are `coarsest` wide."""
+
+    coarsest: int
+
+    def levels(self, image: Tensor) -> list[Tensor]: ...
+
+
+class MultiResolutionObjective(nn.Module):
+    """`loss` of a network whose `levels(image)` are displacements at several resolutions, finest first.
+
+    They are on the image padded to a multiple of `network.coarsest`. Each level is compared with the images pooled to
+    it. There may be more levels than the loss has weights for: the coarsest are then not compared.
+
+    Args:
+        network: takes moving and fixed as two channels.
+        loss: a `MultiResolutionLoss`.
+        augmentation: applied to the batch in training.
+    """
+
+    def __init__(self, network: Levelled, loss: MultiResolutionLoss, augmentation: nn.Module | None = None) -> None:
+        super().__init__()
+        self.network: Levelled = network
+        self.loss = loss
+        self.augmentation = augmentation
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """(batch, 2, *spatial) → {"loss"}, a scalar."""
+        if self.augmentation is not None:
+            image = self.augmentation(image)
+        levels: list[tuple[Tensor, Tensor, Tensor]] = []
+        for displacement in self.network.levels(image)[: len(self.loss.weights)]:
+            image = pooled(image) if levels else padded(image, self.network.coarsest)
+            levels.append((image[:, 1:], warp(image[:, :1], displacement), displacement))
+        return {"loss": self.loss(levels)}
+
+
+def total_loss(terms: dict[str, Tensor], _: Tensor | None = None) -> Tensor:
+    """The trainer's loss function: the objective has computed it already."""
+    return terms["loss"]

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from warpzoo.geometry.sampling import warp
+from warpzoo.losses import Agreement, Diffusion, MSELoss, NCCLoss
+from warpzoo.training import PairAugmentation
+from warpzoo.training.objectives import RegistrationObjective, total_loss
+
+SHAPES = [(9, 12), (6, 8, 7)]
+
+
+class Shift(nn.Module):
+    """Displaces every voxel by a learnable vector plus a ramp along the first axis."""
+
+    def __init__(self, dims):
+        super().__init__()
+        self.vector = nn.Parameter(torch.linspace(0.3, 0.7, dims))
+
+    def forward(self, image):
+        moving = image[:, :1]
+        ramp = torch.linspace(0, 1, image.shape[2]).view(1, 1, -1, *[1] * (image.dim() - 3))
+        field = (self.vector.view(1, -1, *[1] * (image.dim() - 2)) * (1 + ramp)).expand(
+            image.shape[0], -1, *image.shape[2:]
+        )
+        return torch.cat([warp(moving, field), field], 1)
+
+
+def pairs(shape, batch=2):
+    return torch.rand(batch, 2, *shape, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_loss_is_similarity_plus_weight_times_regularity(shape):
+    network, image = Shift(len(shape)), pairs(shape)
+    terms = RegistrationObjective(network, MSELoss(), Diffusion(), weight=0.25)(image)
+    prediction = network(image)
+    similarity = (image[:, 1] - prediction[:, 0]).square().mean()
+    # The field's only slope is the ramp's, along axis 0.
+    regularity = (network.vector / (shape[0] - 1)).square().mean()
+    torch.testing.assert_close(terms["similarity"], similarity.detach())
+    torch.testing.assert_close(terms["regularity"], regularity.detach())
+    torch.testing.assert_close(terms["loss"], similarity + 0.25 * regularity)
+    assert not terms["similarity"].requires_grad
+    assert total_loss(terms) is terms["loss"]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_symmetric_is_the_mean_of_both_directions(shape):
+    network, image = Shift(len(shape)), pairs(shape, batch=3)
+    swapped = torch.stack([image[:, 1], image[:, 0]], 1)
+    one_way = RegistrationObjective(network, NCCLoss(), Diffusion(), weight=2.0)
+    both = RegistrationObjective(network, NCCLoss(), Diffusion(), weight=2.0, symmetric=True)
+    there, back = one_way(image), one_way(swapped)
+    for name, value in both(image).items():
+        torch.testing.assert_close(value, (there[name] + back[name]) / 2)
+    assert not torch.isclose(there["loss"], back["loss"])
+    torch.testing.assert_close(both(image)["loss"], both(swapped)["loss"])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_agreement_is_of_both_ways_of_each_pair(shape):
+    network, image = Shift(len(shape)), pairs(shape, batch=3)
+    plain = RegistrationObjective(network, MSELoss(), symmetric=True)(image)
+    terms = RegistrationObjective(network, MSELoss(), symmetric=True, agreement=0.5)(image)
+    ways = [network(image), network(image.flip(1))]
+    each = []  # pair by pair: another pair's way back would disagree as well
+    for index in range(3):
+        prediction = torch.stack([way[index] for way in ways])
+        each.append(Agreement()(image[index].flip(0)[:, None], prediction[:, :1], prediction[:, 1:]))
+    torch.testing.assert_close(terms["disagreement"], torch.stack(each).mean().detach())
+    torch.testing.assert_close(terms["loss"], plain["loss"] + 0.5 * terms["disagreement"])
+    assert 0.1 < terms["disagreement"].item() < 1
+    assert not terms["disagreement"].requires_grad
+
+
+def test_agreement_wants_both_ways():
+    with pytest.raises(ValueError, match=r"agreement is 0\.5; it wants each pair registered both ways"):
+        RegistrationObjective(Shift(2), MSELoss(), agreement=0.5)
+    for weight in (-1.0, float("nan")):
+        with pytest.raises(ValueError, match="it wants a weight of 0 or more"):
+            RegistrationObjective(Shift(2), MSELoss(), symmetric=True, agreement=weight)
+
+
+def test_gradient_is_that_of_the_loss():
+    network, image = Shift(2), pairs((9, 12))
+    objective = RegistrationObjective(network, MSELoss(), Diffusion(), weight=0.5)
+    objective(image)["loss"].backward()
+    numeric = []
+    for component in range(2):
+        values = []
+        for step in (-1e-2, 1e-2):
+            with torch.no_grad():
+                network.vector[component] += step
+                values.append(float(objective(image)["loss"]))
+                network.vector[component] -= step
+        numeric.append((values[1] - values[0]) / 2e-2)
+    torch.testing.assert_close(network.vector.grad, torch.tensor(numeric), rtol=0.05, atol=1e-3)
+
+
+def test_the_moving_image_is_the_first_channel():
+    image = torch.zeros(1, 2, 16, 16)
+    image[0, 0, 5, 5] = image[0, 1, 4, 5] = 1.0
+    network = Shift(2)
+    network.forward = lambda image: torch.cat([warp(image[:, :1], down), down], 1)  # what is at 5 comes to 4
+    down = torch.zeros(1, 2, 16, 16)
+    down[:, 0] = 1
+    assert float(RegistrationObjective(network, MSELoss())(image)["loss"]) == pytest.approx(0, abs=1e-10)
+
+
+def test_augmentation_in_training_only():
+    network, image = Shift(2), pairs((12, 12))
+    objective = RegistrationObjective(network, MSELoss(), augmentation=PairAugmentation(rotation=40, gamma=0.5))
+    plain = RegistrationObjective(network, MSELoss())(image)["loss"]
+    assert not torch.isclose(objective(image)["loss"], plain)
+    assert not torch.isclose(objective(image)["loss"], objective(image)["loss"])
+    assert torch.equal(objective.eval()(image)["loss"], plain)
+
+
+def test_network_alone_is_what_a_checkpoint_would_hold():
+    network = Shift(2)
+    objective = RegistrationObjective(network, MSELoss(), Diffusion(), 1.0, augmentation=PairAugmentation(shift=1))
+    assert objective.network is network
+    assert list(network.state_dict()) == ["vector"]
+    assert [name for name, _ in objective.named_parameters()] == ["network.vector"]
+
+
+@pytest.mark.parametrize(("regulariser", "weight"), [(None, 1.0), (Diffusion(), 0.0)])
+def test_weight_and_regulariser_belong_together(regulariser, weight):
+    with pytest.raises(ValueError, match="a regulariser wants a weight above 0"):
+        RegistrationObjective(Shift(2), MSELoss(), regulariser, weight)

@@ -1,11 +1,11 @@
-"""How fast, how lean and how exact the shared package is beside the usual way, in one process.
+"""Speed, memory and accuracy of the shared package beside the usual implementations, in one process.
 
     python scripts/benchmark.py ops [--size 96] [--threads 2] [--repeats 7] [--json FILE] [--markdown FILE]
     python scripts/benchmark.py files [--threads 2] [--json FILE] [--markdown FILE]
 
 Time: forward and backward of each side in turn, medians over the repeats. Memory: what one first call of each side adds
 at most to a fresh process. Error: against the definition written down plainly in float64. Measure on an idle machine:
-the report says how busy it was.
+the report contains its load.
 """
 
 from __future__ import annotations
@@ -339,9 +339,7 @@ def main() -> None:
     about: dict[str, object] = machine() | versions() | {"cores": os.cpu_count(), "load_before": os.getloadavg()[0]}
     about |= {"size": options.size, "repeats": options.repeats}
     if about["load_before"] > LOAD_OF_AN_IDLE_MACHINE:
-        print(
-            f"The load is {about['load_before']:.2f}: this machine is not idle, and what is measured now is no measure."
-        )
+        print(f"The load is {about['load_before']:.2f}: this machine is not idle; the timings are unreliable.")
     start, others = time.perf_counter(), busy_seconds_of_others()
     if options.suite == "files":
         import benchmark_files

@@ -1,7 +1,7 @@
-"""A beating heart registered with the shipped weights, as a user would: `python scripts/demo.py [FOLDER]`.
+"""A beating heart registered with the shipped weights, by the command line: `python scripts/demo.py [FOLDER]`.
 
 Writes a phantom at end-diastole and end-systole as NIfTI files with labels into FOLDER (demo/), calls
-`warpzoo register` on them and says where the pictures lie.
+`warpzoo register` on them and prints where the pictures are.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 from warpzoo.data.phantom import beating_heart
 
-SPACING = 1.28  # millimetres, as the weights have seen it
+SPACING = 1.28  # millimetres, as in the weights' training data
 
 
 def write_phantom(folder: Path, name: str, phase: float) -> None:
@@ -35,15 +35,16 @@ def main() -> None:
     for name, phase in (("end_diastole", 0.0), ("end_systole", 1.0)):
         write_phantom(folder, name, phase)
     fixed, moving = folder / "end_diastole", folder / "end_systole"
-    command = ["register", f"{fixed}.nii.gz", f"{moving}.nii.gz", "--output", f"{folder}/registered"]
+    command = ["register", f"{fixed}.nii.gz", f"{moving}.nii.gz", "--method", "dirnet"]
+    command += ["--output", f"{folder}/registered"]
     command += ["--fixed_labels", f"{fixed}_labels.nii.gz", "--moving_labels", f"{moving}_labels.nii.gz"]
     print("[demo] warpzoo " + " ".join(command))
     if subprocess.run([sys.executable, "-m", "warpzoo", *command]).returncode:
-        sys.exit("[demo] the registration failed; what it said stands above")
+        sys.exit("[demo] the registration failed: see the message above")
     numbers = json.loads((folder / "registered" / "metrics.json").read_text(encoding="utf-8"))
     print("[demo] the blood pool of the left ventricle is label 1: ", end="")
     print(f"Dice {numbers['dice_before']['1']:.3f} before, {numbers['dice']['1']:.3f} after")
-    print(f"[demo] look at {folder}/registered/report.png, or open {folder}/registered/report.html in a browser")
+    print(f"[demo] see {folder}/registered/report.png, or open {folder}/registered/report.html in a browser")
 
 
 if __name__ == "__main__":

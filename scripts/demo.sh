@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up what is missing, then registers a beating heart with the shipped weights: the pictures lie in demo/.
+# Sets up what is missing, then registers a beating heart with the shipped weights: the pictures are in demo/.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash scripts/setup.sh

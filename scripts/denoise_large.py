@@ -1,4 +1,4 @@
-"""Denoises a 20,000 × 20,000 16-bit TIFF that it makes, and prints the peak memory of doing so.
+"""Makes a 16-bit TIFF of 20,000 × 20,000 pixels, denoises it, and prints the peak memory.
 
 python scripts/denoise_large.py                                    # a Gaussian filter: minutes
 python scripts/denoise_large.py --weights bundles/psf_blindspot/models/model.pt --rows 2048
@@ -24,7 +24,7 @@ BLOCK = 500
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", type=Path, help="of psf_blindspot; a Gaussian filter of 1 pixel without them")
+    parser.add_argument("--weights", type=Path, help="of psf_blindspot; default: a Gaussian filter of 1 pixel")
     parser.add_argument("--rows", type=int, default=20_000, help="fewer take less time and the same memory")
     parser.add_argument("--folder", type=Path, help="for some 2 GB (default: the temporary one)")
     options = parser.parse_args()

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections import defaultdict
 from pathlib import Path
 
 import torch
-from monai.bundle import ConfigParser
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile
 
+from warpzoo.bundles import open_bundle
 from warpzoo.record import machine
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,12 +52,7 @@ def main() -> None:
     torch.set_num_threads(chosen.threads)
     torch.manual_seed(0)
     root = ROOT / "bundles" / chosen.bundle
-    sys.path.insert(0, str(root))
-    configs = root / "configs"
-    files = [configs / "train.json", *(configs / "variants" / f"{name}.json" for name in chosen.variant)]
-    config = ConfigParser(ConfigParser.load_config_files([str(path) for path in files]))
-    config["crop"] = None
-    config["device"] = torch.device("cpu")
+    config = open_bundle(root).config("train", chosen.variant, crop=None, device=torch.device("cpu"))
     if not chosen.give_back:
         config.get_parsed_content("initialize")
     objective, optimizer = config.get_parsed_content("objective"), config.get_parsed_content("optimizer")

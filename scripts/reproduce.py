@@ -3,7 +3,7 @@
 python scripts/reproduce.py dirnet                                    # every experiment, on the test subjects
 python scripts/reproduce.py dirnet --only digits --data my/data
 python scripts/reproduce.py dirnet --subset validation --output runs  # while developing
-python scripts/reproduce.py fcn_multires --limit 2 --output runs      # a quick look
+python scripts/reproduce.py fcn_multires --limit 2 --output runs      # a quick check
 """
 
 from __future__ import annotations
@@ -46,19 +46,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for method, experiments in EXPERIMENTS.items():
         options = methods.add_parser(method, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
         docs, models = (ROOT / "bundles" / method / folder for folder in ("docs", "models"))
-        options.add_argument("--only", choices=list(experiments), help="one experiment, the others' results stay")
+        options.add_argument("--only", choices=list(experiments), help="one experiment; the others' results are kept")
         options.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of the data")
         options.add_argument(
             "--weights", type=Path, default=models, help="folder of model.pt and the variants' weights"
         )
         options.add_argument("--subset", choices=SUBSETS, default="test", help="which subjects to register")
-        options.add_argument("--limit", type=positive, help="first so many pairs only")
-        options.add_argument("--seed", type=int, default=0, help="of what is drawn")
+        options.add_argument("--limit", type=positive, help="only the first so many pairs")
+        options.add_argument("--seed", type=int, default=0, help="of random numbers")
         options.add_argument("--output", type=Path, help=f"folder of the results (default: {docs.relative_to(ROOT)})")
         options.set_defaults(docs=docs)
     chosen = parser.parse_args(arguments)
     if chosen.output is None and (chosen.subset != "test" or chosen.limit):
-        parser.error("--subset and --limit want an --output folder: the bundle's docs hold the whole test's results.")
+        parser.error("--subset and --limit need an --output folder: the bundle's docs are for all test subjects.")
     try:
         reproduce(
             chosen.method,
@@ -83,7 +83,7 @@ def reproduce(method: str, names: Sequence[str], options: Options) -> None:
     """Runs the experiments and writes results.json and, from all that it then holds, results.md."""
     for folder in (options.data, options.weights):
         if not folder.is_dir():
-            raise ValueError(f"{folder} is no folder.")
+            raise ValueError(f"data and weights must be folders, got {folder}.")
     torch.set_num_threads(1)  # times are those of one core
     file = options.output / "results.json"
     results = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
@@ -103,7 +103,7 @@ def page(method: str, results: dict) -> str:
 
 
 def command(method: str, experiment: str, result: dict) -> str:
-    """What to type for this result."""
+    """The command that makes this result."""
     words = ["python scripts/reproduce.py", method, "--only", experiment]
     for option, default in (("subset", "test"), ("limit", None), ("seed", 0)):
         if result[option] != default:
@@ -114,7 +114,7 @@ def command(method: str, experiment: str, result: dict) -> str:
 def positive(text: str) -> int:
     number = int(text)
     if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is not 1 or more")
+        raise argparse.ArgumentTypeError(f"must be 1 or more, got {number}")
     return number
 
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Makes .venv in the repository's root and installs warpzoo there, in place, with the extras named; does nothing where
-# that is done already. The other scripts call it.
+# Makes .venv in the repository's root and installs warpzoo there in editable mode, with the extras given; does nothing
+# if that is done already. The other scripts call it.
 #
 #   bash scripts/setup.sh [extra …]          e.g.  bash scripts/setup.sh test zarr
 #
-# PYTHON=python3.12 names the interpreter to make .venv with; pip heeds its own variables (PIP_INDEX_URL, …).
+# PYTHON=python3.12 chooses the interpreter for .venv; pip's own variables (PIP_INDEX_URL, …) are respected.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -20,8 +20,8 @@ is_new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/
 find_python() {
     local candidate
     if [ -n "${PYTHON:-}" ]; then
-        command -v "$PYTHON" >/dev/null || fail "PYTHON is '$PYTHON', but there is no such command."
-        is_new_enough "$PYTHON" || fail "PYTHON is '$PYTHON' ($("$PYTHON" --version 2>&1)); warpzoo wants Python 3.10 or newer."
+        command -v "$PYTHON" >/dev/null || fail "PYTHON must be a command, got '$PYTHON'."
+        is_new_enough "$PYTHON" || fail "PYTHON must be Python 3.10 or newer, got '$PYTHON' ($("$PYTHON" --version 2>&1))."
         echo "$PYTHON"
         return
     fi
@@ -32,7 +32,7 @@ find_python() {
         fi
     done
     fail "No Python 3.10 or newer was found (looked for python3, python, python3.10 to python3.13)." \
-        "Install one, from python.org or your system's packages, or name it: PYTHON=/path/to/python3.12 bash scripts/demo.sh"
+        "Install one, from python.org or your system's packages, or choose it: PYTHON=/path/to/python3.12 bash scripts/demo.sh"
 }
 
 make_venv() {
@@ -42,15 +42,15 @@ make_venv() {
     if ! "$python" -m venv .venv; then
         rm -rf .venv
         fail "'$python -m venv' failed: see the lines above." \
-            "On Debian and Ubuntu the module is a package of its own: sudo apt install python3-venv"
+            "On Debian and Ubuntu venv is a separate package: sudo apt install python3-venv"
     fi
 }
 
-# install WHAT ARGUMENTS…: pip with its output in a log; on the screen, the large downloads alone.
+# install WHAT ARGUMENTS…: pip with its output in a log; only large downloads are shown on the screen.
 install() {
     local what=$1 log=.venv/install.log start=$SECONDS status=0 reason
     shift
-    say "installing $what (pip's own words: $log)"
+    say "installing $what (log: $log)"
     .venv/bin/python -m pip install --disable-pip-version-check --no-input --progress-bar off "$@" 2>&1 |
         tee -a "$log" | grep --line-buffered -E 'Downloading .*\(([0-9]{2,}\.[0-9]+ MB|.* GB)\)' || status=${PIPESTATUS[0]}
     if [ "$status" -ne 0 ]; then
@@ -59,11 +59,11 @@ install() {
         if grep -qEi 'name resolution|NewConnectionError|network is unreachable|timed out|proxy|getaddrinfo' "$log"; then
             reason="pip could not reach the package index: check the network, a proxy (HTTPS_PROXY) or a mirror (PIP_INDEX_URL)."
         elif grep -qi 'no space left' "$log"; then
-            reason="the disk is full: warpzoo's environment wants about 3 GB, three times that with CUDA."
+            reason="the disk is full: warpzoo's environment needs about 3 GB, three times that with CUDA."
         elif grep -qEi 'no matching distribution|requires a different python' "$log"; then
             reason="pip found no build of a package for $(.venv/bin/python --version) on $(uname -sm). If the package index can be reached, try another Python: rm -rf .venv, then PYTHON=python3.12 in front of the command."
         fi
-        fail "$reason" "Then run the same command again; it carries on from here."
+        fail "$reason" "Then run the same command again; it continues from here."
     fi
     say "done in $((SECONDS - start)) s"
 }
@@ -71,11 +71,12 @@ install() {
 if [ ! -e .venv ]; then
     make_venv
 elif ! is_new_enough .venv/bin/python || ! ls .venv/lib/python3*/site-packages/pip >/dev/null 2>&1; then
-    fail ".venv is there, but its Python does not run, is older than 3.10 or has no pip." \
+    fail ".venv exists, but its Python does not run, is older than 3.10 or has no pip." \
         "Remove it and run the same command again: rm -rf .venv"
 fi
 
-# The stamp's first line says what was installed from, its second which extras: a change of either installs anew.
+# The stamp's first line identifies the sources of the installation, its second the extras: if either changes, everything
+# is installed again.
 stamp=.venv/warpzoo-stamp
 source="$(cat pyproject.toml constraints.txt scripts/setup.sh | cksum) in $PWD"
 extras=$(printf '%s\n' "$@")
@@ -91,6 +92,6 @@ fi
 
 : >.venv/install.log
 torch=$(grep -o '^torch==[^ ;]*' constraints.txt)
-install "$torch, first and alone (a few minutes)" "$torch"
+install "$torch (a few minutes)" "$torch"
 install "warpzoo${extras:+ with $extras} (a few minutes)" -c constraints.txt -e ".${extras:+[${extras// /,}]}"
 printf '%s\n' "$wanted" >"$stamp"

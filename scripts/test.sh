@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash scripts/setup.sh test
 
-# Several processes with one thread each: threads that fight for the cores cost more than they bring.
+# Several processes with one thread each: oversubscribed threads cost more time than they save.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} PYTHONUNBUFFERED=1 PYTHONUTF8=1
 bin=.venv/bin
 if [ $# -gt 0 ]; then
@@ -27,8 +27,8 @@ run types $bin/mypy
 run tests $bin/python -m pytest -n auto --maxprocesses 4 --dist worksteal --durations 10
 
 if [ ${#failed[@]} -gt 0 ]; then
-    printf '\n[test] found something in: %s; see above.' "${failed[*]}" >&2
-    printf ' Style and formatting are mended by: %s\n' "$bin/ruff check --fix; $bin/ruff format" >&2
+    printf '\n[test] failed: %s; see above.' "${failed[*]}" >&2
+    printf ' Fix style and formatting with: %s\n' "$bin/ruff check --fix; $bin/ruff format" >&2
     exit 1
 fi
-printf '\n[test] all well\n'
+printf '\n[test] all passed\n'

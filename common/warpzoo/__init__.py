@@ -1,7 +1,63 @@
-"""Self-supervised image registration and denoising: warp layers, losses, engines' parts, space and reports.
+"""Self-supervised image registration and denoising as MONAI bundles.
 
 Convention: a displacement field is in voxels of the fixed grid, shape (batch, dims, *spatial), component i along
-spatial axis i, and `warped(x) = moving(x + displacement(x))` with align_corners=True.
+spatial axis i, and `warped(x) = moving(x + displacement(x))`; a transform takes points of the fixed space to the moving
+space.
+
+Example:
+    >>> result = warpzoo.register("fixed.nii.gz", "moving.nii.gz", method="affine,svf")
+    >>> result.warped, result.metrics, result.transform
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from warpzoo.denoising.interface import denoise
+    from warpzoo.images.image import Image, read_image
+    from warpzoo.registration.dictionary import Registerd
+    from warpzoo.registration.interface import Result, register
+    from warpzoo.registration.methods import find_methods
+    from warpzoo.registration.pair import Registration, register_pair
+    from warpzoo.transforms.placed import PlacedTransform, read_transform
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "Image",
+    "PlacedTransform",
+    "Registerd",
+    "Registration",
+    "Result",
+    "denoise",
+    "find_methods",
+    "read_image",
+    "read_transform",
+    "register",
+    "register_pair",
+]
+
+_HOMES = {
+    "Image": "warpzoo.images.image",
+    "PlacedTransform": "warpzoo.transforms.placed",
+    "Registerd": "warpzoo.registration.dictionary",
+    "Registration": "warpzoo.registration.pair",
+    "Result": "warpzoo.registration.interface",
+    "denoise": "warpzoo.denoising.interface",
+    "find_methods": "warpzoo.registration.methods",
+    "read_image": "warpzoo.images.image",
+    "read_transform": "warpzoo.transforms.placed",
+    "register": "warpzoo.registration.interface",
+    "register_pair": "warpzoo.registration.pair",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imported when first asked for: `import warpzoo` takes milliseconds."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'warpzoo' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,4 +1,4 @@
-"""The command `warpzoo`: one line of help per command here, everything else where the command lives."""
+"""The command `warpzoo`: one line of help per command here, everything else in the command's module."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from importlib import import_module
 from typing import Any
 
 COMMANDS = {
-    "register": ("warpzoo.commands.register", "carry a moving image onto a fixed one; or a whole list of pairs"),
-    "denoise": ("warpzoo.commands.denoise", "take the noise out of an image that a network learns from itself"),
-    "apply": ("warpzoo.commands.apply", "carry an image, labels or points by a transform file"),
-    "compare": ("warpzoo.commands.apply", "how far apart two transforms take the same points"),
-    "methods": ("warpzoo.registration.methods", "the methods that are there, their data and dimensions"),
+    "register": ("warpzoo.commands.register", "register a moving image to a fixed one, or a list of pairs"),
+    "denoise": ("warpzoo.commands.denoise", "denoise an image by a network that learns from it, or by a filter"),
+    "apply": ("warpzoo.commands.apply", "warp an image, labels or points by a transform file"),
+    "compare": ("warpzoo.commands.apply", "the distance between two transforms"),
+    "methods": ("warpzoo.commands.methods", "list the registration methods, their data and dimensions"),
 }
-WANTED = {int: "a whole number", float: "a number", bool: "True or False"}
+KINDS = {int: "a whole number", float: "a number", bool: "True or False"}
 
 
 def main() -> None:
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print("usage: warpzoo COMMAND ... (warpzoo COMMAND --help tells more)\n")
+        print("usage: warpzoo COMMAND ... (see warpzoo COMMAND --help; --debug shows the traceback of a failure)\n")
         for name, (_, summary) in COMMANDS.items():
             print(f"  {name:10}{summary}")
         return
@@ -42,12 +42,15 @@ def main() -> None:
 
 
 def run(name: str, arguments: list[str]) -> None:
-    """One command; what goes wrong ends as one sentence, and what libraries remark on the way is not for a user."""
+    """Runs one command; a failure ends with one sentence, and the warnings of libraries are silenced."""
     import fire
 
     from warpzoo.errors import FAILURES, plain_reason
 
-    logging.disable()
+    debug = "--debug" in arguments
+    arguments = [one for one in arguments if one != "--debug"]
+    if not debug:
+        logging.disable()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -56,13 +59,15 @@ def run(name: str, arguments: list[str]) -> None:
                 with redirect_stderr(sys.stdout):
                     fire.Fire({name: command}, [name, "--", "--help"], "warpzoo")
             command = reading(command)
-            # fire runs a command before it minds what it does not know: the first of these only looks at the arguments
+            # fire runs a command before it checks for unknown arguments: the first step only checks the arguments
             for step in (wraps(command)(lambda *_, **__: None), command):
                 fire.Fire({name: step}, [name, *arguments], "warpzoo")
     except FAILURES as error:
+        if debug:
+            raise
         sys.exit(f"warpzoo {name}: {plain_reason(error)}")
     except KeyboardInterrupt:
-        print(f"warpzoo {name}: interrupted; what is there under its final name is whole.", file=sys.stderr)
+        print(f"warpzoo {name}: interrupted; existing output files are complete.", file=sys.stderr)
         sys.exit(130)
     finally:
         logging.disable(logging.NOTSET)
@@ -85,7 +90,7 @@ def annotated(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def reading(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The command with its arguments read as what they are annotated: a name such as 007 or a,b stays a text."""
+    """The command with its arguments parsed by their annotations: a name such as 007 or a,b remains a string."""
     from fire.decorators import SetParseFns
     from fire.parser import DefaultParseValue
 
@@ -94,7 +99,7 @@ def reading(command: Callable[..., Any]) -> Callable[..., Any]:
         if kind is float and type(value) is int:
             value = float(value)
         if type(value) is not kind:
-            raise ValueError(f"{name} is {text!r}; it wants {WANTED[kind]}.")
+            raise ValueError(f"{name} must be {KINDS[kind]}, got {text!r}.")
         return value
 
     parameters = inspect.signature(command).parameters

@@ -1,7 +1,7 @@
-"""Checks of arguments: each raises a ValueError that names the argument, what it got and what it wants.
+"""Checks of arguments: each raises a ValueError that names the argument, what it must be and what it got.
 
-They look at shapes always and at values only when Python runs the numbers at hand, so that layers which call them
-can still be scripted, traced and exported.
+Shapes are always checked, values only in eager execution, so that layers which call these checks can be scripted,
+traced and exported.
 """
 
 from __future__ import annotations
@@ -15,98 +15,115 @@ SPATIAL_RANKS = {4: 2, 5: 3}
 
 
 def runs_eagerly() -> bool:
-    """False while a graph is recorded (tracing, exporting, compiling): values cannot be looked at there."""
+    """False while a graph is recorded (tracing, exporting, compiling): values are not available there."""
     return not (torch.jit.is_tracing() or torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export())
 
 
+def has_values(tensor: Tensor) -> bool:
+    """False where only shapes are known: while a graph is recorded, and on the meta device."""
+    return runs_eagerly() and not tensor.is_meta
+
+
 def check_finite(name: str, tensor: Tensor) -> None:
-    if tensor.is_floating_point() and runs_eagerly() and not tensor.is_meta:
+    if tensor.is_floating_point() and has_values(tensor):
         total = tensor.detach().sum(dtype=torch.float64 if tensor.dtype == torch.float64 else torch.float32)
         if not bool(total.isfinite()):
             bad = int((~tensor.detach().isfinite()).sum())
             if bad:
-                raise ValueError(f"{name} has {bad} values that are NaN or infinite; it wants finite numbers only.")
+                raise ValueError(f"{name} must be finite, got {bad} values that are NaN or infinite.")
 
 
 def check_image(name: str, tensor: Tensor, channels: int | None = None, finite: bool = True) -> int:
-    """Wants (batch, channels, *spatial) with two or three spatial axes; returns how many there are."""
+    """Requires (batch, channels, *spatial) with two or three spatial axes; returns their number."""
     if not isinstance(tensor, Tensor):
-        raise ValueError(f"{name} is a {type(tensor).__name__}; it wants a torch.Tensor.")
+        raise ValueError(f"{name} must be a torch.Tensor, got a {type(tensor).__name__}.")
     if tensor.dim() not in SPATIAL_RANKS:
         raise ValueError(
-            f"{name} has shape {tuple(tensor.shape)}; it wants (batch, channels, *spatial) with 2 or 3 spatial axes."
+            f"{name} must be (batch, channels, *spatial) with 2 or 3 spatial axes, got shape {tuple(tensor.shape)}."
         )
     if runs_eagerly() and 0 in tensor.shape:
-        raise ValueError(f"{name} has shape {tuple(tensor.shape)}; it wants no empty axis.")
+        raise ValueError(f"{name} must have no empty axis, got shape {tuple(tensor.shape)}.")
     if channels is not None and tensor.shape[1] != channels:
-        raise ValueError(f"{name} has {tensor.shape[1]} channels; it wants {channels}.")
+        raise ValueError(f"{name} must have {channels} channel{'s' * (channels != 1)}, got {tensor.shape[1]}.")
     if finite:
         check_finite(name, tensor)
     return SPATIAL_RANKS[tensor.dim()]
 
 
 def check_displacement(name: str, tensor: Tensor, finite: bool = True) -> int:
-    """Wants (batch, dims, *spatial) with one component per spatial axis; returns how many axes there are."""
+    """Requires (batch, dims, *spatial) with one component per spatial axis; returns the number of axes."""
     dims = check_image(name, tensor, finite=finite)
     if tensor.shape[1] != dims:
         raise ValueError(
-            f"{name} has {tensor.shape[1]} components on {dims} spatial axes (shape {tuple(tensor.shape)}); "
-            f"it wants one component per axis."
+            f"{name} must have one component per spatial axis, got {tensor.shape[1]} components on {dims} axes "
+            f"(shape {tuple(tensor.shape)})."
         )
     return dims
 
 
 def check_same_shape(name: str, tensor: Tensor, other_name: str, other: Tensor, spatial_only: bool = False) -> None:
-    """Wants equal shapes (or equal batch and spatial shapes) on one device; dynamic sizes are not compared."""
+    """Requires equal shapes (or equal batch and spatial shapes) on one device; dynamic sizes are not compared."""
     if not runs_eagerly():
         return
     start = 2 if spatial_only else 1
     if tensor.shape[start:] != other.shape[start:] or tensor.shape[0] != other.shape[0]:
         what = "batch and spatial shape" if spatial_only else "shape"
         raise ValueError(
-            f"{name} has shape {tuple(tensor.shape)} and {other_name} has {tuple(other.shape)}; "
-            f"they want the same {what}."
+            f"{name} and {other_name} must have the same {what}, got {tuple(tensor.shape)} and {tuple(other.shape)}."
         )
     check_same_device(name, tensor, other_name, other)
 
 
 def check_same_device(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
     if tensor.device != other.device:
-        raise ValueError(f"{name} is on {tensor.device} and {other_name} on {other.device}; they want the same device.")
+        raise ValueError(f"{name} and {other_name} must be on the same device, got {tensor.device} and {other.device}.")
 
 
 def check_mask(name: str, mask: Tensor, image_name: str, image: Tensor) -> None:
-    """Wants a mask of the image's spatial shape, one channel, batch 1 or the image's, with something in it."""
+    """Requires a mask of the image's spatial shape, one channel, batch 1 or the image's, that is not empty."""
     check_image(name, mask, channels=1)
     if mask.shape[2:] != image.shape[2:] or mask.shape[0] not in (1, image.shape[0]):
         raise ValueError(
-            f"{name} has shape {tuple(mask.shape)}; for {image_name} of shape {tuple(image.shape)} it wants "
-            f"{(image.shape[0], 1, *image.shape[2:])}."
+            f"{name} must have shape {(image.shape[0], 1, *image.shape[2:])} for {image_name} of shape "
+            f"{tuple(image.shape)}, got {tuple(mask.shape)}."
         )
     check_same_device(name, mask, image_name, image)
-    if runs_eagerly() and not bool((mask > 0).flatten(1).any(dim=1).all()):
-        raise ValueError(f"{name} is empty (no voxel above 0) for at least one item of the batch; it wants a voxel.")
+    if has_values(mask) and not bool((mask > 0).flatten(1).any(dim=1).all()):
+        raise ValueError(f"{name} must have a voxel above 0 in each item of the batch, got an empty one.")
 
 
 def check_spacing(name: str, spacing: float | Sequence[float], dims: int) -> tuple[float, ...]:
-    """Wants one positive length for all axes or one per axis (a number, sequence, array or tensor); one per axis."""
+    """Requires one positive length, or one per axis (number, sequence, array or tensor); returns one per axis."""
     sides = torch.as_tensor(spacing, dtype=torch.float64).flatten().tolist()
     if len(sides) not in (1, dims) or not all(0 < side < float("inf") for side in sides):
-        raise ValueError(f"{name} is {spacing}; it wants one positive length, or one for each of the {dims} axes.")
+        raise ValueError(f"{name} must be one positive length, or one for each of the {dims} axes, got {spacing}.")
     return tuple(sides * dims if len(sides) == 1 else sides)
 
 
 def check_points(name: str, points: Tensor, dims: int) -> None:
-    """Wants (..., count, dims), finite."""
+    """Requires finite points (..., count, dims)."""
     if not isinstance(points, Tensor) or points.dim() < 2 or points.shape[-1] != dims:
         got = tuple(points.shape) if isinstance(points, Tensor) else type(points).__name__
-        raise ValueError(f"{name} is {got}; it wants a tensor of points (..., count, {dims}), axis by axis.")
+        raise ValueError(f"{name} must be a tensor of points (..., count, {dims}), got {got}.")
     check_finite(name, points)
 
 
 def check_truth(name: str, value: bool | str) -> bool:
-    """Wants true or false, also as text: that is what `python -m monai.bundle` makes of `--resume false`."""
-    said = {"true": True, "false": False}.get(str(value).lower())
-    if said is None:
-        raise ValueError(f"{name} is {value!r}; it wants true or false.")
-    return said
+    """Requires true or false, also as text: `python -m monai.bundle` turns `--resume false` into text."""
+    truth = {"true": True, "false": False}.get(str(value).lower())
+    if truth is None:
+        raise ValueError(f"{name} must be true or false, got {value!r}.")
+    return truth
+
+
+def chosen_device(device: str | None) -> str:
+    """That device, if it is there; the GPU if there is one, else the CPU, if none is named."""
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise ValueError(f"device must be such as cpu, cuda or cuda:1, got {device!r}.") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device must be cpu where PyTorch finds no GPU, got {device!r}.")
+    return device

@@ -1,4 +1,4 @@
-"""What a person is told when something fails: one sentence, from under what libraries wrapped around it."""
+"""Failures as one sentence for the user, extracted from the exceptions that libraries wrap around it; warnings."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from types import TracebackType
 
 FAILURES = (ValueError, RuntimeError, OSError, MemoryError)
-"""What files, settings and machines are to blame for; anything else is a mistake in the program."""
+"""Caused by files, settings or the machine; any other exception is a bug."""
 
 
 def plain_reason(error: BaseException) -> str:
-    """The sentence that was written for a person; without one, what the innermost error says."""
+    """The message that was written for the user; if there is none, that of the innermost exception."""
     chain = _chain(error)
     for one in chain:
         if isinstance(one, MemoryError):
-            return f"there is not enough memory ({one or 'no more could be had'}); try smaller images."
+            return f"not enough memory ({one or 'allocation failed'}); use smaller images."
         if isinstance(one, OSError) and one.filename:
             return f"{one.filename}: {one.strerror}."
         if isinstance(one, (ValueError, OSError)):
@@ -25,9 +25,9 @@ def plain_reason(error: BaseException) -> str:
 
 
 def end_with_the_reason() -> None:
-    """A run of `python -m monai.bundle` that fails ends with one sentence, not with its way through the libraries.
+    """Makes a failing `python -m monai.bundle` print one sentence instead of a traceback.
 
-    `python -X dev -m monai.bundle` shows that too.
+    `python -X dev -m monai.bundle` prints the traceback as well.
     """
     program = getattr(sys.modules["__main__"], "__spec__", None)
     if program is not None and program.name == "monai.bundle.__main__" and not sys.flags.dev_mode:
@@ -36,15 +36,17 @@ def end_with_the_reason() -> None:
 
 def _print_reason(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     if isinstance(error, KeyboardInterrupt):
-        print("\ninterrupted; what is there under its final name is whole.", file=sys.stderr)
+        print("\ninterrupted; existing output files are complete.", file=sys.stderr)
     elif any(isinstance(one, (ValueError, OSError, MemoryError)) for one in _chain(error)):
-        print(f"\nerror: {plain_reason(error)}\n(python -X dev -m monai.bundle … shows where.)", file=sys.stderr)
+        print(
+            f"\nerror: {plain_reason(error)}\n(python -X dev -m monai.bundle … shows the traceback.)", file=sys.stderr
+        )
     else:
         sys.__excepthook__(kind, error, trace)
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    """The error and, inwards, what it came from."""
+    """The exception and its causes, outermost first."""
     chain = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
         chain.append(cause)
@@ -53,7 +55,7 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that will ("error") or may ("warning") spoil the result, in whole sentences."""
+    """A problem that makes the result wrong ("error") or may do so ("warning"), in whole sentences."""
 
     severity: str
     message: str
@@ -63,9 +65,17 @@ class Finding:
         return f"{self.message} {self.way_out}"
 
 
+def warning(message: str, way_out: str) -> Finding:
+    return Finding("warning", message, way_out)
+
+
+def fatal(message: str, way_out: str) -> Finding:
+    return Finding("error", message, way_out)
+
+
 def raise_if(findings: Sequence[Finding], strict: bool = False) -> None:
-    """Raises a ValueError that says all errors, if there are any; with `strict`, warnings are errors."""
-    fatal = [finding for finding in findings if strict or finding.severity == "error"]
-    if fatal:
-        ending = " (Without strict this is a warning.)" if all(one.severity == "warning" for one in fatal) else ""
-        raise ValueError(" ".join(map(str, fatal)) + ending)
+    """Raises a ValueError that lists all errors, if there are any; with `strict`, warnings are errors."""
+    against = [finding for finding in findings if strict or finding.severity == "error"]
+    if against:
+        ending = " (Without strict this is a warning.)" if all(one.severity == "warning" for one in against) else ""
+        raise ValueError(" ".join(map(str, against)) + ending)

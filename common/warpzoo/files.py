@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written under a temporary name, renamed when complete; errors in one sentence."""
+"""Atomic files, written under a temporary name and renamed when complete; errors of files as one sentence."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class FileError(ValueError):
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """A path to write to, in the folder of `path` and with its suffix; it becomes `path` when the block ends well.
+    """A temporary path in the folder of `path` and with its suffix, renamed to `path` when the block succeeds.
 
-    Missing folders are made. Whatever ends the block early (an error, Ctrl-C), nothing half-written stays.
+    Missing folders are created. If the block fails (an error, Ctrl-C), the temporary file is removed.
 
     Example:
         >>> with whole_file("out/metrics.json") as temporary:
@@ -46,23 +46,23 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         way_out = _WAYS_OUT.get(error.errno or 0, error.strerror or str(error))
         raise FileError(f"{path} cannot be written: {way_out}.") from error
     finally:
-        with suppress(OSError):  # the folder is no folder, or unreachable: then there is nothing to remove
+        with suppress(OSError):  # not a folder, or unreachable: there is nothing to remove
             temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def reading(path: str | Path, what: str) -> Iterator[None]:
-    """Turns whatever a library says of a broken file into one FileError; `what` is the kind of file it should be."""
+    """Turns any exception of a library about a broken file into one FileError; `what` is the expected kind of file."""
     path = Path(path)
     if not path.exists():
-        raise FileError(f"{path} does not exist; {what} is wanted.")
+        raise FileError(f"{path} does not exist; it must be {what}.")
     try:
         yield
     except (FileError, MemoryError):
         raise
     except Exception as error:
         if isinstance(error, PermissionError):
-            raise FileError(f"{path} cannot be read: you lack the permission; change it or copy the file.") from error
+            raise FileError(f"{path} cannot be read: no permission; change it or copy the file.") from error
         reason = " ".join(str(error).split())[-300:] or type(error).__name__
         raise FileError(
             f"{path} cannot be read as {what} ({reason}); it is damaged, incomplete or of another kind: "

@@ -1,4 +1,4 @@
-"""What a result was made by: the command, the versions, the machine; and JSON files that are whole or not there."""
+"""Provenance of a result: command, versions, machine; and atomic JSON files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import platform
 import shlex
 import sys
-from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,8 @@ import warpzoo
 from warpzoo.files import whole_file
 
 
-def provenance(method: str, files: Mapping[str, Any]) -> dict[str, Any]:
-    """Method, files, command and versions of one registration."""
-    return {"method": method, "files": dict(files), "command": command(), "versions": versions()}
-
-
 def command() -> str:
-    """How this process was called."""
+    """The command line of this process."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     program = f"python -m {spec.name.removesuffix('.__main__')}" if spec else Path(sys.argv[0]).name
     return shlex.join([*program.split(), *sys.argv[1:]])
@@ -37,13 +31,12 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, Any]:
-    """The processor's (the first GPU's) own name and how many threads torch uses."""
-    return {"processor": processor_name(), "threads": torch.get_num_threads()}
+    """The name of the processor (of the first GPU) and the number of threads that torch uses."""
+    processor = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name()
+    return {"processor": processor, "threads": torch.get_num_threads()}
 
 
-def processor_name() -> str:
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
+def cpu_name() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text(encoding="utf-8").splitlines():

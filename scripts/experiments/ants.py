@@ -29,7 +29,7 @@ def register(image: Tensor) -> tuple[Tensor, float]:
     """(1, 2, *spatial), moving and fixed → [warped | displacement] as the networks give it, and the seconds of the
     registration itself, on one thread.
 
-    The displacement is that of ANTs' affine and deformation together, in voxels; images and labels are carried by it as
+    The displacement is that of ANTs' affine and deformation together, in voxels; images and labels are warped by it as
     by any other.
     """
     os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = "1"  # ITK looks when it first runs

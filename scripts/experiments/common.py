@@ -1,4 +1,4 @@
-"""What every experiment needs: its options, networks with the weights of variants, methods measured in turns, tables.
+"""What every experiment needs: its options, variants' networks with their weights, measurements in turns, tables.
 
 An experiment is a module with `run(options) -> result`, which may write pictures, and `page(result) -> Markdown`; a
 result is plain JSON, so that the page can be written again from it.
@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import platform
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,12 +23,13 @@ from monai.bundle import ConfigParser
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from warpzoo.networks.blocks import fold_norms
+from warpzoo import record
+from warpzoo.bundles import open_bundle
+from warpzoo.networks import fold_norms, load_weights
 from warpzoo.training import PairDataset, of_subjects
 from warpzoo.training.evaluation import PairMetricsd
-from warpzoo.training.handlers import load_weights
 
-Method = Callable[[Tensor], tuple[Tensor, float]]
+TimedMethod = Callable[[Tensor], tuple[Tensor, float]]
 """(1, 2, *spatial), moving and fixed → (1, 1 + dims, *spatial), [warped | displacement], and the seconds it took."""
 Numbers = dict[str, list[float | None]]
 """By metric, one for each pair; None where there is no number."""
@@ -51,32 +50,20 @@ class Options:
     seed: int = 0
 
     def record(self) -> dict[str, Any]:
-        """What the numbers depend on, for the page; no paths, which are a machine's own affair."""
+        """What the numbers depend on, for the page; no paths, which differ between machines."""
         return {
             "subset": self.subset,
             "limit": self.limit,
             "seed": self.seed,
-            "machine": cpu_name(),
+            "machine": f"{record.cpu_name()} ({os.cpu_count()} cores)",
             "load": round(os.getloadavg()[0], 1),
-            "versions": {"python": platform.python_version()} | {name: version(name) for name in ("torch", "monai")},
+            "versions": record.versions(),
         }
 
 
-def read_config(options: Options, overrides: Sequence[str] = (), **settings: Any) -> ConfigParser:
-    """The bundle's train.json with `configs/variants/<override>.json` on top, in this order, and then `settings`."""
-    root = str(options.bundle)
-    if root not in sys.path:  # the bundle's own network package lies there
-        sys.path.insert(0, root)
-    configs = options.bundle / "configs"
-    files = [configs / "train.json", *(configs / "variants" / f"{name}.json" for name in overrides)]
-    for file in files:
-        if not file.exists():
-            raise ValueError(f"{file} does not exist; the bundle wants it.")
-    config = ConfigParser()
-    config.read_config([str(file) for file in files])
-    for name, value in settings.items():
-        config[name] = value
-    return config
+def read_config(options: Options, variants: Sequence[str] = (), **settings: Any) -> ConfigParser:
+    """The bundle's train.json with these variants on top, in this order, and then `settings`."""
+    return open_bundle(options.bundle).config("train", variants, **settings)
 
 
 def load_network(config: ConfigParser, weights: Path) -> nn.Module:
@@ -87,10 +74,10 @@ def load_network(config: ConfigParser, weights: Path) -> nn.Module:
 
 
 def chosen_records(config: ConfigParser, subset: str) -> list[dict[str, Any]]:
-    """The config's images of the test or the validation subjects, or all."""
+    """The config's images of the test subjects, of the validation subjects, or all."""
     source = Path(config.get_parsed_content("records#source"))
     if not source.exists():
-        raise ValueError(f"{source} does not exist; --data wants the folder that holds {Path(*source.parts[-2:])}.")
+        raise ValueError(f"{source} does not exist; --data must be the folder that holds {Path(*source.parts[-2:])}.")
     records = config.get_parsed_content("records")
     return records if subset == "all" else of_subjects(records, config.get_parsed_content(f"{subset}_subjects"))
 
@@ -107,7 +94,7 @@ def trained_networks(options: Options, variants: Mapping[str, Sequence[str]]) ->
 
 
 def installed_version(package: str) -> str | None:
-    """Of a peer, which need not be there."""
+    """Of a classical method to compare with; None if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -115,11 +102,11 @@ def installed_version(package: str) -> str | None:
 
 
 def unregistered(image: Tensor) -> tuple[Tensor, float]:
-    still = torch.zeros(len(image), image.dim() - 2, *image.shape[2:])
-    return torch.cat([image[:, :1], still], dim=1), float("nan")
+    identity = torch.zeros(len(image), image.dim() - 2, *image.shape[2:])
+    return torch.cat([image[:, :1], identity], dim=1), float("nan")
 
 
-def timed(register: Callable[[Tensor], Tensor]) -> Method:
+def timed(register: Callable[[Tensor], Tensor]) -> TimedMethod:
     """A network, or anything that predicts as one, as a method."""
 
     def method(image: Tensor) -> tuple[Tensor, float]:
@@ -134,16 +121,16 @@ def timed(register: Callable[[Tensor], Tensor]) -> Method:
 def measure(
     pairs: PairDataset,
     chosen: Sequence[int],
-    methods: Mapping[str, Method],
+    methods: Mapping[str, TimedMethod],
     metrics: PairMetricsd,
     names: Sequence[str],
     seen: Callable[[str, dict[str, Any], Tensor], None] | None = None,
 ) -> dict[str, Numbers]:
     """Every method's numbers of those names, "seconds" among them, and each prediction to `seen(method, pair, it)`.
 
-    The methods take turns at every pair, so that a busy machine slows all of them alike, and each has registered a pair
-    before its time is taken. None where there is no number: no surface is left to measure from, or nothing is done that
-    takes time.
+    The methods take turns at every pair, so that a busy machine slows all of them equally, and each has registered a
+    pair before it is timed. None where there is no number: no surface is left to measure from, or the method takes no
+    time.
     """
     for method in methods.values():
         method(pairs[chosen[0]]["image"][None])
@@ -182,7 +169,7 @@ def speed_ratio(ours: Numbers, theirs: Numbers) -> float:
 
 
 def bare(ax: Axes, title: str) -> None:
-    """A picture needs no ticks."""
+    """Axes without ticks, for a picture."""
     ax.set_title(title, fontsize=9)
     ax.set_xticks([])
     ax.set_yticks([])
@@ -206,7 +193,7 @@ def mean_std(values: Sequence[float | None], digits: int, scale: float = 1.0) ->
 
 
 def provenance(result: dict[str, Any], command: str) -> str:
-    """How a result came about, in one paragraph."""
+    """How a result was made, in one paragraph."""
     subset = {
         "test": "the test subjects, on whom nothing was trained or chosen",
         "validation": "the validation subjects, on whom weights were chosen",
@@ -218,17 +205,3 @@ def provenance(result: dict[str, Any], command: str) -> str:
         f"Made by `{command}` on {subset[result['subset']]}{limit}; seed {result['seed']}, one thread of "
         f"{result['machine']} at a load of {result['load']} when it began, {versions}."
     )
-
-
-def cpu_name() -> str:
-    """What the processor calls itself, and how many there are."""
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [
-            line.partition(":")[2].strip()
-            for line in cpuinfo.read_text(encoding="utf-8").splitlines()
-            if "model name" in line
-        ]
-        name = names[0] if names else name
-    return f"{name} ({os.cpu_count()} cores)"

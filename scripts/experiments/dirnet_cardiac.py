@@ -1,7 +1,7 @@
 """DIRNet on cine cardiac MR: end-diastole onto end-systole and back (the paper's Table 1 and Fig. 4).
 
 Every slice of the test subjects is registered both ways by elastix and by every variant; the moving image's endocardium
-label, carried by each method's displacement, is compared with the fixed image's.
+label, warped by each method's displacement, is compared with the fixed image's.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from torch import Tensor
 
 from experiments import elastix
 from experiments.common import (
-    Method,
     Numbers,
     Options,
+    TimedMethod,
     bare,
     chosen_records,
     gain,
@@ -84,9 +84,9 @@ def run(options: Options) -> dict[str, Any]:
     }
 
 
-def available_methods(options: Options) -> dict[str, Method]:
+def available_methods(options: Options) -> dict[str, TimedMethod]:
     """The rows that can be run here: elastix where it is installed, networks that have weights."""
-    methods: dict[str, Method] = {"before": unregistered}
+    methods: dict[str, TimedMethod] = {"before": unregistered}
     if installed_version(elastix.PACKAGE):
         methods["elastix"] = elastix.register
     return methods | {row: timed(network) for row, network in trained_networks(options, VARIANTS).items()}
@@ -100,7 +100,7 @@ def pictured(difficulty: Sequence[float]) -> list[int]:
     )
 
 
-def picture(path: Path, pairs: PairDataset, methods: Mapping[str, Method], shown: Sequence[int]) -> None:
+def picture(path: Path, pairs: PairDataset, methods: Mapping[str, TimedMethod], shown: Sequence[int]) -> None:
     """One row per pair: fixed, moving, registered by elastix and by us with the endocardium (reference dashed), and how
     much each differs from the fixed image."""
     names = [name for name in ("before", "elastix", "ours") if name in methods]
@@ -115,9 +115,9 @@ def picture(path: Path, pairs: PairDataset, methods: Mapping[str, Method], shown
         axes[0].set_ylabel(pair["id"].replace(" -> ", " →\n"), fontsize=7)
         for column, name in enumerate(names, start=1):
             prediction, _ = methods[name](pair["image"][None])
-            carried = warp_labels(pair["moving_labels"][None], prediction[:, 1:])[0, 0][view]
+            labels = warp_labels(pair["moving_labels"][None], prediction[:, 1:])[0, 0][view]
             warped = prediction[0, 0][view]
-            draw(axes[column], warped, brightest, "moving" if name == "before" else name, reference, carried)
+            draw(axes[column], warped, brightest, "moving" if name == "before" else name, reference, labels)
             ax = axes[column + len(names)]
             ax.imshow(((warped - fixed).abs() / brightest).numpy(), cmap="inferno", vmin=0, vmax=0.6)
             bare(ax, f"|difference| {name}")
@@ -134,14 +134,18 @@ def around(labels: Tensor) -> tuple[slice, ...]:
 
 
 def draw(
-    ax: Axes, image: Tensor, brightest: float, title: str, reference: Tensor, carried: Tensor | None = None
+    ax: Axes, image: Tensor, brightest: float, title: str, reference: Tensor, labels: Tensor | None = None
 ) -> None:
     ax.imshow(image.numpy(), cmap="gray", vmin=0, vmax=brightest)
     ax.contour(
-        reference, [0.5], colors="deepskyblue", linewidths=1, linestyles="dashed" if carried is not None else "solid"
+        reference,
+        [0.5],
+        colors="deepskyblue",
+        linewidths=1,
+        linestyles="dashed" if labels is not None else "solid",
     )
-    if carried is not None and bool(carried.any()):
-        ax.contour(carried.numpy(), [0.5], colors="orange", linewidths=1)
+    if labels is not None and bool(labels.any()):
+        ax.contour(labels.numpy(), [0.5], colors="orange", linewidths=1)
     bare(ax, title)
 
 
@@ -169,7 +173,7 @@ def page(result: dict[str, Any], command: str) -> str:
         "Mean ± standard deviation over the registrations. Distances are between endocardium contours, in pixels: the "
         "archive does not say how large one is (1.28 mm in the paper). The 95th percentile is the larger of the two "
         "directions', the mean is over both. A pixel is folded where the Jacobian determinant by central differences "
-        "is ≤ 0, a cell where it is by one-sided differences at any corner. All images and labels are carried in the "
+        "is ≤ 0, a cell where it is by one-sided differences at any corner. All images and labels are warped in the "
         "same way (linear, nearest) by each method's displacement. The time is that of one pair, alone, images in "
         "memory: the network (batch norms folded) with its warp, or elastix with its own.",
         f"elastix ({result['elastix'] or 'not installed'}) as in the paper: cubic B-spline, spacing 16, NCC, 2 × 100 "
@@ -182,7 +186,7 @@ def page(result: dict[str, Any], command: str) -> str:
     parts.append(f"![Registered pairs]({PICTURE})")
     parts.append(
         "A hard, a middling and an easy pair (the 1/6, 1/2 and 5/6 quantiles of Dice before registration). Contours: "
-        "endocardium of the fixed image (blue) and the moving image's as carried (orange)."
+        "endocardium of the fixed image (blue) and the moving image's, warped (orange)."
     )
     return "\n\n".join(parts)
 

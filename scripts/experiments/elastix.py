@@ -28,7 +28,7 @@ def register(image: Tensor) -> tuple[Tensor, float]:
     """(1, 2, *spatial), moving and fixed → [warped | displacement] as the networks give it, and the seconds of the
     registration itself, on one thread.
 
-    The displacement is elastix' own, in voxels; images and labels are carried by it as by any other.
+    The displacement is elastix', in voxels; images and labels are warped by it as by any other.
     """
     import itk
 

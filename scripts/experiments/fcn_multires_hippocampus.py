@@ -1,6 +1,6 @@
 """MR volumes of the hippocampus, every one registered to one of them (the fcn_multires paper's experiments).
 
-Labels carried by each method's displacement are compared with the fixed image's; NCC of pairs that the networks were
+Labels warped by each method's displacement are compared with the fixed image's; NCC of pairs that the networks were
 trained on and of others; the mean of the registered images.
 """
 
@@ -21,9 +21,9 @@ from tqdm import tqdm
 
 from experiments import ants
 from experiments.common import (
-    Method,
     Numbers,
     Options,
+    TimedMethod,
     bare,
     chosen_records,
     gain,
@@ -40,16 +40,15 @@ from experiments.common import (
     trained_networks,
     unregistered,
 )
+from warpzoo.bundles import training_objective
 from warpzoo.geometry.grid import Grid
 from warpzoo.geometry.sampling import warp, warp_labels
 from warpzoo.geometry.transforms import DisplacementField
 from warpzoo.losses import normalised_cross_correlation
-from warpzoo.networks.blocks import carried
-from warpzoo.networks.intensity import Standardise
-from warpzoo.registration.adaptation import adapted
+from warpzoo.networks import Standardise, warp_and_concatenate
 from warpzoo.registration.budget import Budget
-from warpzoo.registration.optimisation import optimise
-from warpzoo.registration.results import REFINED_LEVELS
+from warpzoo.registration.network import adapted
+from warpzoo.registration.optimisation import REFINED_LEVELS, optimise
 from warpzoo.training import PairDataset, not_of_subjects, of_subjects
 
 # Overrides of train.json that make each row's network.
@@ -114,15 +113,16 @@ def run(options: Options) -> dict[str, Any]:
     }
 
 
-def available_methods(options: Options, networks: Mapping[str, nn.Module]) -> dict[str, Method]:
+def available_methods(options: Options, networks: Mapping[str, nn.Module]) -> dict[str, TimedMethod]:
     """The rows that can be run here: ANTs where it is installed, networks that have weights."""
-    methods: dict[str, Method] = {"before": unregistered}
+    methods: dict[str, TimedMethod] = {"before": unregistered}
     if installed_version(ants.PACKAGE):
         methods["ants"] = ants.register
     methods |= {row: timed(network) for row, network in networks.items()}
     if "ours" in networks:
         methods["refined"] = timed(partial(refine, networks["ours"]))
-        methods["adapted"] = timed(lambda image: adapted(networks["ours"], image, ADAPTATION)(image))
+        objective = partial(training_objective, options.bundle)
+        methods["adapted"] = timed(lambda image: adapted(networks["ours"], objective, image, ADAPTATION)[0](image))
     bundle = options.bundle.parent / OTHER_BUNDLE
     others = trained_networks(replace(options, bundle=bundle, weights=bundle / "models"), {"ours": []})
     if others:
@@ -135,17 +135,17 @@ def refine(network: nn.Module, image: Tensor) -> Tensor:
     moving, fixed, grid = image[:, :1], image[:, 1:], Grid(image.shape[2:])
     start = DisplacementField(network(image)[:, 1:], grid)
     transform = optimise("svf", fixed, grid, moving, grid, start, budget=REFINEMENT, levels=REFINED_LEVELS)
-    return carried(image, transform.field(grid))
+    return warp_and_concatenate(image, transform.field(grid))
 
 
 def without_network(image: Tensor) -> Tensor:
     moving, fixed, grid = image[:, :1], image[:, 1:], Grid(image.shape[2:])
     affine = optimise("affine", fixed, grid, moving, grid)
-    return carried(image, optimise("svf", fixed, grid, moving, grid, affine).field(grid))
+    return warp_and_concatenate(image, optimise("svf", fixed, grid, moving, grid, affine).field(grid))
 
 
 class Means:
-    """The mean of all moving images, each of zero mean and unit variance, and of their hippocampi, as carried by each
+    """The mean of all moving images, each of zero mean and unit variance, and of their hippocampi, warped by each
     method: (*spatial) by the method's name; and the fixed image's own by "fixed"."""
 
     def __init__(self) -> None:
@@ -259,8 +259,8 @@ def page(result: dict[str, Any], command: str) -> str:
         "Mean ± standard deviation over the pairs. *Whole* is anterior and posterior taken together. A voxel is folded "
         "where the Jacobian determinant by central differences is ≤ 0, a cell where it is by one-sided differences at "
         "any corner. Every method gets the same two images, brought to 40×56×40 voxels by the bundle's preprocessing; "
-        "images and labels are carried in the same way (linear, nearest) by each method's displacement. Sharpness is "
-        "the mean gradient, in standard deviations per voxel, of the mean of all carried images; the fixed image's is "
+        "images and labels are warped in the same way (linear, nearest) by each method's displacement. Sharpness is "
+        "the mean gradient, in standard deviations per voxel, of the mean of all warped images; the fixed image's is "
         f"{result['means']['fixed']['sharpness']:.3f}. The time is that of one pair, alone, images in memory.",
         f"ANTs (antspyx {result['ants'] or 'not installed'}) as in the paper: affine, 100×100×100 iterations by mutual "
         "information from centres of mass; SyN[0.25], Gauss[3,0], 100×100×10 iterations by cross-correlation of radius "
@@ -273,7 +273,7 @@ def page(result: dict[str, Any], command: str) -> str:
         *(comparison(rows, name) for name in ("ours", "refined") if name in rows and "ants" in rows),
         f"![Mean images before and after registration]({PICTURE})",
         "Sagittal and coronal planes through the middle of the fixed hippocampus. Above the fixed image and the mean "
-        "of the others; below how many of their hippocampi, as carried, are where (black none, bright all) and the "
+        "of the others; below the share of their hippocampi, warped, at each voxel (black none, bright all) and the "
         "fixed one's outline; agreement is the mean inside it.",
         "### NCC of pairs trained on and of others",
         table(

@@ -16,7 +16,7 @@ import tifffile
 import torch
 
 from experiments.common import Options
-from warpzoo.commands.denoise import workflow_of
+from warpzoo.bundles import open_bundle
 from warpzoo.denoising.filters import FILTERS, choose_size, noise_deviation
 from warpzoo.denoising.results import quality
 
@@ -44,7 +44,7 @@ def fields(options: Options) -> Iterator[tuple[str, Path, np.ndarray, np.ndarray
     folder = options.data / "microscopy" / "fmd"
     paths = sorted((folder / "noisy").glob("*.tif"))[: options.limit]
     if not paths:
-        raise ValueError(f"{folder / 'noisy'} holds no .tif; --data wants the folder that holds microscopy/fmd.")
+        raise ValueError(f"{folder / 'noisy'} holds no .tif; --data must be the folder that holds microscopy/fmd.")
     for path in paths:
         noisy, clean = (tifffile.imread(one).astype(np.float32) for one in (path, folder / "average50" / path.name))
         yield path.stem, path, noisy, clean
@@ -82,12 +82,12 @@ def filtered(noisy: np.ndarray, clean: np.ndarray) -> tuple[dict[str, dict[str, 
 def trained(
     options: Options, path: Path, clean: np.ndarray, variants: Sequence[str], budget: str | None = None
 ) -> tuple[dict[str, Any], Any]:
-    """Trains on that one file; what came of it and the denoised image."""
+    """Trains on that one file; its numbers and the denoised image."""
     noisy = tifffile.imread(path).astype(np.float32)
     with tempfile.TemporaryDirectory() as folder:
-        training = workflow_of(
+        training = open_bundle(options.bundle).workflow(
             "train",
-            list(variants),
+            variants,
             images=str(path),
             weights=f"{folder}/model.pt",
             budget=budget or BUDGET,

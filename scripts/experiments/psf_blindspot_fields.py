@@ -127,7 +127,7 @@ def page(result: Mapping[str, Any], command: str) -> str:
 
 
 def where_the_shot_was(result: Mapping[str, Any]) -> list[str]:
-    """What remains to be said without the motion between the shot and the others."""
+    """The same numbers without the motion between the shot and the others."""
     rows, shifts = result["rows"], result["shifts"]
     distances = ", ".join(f"{math.hypot(*shift):.2f} ({name})" for name, shift in shifts.items())
     lines = [[row, *(f"{rows[name][row]['psnr_moved']:.2f}" for name in rows)] for row in next(iter(rows.values()))]

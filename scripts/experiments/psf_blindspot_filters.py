@@ -51,6 +51,6 @@ def page(result: Mapping[str, Any], command: str) -> str:
             table(["SNR in dB", *names, "sizes", "in the study (LIVECell)"], lines),
             "SNR is 10 log₁₀ of the clean image's power over that of what is left of the noise. Sizes in pixels, or in "
             "standard deviations of the noise for nlm, tv and wavelet. The study names no sizes. Its box 3-D filter "
-            "wants volumes: `warpzoo denoise --method box3d`.",
+            "needs volumes: `warpzoo denoise --method box3d`.",
         ]
     )

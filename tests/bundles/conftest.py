@@ -144,7 +144,7 @@ def step() -> Callable[[ConfigWorkflow], tuple[int, ...]]:
 
     def step(training: ConfigWorkflow) -> tuple[int, ...]:
         content = training.parser.get_parsed_content
-        batch = next(iter(content("train#dataloader")))["image"]
+        batch = next(iter(content("train#trainer").data_loader))["image"]
         objective, optimizer = content("objective"), content("optimizer")
         before = [parameter.clone() for parameter in objective.parameters()]
         loss = objective.train()(batch)["loss"]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from ignite.engine import Events
+from monai.bundle import ConfigParser
 from monai.metrics import compute_dice
 from scipy.ndimage import map_coordinates
 
@@ -77,6 +78,18 @@ def test_every_variant_trains_a_step(bundle, workflow, step, name, variants):
     assert step(training) == (2, 2, 16, 24, 16)
     for record in training.parser.get_parsed_content("train#dataset#data"):
         assert record["id"] not in ("2.nii.gz", "3.nii.gz", "4.nii.gz", "5.nii.gz") or "folder" in variants
+
+
+def test_both_bundles_hold_out_the_same_volumes(bundle):
+    for name, count, first, last in (("validation", 10, "019", "374"), ("test", 20, "008", "385")):
+        subjects = []
+        for root in (bundle("fcn_multires"), bundle("voxelmorph_dense")):
+            config = ConfigParser()
+            config.read_config(str(root / "configs" / "train.json"))
+            subjects.append(config.get_parsed_content(f"{name}_subjects"))
+        assert subjects[0] == subjects[1] == sorted(set(subjects[0]))
+        assert len(subjects[0]) == count
+        assert (subjects[0][0], subjects[0][-1]) == (f"hippocampus_{first}.nii.gz", f"hippocampus_{last}.nii.gz")
 
 
 def test_two_dimensions(root, workflow, step, volumes, tmp_path):
@@ -152,9 +165,11 @@ def test_variants_register_files_with_their_own_weights(bundle, volumes, tmp_pat
 
 def test_a_variant_without_weights_and_a_similarity_for_nothing_are_refused(volumes):
     images = [str(volumes / "images" / f"{number}.nii.gz") for number in (0, 1)]
-    with pytest.raises(ValueError, match=r"no weights for its variant 'two_levels'.*coarse\.pt"):
+    with pytest.raises(ValueError, match="weights must be given for variant 'two_levels'.*coarse"):
         register(*images, method="fcn_multires", variant="two_levels")
-    with pytest.raises(ValueError, match="has no variant 'fine'"):
+    with pytest.raises(ValueError, match="variant must be one of fcn_multires's .*got 'fine'"):
         register(*images, method="fcn_multires", variant="paper,fine")
-    with pytest.raises(ValueError, match="similarity is 'mi', but fcn_multires optimises nothing"):
+    with pytest.raises(
+        ValueError, match="similarity must not be given where nothing is optimised .fcn_multires., got 'mi'"
+    ):
         register(*images, method="fcn_multires", similarity="mi")

@@ -39,7 +39,7 @@ def test_the_bundle_and_the_command_write_the_same(
     dirnet: Path, start: Start, pair: dict[str, str], tmp_path: Path
 ) -> None:
     start(dirnet, "inference", output_dir=str(tmp_path / "bundle"), report=False, **pair).run()
-    register(**pair, output=str(tmp_path / "command"), report=False)
+    register(**pair, method="dirnet", output=str(tmp_path / "command"), report=False)
     assert_same(tmp_path / "bundle", tmp_path / "command")
     one, other = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("bundle", "command"))
     assert one["dice"] == other["dice"]
@@ -53,7 +53,7 @@ def test_the_bundle_takes_lists(dirnet: Path, start: Start, pair: dict[str, str]
         f"id,fixed,moving\nthere,{pair['fixed']},{pair['moving']}\nback,{pair['moving']},{pair['fixed']}\n"
     )
     start(dirnet, "inference", output_dir=str(tmp_path / "bundle"), report=False, pairs=str(table)).run()
-    register(pairs=str(table), output=str(tmp_path / "command"), report=False)
+    register(pairs=str(table), method="dirnet", output=str(tmp_path / "command"), report=False)
     for name in ("there", "back"):
         assert_same(tmp_path / "bundle" / name, tmp_path / "command" / name)
 
@@ -68,7 +68,7 @@ def test_both_command_lines(dirnet: Path, pair: dict[str, str], tmp_path: Path) 
     files = [f"--{role}={path}" for role, path in pair.items()]
     commands = {
         "bundle": ["monai.bundle", "run", *bundle, *files, f"--output_dir={tmp_path / 'bundle'}"],
-        "command": ["warpzoo", "register", *files, f"--output={tmp_path / 'command'}"],
+        "command": ["warpzoo", "register", "--method=dirnet", *files, f"--output={tmp_path / 'command'}"],
     }
     for module, *arguments in commands.values():
         subprocess.run([sys.executable, "-m", module, *arguments], check=True, cwd=tmp_path)

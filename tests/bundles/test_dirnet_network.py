@@ -116,10 +116,10 @@ def test_thin_plate_is_scipys_through_the_centres_of_the_patches(make, pair_of):
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_second_look_sees_what_the_first_has_carried_and_corrects_it(make, pair_of, dims):
+def test_a_refinement_step_corrects_the_control_points_from_the_warped_image(make, pair_of, dims):
     size = SIZES[dims]
     image = pair_of(size, batch=2)
-    network = make(spatial_dims=dims, looks=2)
+    network = make(spatial_dims=dims, refinement_steps=1)
     once = make(spatial_dims=dims)
     once.load_state_dict(network.state_dict(), strict=False)
     seen = []
@@ -141,7 +141,7 @@ def test_second_look_sees_what_the_first_has_carried_and_corrects_it(make, pair_
 
 
 def test_a_look_sees_differences_and_slopes_over_half_a_patch(make):
-    network = make(spacing=4, looks=2)
+    network = make(spacing=4, refinement_steps=1)
     warped, fixed = torch.randn(2, 1, 1, 24, 32)
     seen = []
     network.looks[0].norm.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0][0]))
@@ -170,15 +170,19 @@ class Constant(torch.nn.Module):
 @pytest.mark.parametrize(
     ("options", "shape", "message"),
     [
-        ({}, (1, 2, 8, 8, 8), r"shape \(1, 2, 8, 8, 8\).*2-D network.*2 spatial axes"),
-        ({"spatial_dims": 3}, (1, 2, 16, 16), r"3-D network.*3 spatial axes"),
-        ({}, (1, 1, 16, 16), r"shape \(1, 1, 16, 16\).*moving and\s+fixed"),
+        ({}, (1, 2, 8, 8, 8), r"2 spatial axes for this 2-D network.*shape \(1, 2, 8, 8, 8\)"),
+        ({"spatial_dims": 3}, (1, 2, 16, 16), r"3 spatial axes for this 3-D network"),
+        ({}, (1, 1, 16, 16), r"moving and fixed.*shape \(1, 1, 16, 16\)"),
         ({}, (1, 3, 16, 16), "moving and"),
         ({}, (2, 16, 16), "batch, 2"),
-        ({"view": "image", "image_size": [16, 16]}, (1, 2, 16, 20), r"\(16, 20\).*whole images of \(16, 16\)"),
+        (
+            {"view": "image", "image_size": [16, 16]},
+            (1, 2, 16, 20),
+            r"size \(16, 16\) for this network, got \(16, 20\)",
+        ),
     ],
 )
-def test_wrong_images_are_told_what_is_wanted(make, options, shape, message):
+def test_wrong_images_are_named(make, options, shape, message):
     network = make(trained=False, **options)
     with pytest.raises(ValueError, match=message):
         network(torch.rand(shape))
@@ -187,20 +191,20 @@ def test_wrong_images_are_told_what_is_wanted(make, options, shape, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"spatial_dims": 4}, "spatial_dims is 4"),
-        ({"downsampling": "mean"}, "downsampling is 'mean'.*average"),
-        ({"transformer": "tps"}, "transformer is 'tps'.*thin_plate"),
-        ({"view": "whole"}, "view is 'whole'.*image"),
-        ({"activation": "relu"}, "activation is 'relu'.*elu"),
-        ({"looks": 0}, "looks is 0"),
-        ({"spacing": 12}, "spacing is 12.*power of two"),
-        ({"spacing": 1}, "spacing is 1"),
-        ({"spacing": 16, "convolutions": 3}, "convolutions is 3; spacing 16 wants at least 4"),
-        ({"view": "image"}, "image_size is None"),
+        ({"spatial_dims": 4}, "spatial_dims must be 2 or 3, got 4"),
+        ({"downsampling": "mean"}, "downsampling must be one of .*average.* got 'mean'"),
+        ({"transformer": "tps"}, "transformer must be one of .*thin_plate.* got 'tps'"),
+        ({"view": "whole"}, "view must be one of .*image.* got 'whole'"),
+        ({"activation": "relu"}, "activation must be one of .*elu.* got 'relu'"),
+        ({"refinement_steps": -1}, "refinement_steps must be .* got -1"),
+        ({"spacing": 12}, "spacing must be a power of two, .* got 12"),
+        ({"spacing": 1}, "spacing must be .* got 1"),
+        ({"spacing": 16, "convolutions": 3}, "convolutions must be 4 or more for spacing 16, got 3"),
+        ({"view": "image"}, "image_size must be given .* got None"),
         ({"image_size": [32, 32]}, "view 'patch'"),
     ],
 )
-def test_wrong_options_are_told_what_is_wanted(dirnet, options, message):
+def test_wrong_options_are_named(dirnet, options, message):
     from dirnet.network import DIRNet
 
     with pytest.raises(ValueError, match=message):

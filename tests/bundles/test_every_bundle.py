@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
 import warnings
@@ -12,6 +13,8 @@ import pytest
 import torch
 from monai.bundle import ConfigParser, ckpt_export, onnx_export, verify_net_in_out
 from monai.utils import optional_import
+
+from warpzoo.errors import plain_reason
 
 FOLDER = Path(__file__).parents[2] / "bundles"
 NAMES = sorted(path.name for path in FOLDER.iterdir() if path.is_dir())
@@ -60,20 +63,21 @@ def test_metadata_obeys_the_rules(metadata):
     assert "optional_packages_version" not in metadata  # MONAI would take it for the required ones
     assert all(part.isdigit() and len(part) == 1 for part in metadata["version"].split("."))  # compared as text
     spec = {"type", "format", "num_channels", "spatial_shape", "dtype", "value_range"}
-    layouts = [layout for layout in metadata if layout.endswith("_data_format")]
-    for layout in layouts:
-        for side in ("inputs", "outputs"):
-            for name, tensor in metadata[layout][side].items():
-                assert spec <= tensor.keys(), name
-                channels = tensor.get("channel_def")
-                assert channels is None or len(channels) == tensor["num_channels"], name
+    for side in ("inputs", "outputs"):
+        for name, tensor in metadata["network_data_format"][side].items():
+            assert spec <= tensor.keys(), name
+            channels = tensor.get("channel_def")
+            assert channels is None or len(channels) == tensor["num_channels"], name
     assert list(metadata["network_data_format"]["inputs"]) == ["image"]
     assert list(metadata["network_data_format"]["outputs"]) == ["pred"]
-    registers = metadata["network_data_format"]["outputs"]["pred"]["format"] == "registration"
-    assert registers == ("registration_data_format" in layouts)
-    if registers:
-        assert set(metadata["registration_data_format"]["inputs"]) == {"fixed", "moving"}
-        assert set(metadata["registration_data_format"]["outputs"]) == {"warped", "displacement"}
+    pred = metadata["network_data_format"]["outputs"]["pred"]
+    if pred["format"] == "registration":
+        image, dims = metadata["network_data_format"]["inputs"]["image"], len(pred["spatial_shape"])
+        assert list(image["channel_def"].values()) == ["moving", "fixed"]
+        assert pred["num_channels"] == 1 + dims == 1 + len(image["spatial_shape"])
+        assert "warped" in pred["channel_def"]["0"]
+        for axis in range(dims):
+            assert f"displacement along axis {axis}" in pred["channel_def"][str(1 + axis)]
 
 
 def test_metadata_states_versions_that_are_installed(metadata):
@@ -102,20 +106,49 @@ def test_configs_are_json_of_four_spaces_that_end_in_a_newline(root):
         assert text == json.dumps(json.loads(text), indent=4, ensure_ascii="\\u" in text) + "\n", path
 
 
-def test_every_target_of_every_config_is_there(root):
-    def targets(content):
+def targets(root):
+    """What all configs of a bundle make, by name."""
+
+    def named(content):
         if isinstance(content, dict):
             yield from ([content["_target_"]] if "_target_" in content else [])
             content = list(content.values())
         for part in content if isinstance(content, list) else []:
-            yield from targets(part)
+            yield from named(part)
 
     configs = [json.loads(path.read_text(encoding="utf-8")) for path in root.glob("configs/**/*.json")]
-    found = {target for config in configs for target in targets(config)}
-    assert len(found) > 20
-    for target in found:
-        module, _, name = target.rpartition(".")
-        assert optional_import(module, name=name)[1], target
+    found = {target for config in configs for target in named(config)}
+    assert len(found) > 15
+    return {target: optional_import(target.rpartition(".")[0], name=target.rpartition(".")[2]) for target in found}
+
+
+def test_every_target_of_every_config_is_there(root):
+    for target, (_, there) in targets(root).items():
+        assert there, target
+
+
+def test_true_and_false_may_be_typed(root):
+    # `--network_def#velocity false` arrives as text, which Python takes for true
+    for target, (made, _) in targets(root).items():
+        if inspect.isclass(made) and target.startswith(("warpzoo.training.", "warpzoo.denoising.", root.name)):
+            for name, parameter in inspect.signature(made).parameters.items():
+                if parameter.annotation in (bool, "bool"):
+                    assert f'check_truth("{name}", {name})' in inspect.getsource(made.__init__), target
+    config = parser(root, "train")
+    network, _ = targets(root)[config["network_def"]["_target_"]]
+    for name in {"velocity", "half_resolution"} & inspect.signature(network).parameters.keys():
+        networks = []
+        for value in (False, "false", "False", True):
+            config = parser(root, "train")
+            config[f"network_def#{name}"] = value
+            networks.append(config.get_parsed_content("network_def").state_dict())
+        shapes = [{key: value.shape for key, value in network.items()} for network in networks]
+        assert shapes[0] == shapes[1] == shapes[2] != shapes[3]
+        config[f"network_def#{name}"] = "maybe"
+        config.ref_resolver.reset()
+        with pytest.raises(RuntimeError) as error:
+            config.get_parsed_content("network_def")
+        assert f"{name} must be true or false, got 'maybe'" in plain_reason(error.value)
 
 
 @pytest.mark.parametrize("name", ["train", "inference"])
@@ -127,18 +160,22 @@ def test_nothing_that_monai_asks_for_is_missing(root, start, name):
     assert [identifier for identifier in sorted(wanted) if identifier not in workflow.parser] == []
 
 
-def test_several_processes_use_what_the_machine_has_and_one_of_them_writes(root, monkeypatch):
+def test_several_processes_use_what_the_machine_has(root, monkeypatch):
     config = parser(root, "train", "multi_gpu_train")
+    started = []
+    monkeypatch.setattr("torch.distributed.init_process_group", started.append)
+    monkeypatch.setattr("torch.distributed.get_rank", lambda: 1)
+    monkeypatch.setattr("torch.cuda.set_device", started.append)
     for available, backend, device in ((False, "gloo", "cpu"), (True, "nccl", "cuda:1")):
+        started.clear()
         monkeypatch.setattr(torch.cuda, "is_available", lambda available=available: available)
         monkeypatch.setenv("LOCAL_RANK", "1")
         config.ref_resolver.reset()
-        assert config.get_parsed_content("backend") == backend
         assert str(config.get_parsed_content("device")) == device
-    assert config["train#trainer#network"] == "@distributed"
-    writing = [handler for handler in config["train#handlers"] if handler["_target_"].endswith("TensorBoard")]
-    assert len(writing) == (root.name != "psf_blindspot")  # one network for one recording keeps a record, no events
-    assert all("rank" in handler["_disabled_"] for handler in writing)
+        config.get_parsed_content("initialize")
+        assert started == ([torch.device(device)] if available else []) + [backend]
+        assert torch.initial_seed() == 1  # of its own
+    assert len(config["finalize"]) == 2
 
 
 def test_network_in_and_out_are_as_the_metadata_say(root):

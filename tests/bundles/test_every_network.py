@@ -13,7 +13,7 @@ import torch
 from scipy.ndimage import map_coordinates
 from torch import nn
 
-from warpzoo.networks.blocks import fold_norms
+from warpzoo.networks import fold_norms
 
 SIZES = {2: (44, 52), 3: (12, 16, 20)}
 DIRNET = ("dirnet.network.DIRNet", {"spatial_dims": 2, "channels": 4, "spacing": 4, "convolutions": 2})
@@ -29,12 +29,12 @@ VARIANTS = {
     "dirnet b2": (DIRNET, 2, {"transformer": "thin_plate"}),
     "dirnet c1": (DIRNET, 2, {"view": "overlapping"}),
     "dirnet c2": (DIRNET, 2, {"view": "image", "hidden": 24, "image_size": SIZES[2]}),
-    "dirnet two looks": (DIRNET, 2, {"activation": "leaky_relu", "looks": 2}),
+    "dirnet one refinement": (DIRNET, 2, {"activation": "leaky_relu", "refinement_steps": 1}),
     "dirnet 3d": (DIRNET, 3, {}),
     "dirnet 3d overlapping": (DIRNET, 3, {"view": "overlapping"}),
     "dirnet 3d thin plate": (DIRNET, 3, {"transformer": "thin_plate"}),
     "dirnet 3d image": (DIRNET, 3, {"view": "image", "hidden": 24, "image_size": SIZES[3]}),
-    "dirnet 3d three looks": (DIRNET, 3, {"looks": 3}),
+    "dirnet 3d two refinements": (DIRNET, 3, {"refinement_steps": 2}),
     "fcn 2d": (FCN, 2, {}),
     "fcn 3d": (FCN, 3, {}),
     "fcn 2d velocity": (FCN, 2, {"velocity": True}),
@@ -57,7 +57,7 @@ VARIANTS = {
 # Their weights depend on the size of the image, or their matrices do.
 ONE_SIZE = ("dirnet c2", "dirnet 3d image")
 # The exporter by tracing takes a second each, the one by torch.export ten and more.
-BY_DYNAMO_TOO = (*ONE_SIZE, "dirnet c1", "dirnet two looks", "fcn 2d", "voxelmorph 2d")
+BY_DYNAMO_TOO = (*ONE_SIZE, "dirnet c1", "dirnet one refinement", "fcn 2d", "voxelmorph 2d")
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
 
 
@@ -206,12 +206,12 @@ def test_constant_images_give_numbers(make, example, variant):
 
 
 @every_variant
-def test_wrong_images_are_told_what_is_wanted(make, variant):
+def test_wrong_images_are_named(make, variant):
     network = make(variant, trained=False)
     dims = VARIANTS[variant][1]
     for shape in ((1, 2, *[16] * (5 - dims)), (1, 1, *[16] * dims), (1, 3, *[16] * dims), (2, *[16] * dims)):
         with pytest.raises(
-            ValueError, match=f"this {dims}-D network wants .batch, 2, .*moving and.*{dims} spatial"
+            ValueError, match=rf"image must be \(batch, 2, .*{dims} spatial axes for this {dims}-D network \(moving and"
         ) as error:
             network(torch.rand(shape))
         assert str(shape) in str(error.value)

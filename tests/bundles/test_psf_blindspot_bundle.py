@@ -11,7 +11,7 @@ import torch
 from PIL import Image as Picture
 from scipy import ndimage
 
-from warpzoo.commands.denoise import denoise, psf_options
+from warpzoo.commands.denoise import denoise
 from warpzoo.errors import plain_reason
 
 SIDE = 128
@@ -108,11 +108,11 @@ def test_a_picture_by_a_filter(trained, clean, tmp_path, capsys):
 
 def test_what_cannot_be_denoised_is_said(trained, tmp_path):
     noisy = str(trained / "noisy.tif")
-    with pytest.raises(ValueError, match="method 'sharpen' is not there"):
+    with pytest.raises(ValueError, match="got 'sharpen'"):
         denoise(noisy, output=str(tmp_path / "out.tif"), method="sharpen")
-    with pytest.raises(ValueError, match="is the noisy image itself"):
+    with pytest.raises(ValueError, match="got the noisy image itself"):
         denoise(noisy, output=noisy)
-    with pytest.raises(ValueError, match=r"no variant 'none_such'; it has .*published"):
+    with pytest.raises(ValueError, match=r"published.*got 'none_such'"):
         denoise(noisy, output=str(tmp_path / "out.tif"), variant="none_such", budget="1steps")
     with pytest.raises(RuntimeError) as mistaken:
         denoise(noisy, output=str(tmp_path / "out.tif"), weights=str(trained / "model.pt"), variant="unet")
@@ -126,45 +126,22 @@ def test_what_cannot_be_denoised_is_said(trained, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tile": 0}, "tile is 0"),
-        ({"seed": -1}, "seed is -1"),
-        ({"size": 3}, "the network has none"),
-        ({"method": "median", "budget": "5s"}, "median is a filter"),
+        ({"tile": 0}, "tile must be .*got 0"),
+        ({"seed": -1}, "seed must be .*got -1"),
+        ({"size": 3}, "size must only be given with a filter"),
+        ({"method": "median", "budget": "5s"}, "the filter median"),
         ({"weights": "model.pt", "save_weights": "other.pt"}, "nothing is learnt"),
-        ({"variant": "none", "psf_sigma": "2"}, "variant none has no PSF"),
-        ({"variant": "3d"}, "spatial_dims 3"),
-        ({"budget": "."}, "budget is '.'"),
-        ({"dtype": "bool"}, "dtype is 'bool'"),
+        ({"variant": "none", "psf_sigma": "2"}, "a variant that sets it to 'none'"),
+        ({"budget": "."}, "budget .*'.'"),
+        ({"dtype": "bool"}, "dtype must be .*got 'bool'"),
     ],
 )
 def test_options_that_do_not_fit(trained, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         denoise(str(trained / "noisy.tif"), output=str(tmp_path / "out.tif"), **options)
     assert not list(tmp_path.iterdir())
-    with pytest.raises(ValueError, match="is a folder"):
+    with pytest.raises(ValueError, match="got the folder"):
         denoise(str(tmp_path), output=str(tmp_path / "out.tif"))
-
-
-@pytest.mark.parametrize(
-    ("sigma", "expected"),
-    [
-        (None, {}),
-        ("none", {"psf": {"_target_": "torch.nn.Identity"}}),
-        ("learn", {"psf#learnable": True}),
-        ("1.5", {"psf#sigma": 1.5}),
-        ("2,1", {"psf#sigma": [2.0, 1.0]}),
-    ],
-)
-def test_a_psf_in_words(sigma, expected):
-    assert psf_options(sigma, None, 2) == expected
-
-
-@pytest.mark.parametrize("sigma", ["wide", "-1", "1,2,3", ""])
-def test_a_psf_that_is_none(sigma):
-    with pytest.raises(ValueError, match="psf_sigma is"):
-        psf_options(sigma, None, 2)
-    with pytest.raises(ValueError, match="both given"):
-        psf_options("1", "bead.tif", 2)
 
 
 # Through MONAI

@@ -96,9 +96,9 @@ def test_a_learnable_psf_is_part_of_the_weights(make):
 def test_messages(make):
     with pytest.raises(ValueError, match=r"\(batch, 1, \*spatial\) with 2"):
         make()(torch.zeros(1, 2, 32, 32))
-    with pytest.raises(ValueError, match="spatial_dims is 4"):
+    with pytest.raises(ValueError, match="spatial_dims must be 2 or 3, got 4"):
         make(4, trained=False, psf=None)
-    with pytest.raises(ValueError, match="levels 0"):
+    with pytest.raises(ValueError, match="channels, levels and fold must be 1 or more"):
         make(levels=0)
-    with pytest.raises(ValueError, match="the PSF has 3 axes; a 2-D"):
+    with pytest.raises(ValueError, match="psf must have the network's 2 axes, got 3"):
         make(psf=MeasuredPSF(torch.rand(3, 5, 9)))

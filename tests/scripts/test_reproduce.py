@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -19,7 +19,7 @@ from torch import nn
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 SIZE = 48
 SHIFT = 3
-SIDE = 24
+SIDE = 32
 
 
 @pytest.fixture
@@ -126,9 +126,10 @@ def test_elastix_finds_the_shift(reproduce: ModuleType, data: Path) -> None:
 def hippocampi(
     reproduce: ModuleType, bundle: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
-    """Two-coloured balls that lie SHIFT to either side of the first along an axis, on scales of their own; the bundles
-    work on small volumes, for a moment only."""
+    """Two-coloured balls that lie SHIFT to either side of the first along an axis, on scales of their own; the bundle
+    works on small volumes, for a moment only."""
     from experiments import fcn_multires_hippocampus
+    from experiments.common import read_config
 
     from warpzoo.registration import optimisation
     from warpzoo.registration.budget import Budget
@@ -138,18 +139,16 @@ def hippocampi(
     monkeypatch.setattr(fcn_multires_hippocampus, "ADAPTATION", Budget(1))
     for method in ("affine", "svf"):
         monkeypatch.setitem(optimisation.BUDGET, method, Budget(10))
-    monkeypatch.setattr(reproduce, "ROOT", tmp_path)
-    for name in ("fcn_multires", "voxelmorph_dense"):
-        configs = tmp_path / "bundles" / name / "configs"
-        shutil.copytree(bundle(name) / "configs", configs)
-        config = json.loads((configs / "train.json").read_text())
-        (configs / "train.json").write_text(json.dumps(config | {"size": [SIDE] * 3}))
+    monkeypatch.setattr(fcn_multires_hippocampus, "OTHER_BUNDLE", "without_weights")
+    monkeypatch.setattr(fcn_multires_hippocampus, "read_config", partial(read_config, size=[SIDE] * 3))
+    config = json.loads((bundle("fcn_multires") / "configs" / "train.json").read_text())
 
     data = tmp_path / "data"
     generator = np.random.default_rng(0)
     for kind in ("images", "labels"):
         (data / "hippocampus" / kind).mkdir(parents=True)
-    names = [*config["test_subjects"][:3], *config["validation_subjects"][:2], "first.nii.gz", "second.nii.gz"]
+    chosen = {name: ConfigParser(config).get_parsed_content(f"{name}_subjects") for name in ("test", "validation")}
+    names = [*chosen["test"][:3], *chosen["validation"][:2], "first.nii.gz", "second.nii.gz"]
     for index, name in enumerate(names):
         x, y, z = np.mgrid[:SIDE, : SIDE - 2, : SIDE - 3] - np.array([11, 10, 10]).reshape(3, 1, 1, 1)
         x = x - SHIFT * (0, 1, -1)[index % 3]
@@ -290,7 +289,10 @@ def test_complaints_are_one_clear_sentence(
     make_weights(bundle("dirnet"), models, "model.pt", "paper")  # weights of another variant
     common = ["dirnet", "--only", "cardiac", "--output", str(out)]
     for arguments, words in (
-        (["--data", str(tmp_path / "none"), "--weights", str(models)], "none is no folder"),
+        (
+            ["--data", str(tmp_path / "none"), "--weights", str(models)],
+            f"data and weights must be folders, got {tmp_path / 'none'}",
+        ),
         (["--data", str(models), "--weights", str(models)], "sunnybrook_ed_es_pairs.npz"),
         (["--data", str(data), "--weights", str(models)], "model.pt holds the weights of another network"),
     ):

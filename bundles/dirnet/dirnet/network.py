@@ -1,8 +1,8 @@
-"""DIRNet: a ConvNet looks at spatially corresponding patches of a moving and a fixed image and predicts the control
-points of a spline that carries the one onto the other.
+"""DIRNet: a ConvNet predicts, from corresponding patches of a moving and a fixed image, the control points of a spline
+that warps the moving image onto the fixed one.
 
 Convention: the input is moving and fixed concatenated as channels, the output is [warped | displacement] concatenated
-as channels, the displacement in voxels. Control points are `spacing` voxels apart, whatever the image's size.
+as channels, the displacement in voxels. Control points are `spacing` voxels apart for any image size.
 """
 
 from __future__ import annotations
@@ -13,10 +13,22 @@ import torch
 from torch import Tensor, nn
 
 from warpzoo.geometry.bspline import BSplineField
+from warpzoo.geometry.grid import Grid
 from warpzoo.geometry.sampling import warp
-from warpzoo.geometry.thin_plate_spline import ThinPlateField
-from warpzoo.networks.blocks import carried, channels_last, channels_last_weights, check_pair, made_with, padded, slopes
-from warpzoo.networks.intensity import Standardise
+from warpzoo.geometry.thin_plate_spline import ThinPlateField, control_grid
+from warpzoo.geometry.transforms import BSpline, ThinPlateSpline, Transform
+from warpzoo.networks import (
+    Standardise,
+    central_gradient,
+    channels_last,
+    channels_last_weights,
+    check_dims,
+    check_pair,
+    padded,
+    tag_architecture,
+    warp_and_concatenate,
+    zero_initialised,
+)
 
 CONVOLUTIONS = {2: nn.Conv2d, 3: nn.Conv3d}
 NORMALISATIONS = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
@@ -32,16 +44,17 @@ class DIRNet(nn.Module):
         spatial_dims: 2 or 3.
         channels: kernels per convolution; one number for all, or one for each of the `convolutions`.
         spacing: voxels between control points, a power of two; one downsampling for each factor of two.
-        convolutions: how many 3-convolutions the regressor has; those beyond the downsamplings follow the last one.
+        convolutions: number of 3-convolutions of the regressor; those beyond the downsamplings follow the last one.
         downsampling: "average" (the paper's), "max" (A1) or "stride" (A2: strided convolutions).
         transformer: "cubic" (the paper's), "quadratic" (B1) or "thin_plate" (B2).
-        view: what a control point sees. "patch" is the paper's baseline, "overlapping" (C1) adds a 3-convolution before
-            and after the last downsampling, "image" (C2) puts fully connected layers over the whole image.
-        image_size: the one size that view "image" works on.
+        view: the receptive field of a control point. "patch" is the paper's baseline, "overlapping" (C1) adds a
+            3-convolution before and after the last downsampling, "image" (C2) has fully connected layers over the
+            whole image.
+        image_size: the size of the images, for view "image" only.
         hidden: width of the fully connected layers of view "image".
-        activation: "elu" (the paper's) or "leaky_relu" (0.3 below zero), which takes less time.
-        looks: how often the network looks at the pair. The paper's looks once; from the second look on it sees the
-            moving image as carried so far, and corrects the control points.
+        activation: "elu" (the paper's) or "leaky_relu" (0.3 below zero), which is faster.
+        refinement_steps: how often the control points are corrected, each time from the moving image as warped so far
+            and the fixed one (0 in the paper).
     """
 
     def __init__(
@@ -56,27 +69,27 @@ class DIRNet(nn.Module):
         image_size: list[int] | None = None,
         hidden: int = 1024,
         activation: str = "elu",
-        looks: int = 1,
+        refinement_steps: int = 0,
     ) -> None:
         super().__init__()
-        for name, value, wanted in (
-            ("spatial_dims", spatial_dims, (2, 3)),
+        check_dims(spatial_dims)
+        for name, value, allowed in (
             ("downsampling", downsampling, ("average", "max", "stride")),
             ("transformer", transformer, ("cubic", "quadratic", "thin_plate")),
             ("view", view, ("patch", "overlapping", "image")),
             ("activation", activation, tuple(ACTIVATIONS)),
         ):
-            if value not in wanted:
-                raise ValueError(f"{name} is {value!r}; it wants one of {wanted}.")
+            if value not in allowed:
+                raise ValueError(f"{name} must be one of {allowed}, got {value!r}.")
         if not isinstance(spacing, int) or spacing < 2 or spacing & (spacing - 1):
-            raise ValueError(f"spacing is {spacing!r}; it wants a power of two, 2 or more.")
+            raise ValueError(f"spacing must be a power of two, 2 or more, got {spacing!r}.")
         levels = spacing.bit_length() - 1
         if convolutions < levels:
-            raise ValueError(f"convolutions is {convolutions}; spacing {spacing} wants at least {levels}.")
+            raise ValueError(f"convolutions must be {levels} or more for spacing {spacing}, got {convolutions}.")
         if (view == "image") != (image_size is not None):
-            raise ValueError(f"image_size is {image_size} with view {view!r}; view 'image', and it alone, wants one.")
-        if not isinstance(looks, int) or looks < 1:
-            raise ValueError(f"looks is {looks!r}; it wants a whole number, 1 or more.")
+            raise ValueError(f"image_size must be given for view 'image' alone, got {image_size} with view {view!r}.")
+        if not isinstance(refinement_steps, int) or refinement_steps < 0:
+            raise ValueError(f"refinement_steps must be a whole number, 0 or more, got {refinement_steps!r}.")
         self.spacing = spacing
         self.image_size = image_size
         self.standardise = Standardise()
@@ -84,7 +97,7 @@ class DIRNet(nn.Module):
         widths = [channels] * convolutions if isinstance(channels, int) else list(channels)
         if len(widths) != convolutions:
             raise ValueError(
-                f"channels is {channels}; {convolutions} convolutions want as many numbers, or one for all."
+                f"channels must be one number, or {convolutions} for as many convolutions, got {channels}."
             )
 
         layers: list[nn.Module] = []
@@ -103,7 +116,7 @@ class DIRNet(nn.Module):
         if image_size is None:
             for _ in range(2):
                 layers += _convolution(spatial_dims, width, width, 1, activation)
-            layers.append(CONVOLUTIONS[spatial_dims](width, spatial_dims, 1))
+            layers.append(zero_initialised(CONVOLUTIONS[spatial_dims](width, spatial_dims, 1)))
         else:
             layers += _whole_image_layers(
                 spatial_dims, width, hidden, [-(-size // spacing) for size in image_size], activation
@@ -114,35 +127,46 @@ class DIRNet(nn.Module):
             if transformer == "thin_plate"
             else BSplineField(spacing, order={"quadratic": 2, "cubic": 3}[transformer], spatial_dims=spatial_dims)
         )
-        _start_at_zero(layers[-1] if image_size is None else layers[-2])  # an untrained network predicts the identity
-        self.looks = nn.ModuleList(_Look(spatial_dims, spacing, width, activation) for _ in range(looks - 1))
-        made_with(self, downsampling, transformer, activation)
+        steps = [_RefinementStep(spatial_dims, spacing, width, activation) for _ in range(refinement_steps)]
+        self.looks = nn.ModuleList(steps)  # the name in the weights' files
+        tag_architecture(self, downsampling, transformer, activation)
         channels_last_weights(self)
 
     def forward(self, image: Tensor) -> Tensor:
         """(batch, 2, *spatial) → (batch, 1 + dims, *spatial)."""
+        return warp_and_concatenate(image, self.transformer(self._control_points(image), image))
+
+    def transform(self, image: Tensor, grid: Grid) -> Transform:
+        """What `forward` warps by: the spline with its control points."""
+        control, spacing = self._control_points(image), self.transformer.spacing
+        if isinstance(self.transformer, BSplineField):
+            return BSpline(control, grid, spacing, self.transformer.order)
+        places = control_grid(list(control.shape[2:]), spacing, control.device).to(control.dtype)
+        return ThinPlateSpline(places[None], control.flatten(2).transpose(1, 2), grid)
+
+    def _control_points(self, image: Tensor) -> Tensor:
         if not torch.jit.is_scripting():
             self._check(image)
         pair = padded(self.standardise(image), self.spacing)
         control = self.regressor(channels_last(pair))
-        for look in self.looks:
+        for step in self.looks:
             warped = warp(pair[:, :1], self.transformer(control.detach(), pair))
-            control = control + look(warped, pair[:, 1:], control)
-        return carried(image, self.transformer(control, image))
+            control = control + step(warped, pair[:, 1:], control)
+        return control
 
     def _check(self, image: Tensor) -> None:
         check_pair(image, len(self.transformer.spacing))
         if self.image_size is not None and list(image.shape[2:]) != list(self.image_size):
             raise ValueError(
-                f"image has size {tuple(image.shape[2:])}; this network sees whole images of {tuple(self.image_size)}."
+                f"image must have size {tuple(self.image_size)} for this network, got {tuple(image.shape[2:])}."
             )
 
 
-class _Look(nn.Module):
-    """The moving image as carried so far, the fixed one and the control points → a correction of the control points.
+class _RefinementStep(nn.Module):
+    """The moving image as warped so far, the fixed one and the control points → a correction of the control points.
 
-    It sees the means over cells of half the control points' spacing: of both images and of what Lucas and Kanade solve
-    for a step, the products of the difference and the gradient with themselves and with each other.
+    Its input are means over cells of half the control points' spacing: of both images and of the terms of a step of
+    Lucas and Kanade, the products of the difference and the gradient with themselves and with each other.
     """
 
     def __init__(self, dims: int, spacing: int, width: int, activation: str) -> None:
@@ -154,12 +178,11 @@ class _Look(nn.Module):
         self.around = nn.Sequential(
             *_convolution(dims, half + dims, width, 3, activation),
             *_convolution(dims, width, width, 3, activation),
-            CONVOLUTIONS[dims](width, dims, 1),
+            zero_initialised(CONVOLUTIONS[dims](width, dims, 1)),
         )
-        _start_at_zero(self.around[-1])
 
     def forward(self, warped: Tensor, fixed: Tensor, control: Tensor) -> Tensor:
-        factors = torch.cat([fixed - warped, slopes(warped)], dim=1)
+        factors = torch.cat([fixed - warped, central_gradient(warped)], dim=1)
         terms = [self.cells(warped), self.cells(fixed)]
         for index in range(factors.shape[1]):
             terms.append(self.cells(factors[:, index : index + 1] * factors[:, index:]))
@@ -177,11 +200,6 @@ def _convolution(
     ]
 
 
-def _start_at_zero(layer: nn.Module) -> None:
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
-
-
 def _whole_image_layers(dims: int, channels: int, hidden: int, control: list[int], activation: str) -> list[nn.Module]:
     """One more 3-convolution and downsampling, two hidden layers, and all control points at once."""
     features, outputs = channels, dims
@@ -191,4 +209,4 @@ def _whole_image_layers(dims: int, channels: int, hidden: int, control: list[int
     layers: list[nn.Module] = [*_convolution(dims, channels, channels, 3, activation), pool(2), nn.Flatten()]
     for inputs in (features, hidden):
         layers += [nn.Linear(inputs, hidden, bias=False), nn.BatchNorm1d(hidden), ACTIVATIONS[activation]()]
-    return [*layers, nn.Linear(hidden, outputs), nn.Unflatten(1, [dims, *control])]
+    return [*layers, zero_initialised(nn.Linear(hidden, outputs)), nn.Unflatten(1, [dims, *control])]

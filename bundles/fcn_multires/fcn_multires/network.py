@@ -1,4 +1,4 @@
-"""Registration by fully convolutional networks at several resolutions that are trained together.
+"""Registration by fully convolutional networks at several resolutions, trained jointly.
 
 Convention: the input is moving and fixed concatenated as channels, the output is [warped | displacement] concatenated
 as channels, the displacement in voxels. `levels` gives the displacement of each resolution, finest first, each in
@@ -12,20 +12,26 @@ from monai.networks.layers.factories import Conv, Norm, Pool
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from warpzoo.checks import check_truth
+from warpzoo.geometry.grid import Grid
 from warpzoo.geometry.sampling import warp
+from warpzoo.geometry.transforms import DisplacementField, Transform
 from warpzoo.geometry.velocity import VelocityField
-from warpzoo.networks.blocks import (
-    carried,
+from warpzoo.networks import (
+    Standardise,
+    central_gradient,
     channels_last,
     channels_last_weights,
+    check_dims,
     check_pair,
-    made_with,
     one_level_finer,
     padded,
     pooled,
-    slopes,
+    tag_architecture,
+    velocity_on,
+    warp_and_concatenate,
+    zero_initialised,
 )
-from warpzoo.networks.intensity import Standardise
 
 VARIANTS = ("multi_resolution", "coarse", "no_pooling")
 SQUARINGS = 5
@@ -50,9 +56,10 @@ class MultiResolutionFCN(nn.Module):
         velocity: bool = False,
     ) -> None:
         super().__init__()
+        velocity = check_truth("velocity", velocity)
         if variant not in VARIANTS:
-            raise ValueError(f"variant is {variant!r}; it wants one of {VARIANTS}.")
-        self.spatial_dims = _checked_dims(spatial_dims)
+            raise ValueError(f"variant must be one of {VARIANTS}, got {variant!r}.")
+        self.spatial_dims = check_dims(spatial_dims)
         self.variant = variant
         self.velocity = velocity
         self.flow = VelocityField(SQUARINGS)
@@ -68,7 +75,7 @@ class MultiResolutionFCN(nn.Module):
                 layers.insert(0, Pool[Pool.MAX, spatial_dims](3, stride=2, padding=1))
             self.encoder.append(nn.Sequential(*layers))
             width = kernels
-        self.coarsest_regressor = _still(spatial_dims, width)
+        self.coarsest_regressor = _regressor(spatial_dims, width)
         if variant == "multi_resolution":
             for level in range(len(channels) - 2, -1, -1):
                 layers = _deconvolution(spatial_dims, width, channels[level])
@@ -76,45 +83,55 @@ class MultiResolutionFCN(nn.Module):
                 if level:
                     layers += _convolution(spatial_dims, width, width)
                 self.decoder.append(nn.Sequential(*layers))
-                self.regressors.append(_still(spatial_dims, width))
-        made_with(self, variant, "velocity" if velocity else "displacement")
+                self.regressors.append(_regressor(spatial_dims, width))
+        tag_architecture(self, variant, "velocity" if velocity else "displacement")
         channels_last_weights(self)
 
     def forward(self, image: Tensor) -> Tensor:
         """(batch, 2, *spatial) → (batch, 1 + dims, *spatial)."""
-        return carried(image, self.levels(image)[0])
+        return warp_and_concatenate(image, self.levels(image)[0])
 
     def levels(self, image: Tensor) -> list[Tensor]:
         """The displacement at every resolution, finest first."""
+        levels: list[Tensor] = []
+        for field in self._fields(image):
+            levels.append(self.flow(field) if self.velocity else field)
+        if self.variant == "coarse":
+            size = 1
+            while size < self.coarsest:
+                levels = [one_level_finer(levels[0])]
+                size *= 2
+        return levels
+
+    def transform(self, image: Tensor, grid: Grid) -> Transform:
+        """What `forward` warps by, with the velocity where that has the image's resolution."""
+        if self.velocity and self.variant != "coarse":
+            return velocity_on(self._fields(image)[0], grid, self.coarsest, SQUARINGS)
+        return DisplacementField(self.forward(image)[:, 1:].float(), grid)
+
+    def _fields(self, image: Tensor) -> list[Tensor]:
+        """The displacement or velocity that each regressor predicts, finest first."""
         if not torch.jit.is_scripting():
             check_pair(image, self.spatial_dims)
         features = channels_last(padded(self.standardise(image), self.coarsest))
         for stage in self.encoder:
             features = stage(features)
-        fields = [self._displacement(self.coarsest_regressor(features))]
+        fields = [self.coarsest_regressor(features)]
         for stage, regressor in zip(self.decoder, self.regressors):  # noqa: B905 (not in TorchScript)
             features = stage(features)
-            fields.append(self._displacement(regressor(features)))
-        if self.variant == "coarse":
-            size = 1
-            while size < self.coarsest:
-                fields = [one_level_finer(fields[0])]
-                size *= 2
+            fields.append(regressor(features))
         return fields[::-1]
-
-    def _displacement(self, field: Tensor) -> Tensor:
-        return self.flow(field) if self.velocity else field
 
 
 class WarpingPyramid(nn.Module):
-    """The same idea from coarse to fine: each level sees what the coarser ones have aligned and predicts what is left.
+    """The same idea from coarse to fine: each level predicts the displacement that remains after the coarser levels.
 
-    One encoder looks at both images alike. At every level the moving image's features, carried by the displacement so
-    far, and the fixed image's go through a small estimator, which also sees the images themselves and the force by
-    which one step of Thirion's demons would move them. The finest level has voxels of twice the image's.
+    One encoder is applied to each image. At every level the moving image's features, warped by the displacement so far,
+    and the fixed image's go through a small estimator, whose input also has the images themselves and the force of one
+    step of Thirion's demons. The finest level has voxels of twice the image's.
 
-    With `velocity` both directions are estimated at once and the flow of v carries moving onto fixed, that of −v fixed
-    onto moving: exchanging the images gives exactly the inverse.
+    With `velocity` both directions are estimated at once: the flow of v warps moving onto fixed, that of −v fixed onto
+    moving, and exchanging the images gives exactly the inverse.
 
     Args:
         spatial_dims: 2 or 3.
@@ -131,9 +148,10 @@ class WarpingPyramid(nn.Module):
         velocity: bool = True,
     ) -> None:
         super().__init__()
+        velocity = check_truth("velocity", velocity)
         if len(channels) != len(estimators):
-            raise ValueError(f"channels is {channels} and estimators {estimators}; they want as many levels.")
-        self.spatial_dims = _checked_dims(spatial_dims)
+            raise ValueError(f"channels and estimators must have as many levels, got {channels} and {estimators}.")
+        self.spatial_dims = check_dims(spatial_dims)
         self.velocity = velocity
         self.flow = VelocityField(SQUARINGS)
         self.coarsest = 2 ** len(channels)
@@ -148,15 +166,25 @@ class WarpingPyramid(nn.Module):
         for kernels, features in zip(estimators[::-1], channels[::-1], strict=True):
             self.estimators.append(_Estimator(spatial_dims, 1 + features, coarser, kernels))
             coarser = kernels
-        made_with(self, "velocity" if velocity else "displacement")
+        tag_architecture(self, "velocity" if velocity else "displacement")
         channels_last_weights(self)
 
     def forward(self, image: Tensor) -> Tensor:
         """(batch, 2, *spatial) → (batch, 1 + dims, *spatial)."""
-        return carried(image, self.levels(image)[0])
+        return warp_and_concatenate(image, self.levels(image)[0])
 
     def levels(self, image: Tensor) -> list[Tensor]:
         """The displacement at every resolution, finest first."""
+        return self._estimate(image)[0]
+
+    def transform(self, image: Tensor, grid: Grid) -> Transform:
+        """What `forward` warps by, with the velocity at half the image's resolution."""
+        if self.velocity:
+            return velocity_on(self._estimate(image)[1], grid, self.coarsest, SQUARINGS)
+        return DisplacementField(self.forward(image)[:, 1:].float(), grid)
+
+    def _estimate(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The displacement at every resolution, finest first, and the finest estimator's velocity or displacement."""
         if not torch.jit.is_scripting():
             check_pair(image, self.spatial_dims)
         pair = padded(self.standardise(image), self.coarsest)
@@ -172,7 +200,7 @@ class WarpingPyramid(nn.Module):
         field = flow = known = features
         for level, estimator in enumerate(self.estimators):
             features = pyramid[len(pyramid) - 1 - level]
-            other = torch.cat([features[batch:], features[:batch]])  # what each is registered to: moving, fixed
+            other = torch.cat([features[batch:], features[:batch]])  # the counterpart of each: moving, fixed
             here = features if self.velocity else features[:batch]
             other = other[: here.shape[0]]
             if level > 0:
@@ -184,17 +212,16 @@ class WarpingPyramid(nn.Module):
                 left = 0.5 * (left[:batch] - left[batch:])
             field = left if level == 0 else field + left
             flow = field
-            if self.velocity:  # moving onto fixed and, where a finer level is to come, fixed onto moving
+            if self.velocity:  # moving onto fixed and, unless this is the finest level, fixed onto moving
                 finest = level + 1 == len(pyramid)
                 flow = self.flow(field if finest else torch.cat([field, -field]))
             fields.append(flow[:batch])
         fields.append(one_level_finer(fields[-1]))
-        return fields[::-1]
+        return fields[::-1], field
 
 
 class _Estimator(nn.Module):
-    """The two images at a level, each with its features, and what the coarser level's estimator knew → what this one
-    knows."""
+    """The two images at a level, each with its features, and the coarser estimator's features → this one's features."""
 
     def __init__(self, dims: int, features: int, coarser: int, kernels: int) -> None:
         super().__init__()
@@ -202,7 +229,7 @@ class _Estimator(nn.Module):
         self.compare = convolution(2 * features + dims, kernels, 3, padding=1)
         self.recall = convolution(coarser, kernels, 1) if coarser else None
         self.body = nn.Sequential(nn.LeakyReLU(0.2), convolution(kernels, kernels, 3, padding=1), nn.LeakyReLU(0.2))
-        self.regressor = _still(dims, kernels)
+        self.regressor = _regressor(dims, kernels)
 
     def forward(self, here: Tensor, other: Tensor, coarser: Tensor) -> Tensor:
         force = _demons_force(here[:, :1], other[:, :1])
@@ -220,7 +247,7 @@ def _locally_standardised(image: Tensor) -> Tensor:
 
 
 def _windows_mean(image: Tensor) -> Tensor:
-    """Of 5 voxels a side around each, the edge repeated."""
+    """The mean of 5 voxels a side around each, the edge repeated."""
     for axis in range(2, image.dim()):
         size = image.shape[axis]
         image = F.pad(image, [0, 0] * (image.dim() - 1 - axis) + [2, 2] + [0, 0] * (axis - 2), mode="replicate")
@@ -235,16 +262,10 @@ def _windows_mean(image: Tensor) -> Tensor:
 
 
 def _demons_force(fixed: Tensor, warped: Tensor) -> Tensor:
-    """The step towards the fixed image that the difference suggests along the gradient, (batch, dims, *spatial)."""
+    """Thirion's step: the difference along the gradient, normalised, (batch, dims, *spatial)."""
     difference = fixed - warped
-    gradient = slopes(0.5 * (fixed + warped))
+    gradient = central_gradient(0.5 * (fixed + warped))
     return difference * gradient / (gradient.square().sum(1, keepdim=True) + difference.square() + 0.01)
-
-
-def _checked_dims(dims: int) -> int:
-    if dims not in (2, 3):
-        raise ValueError(f"spatial_dims is {dims!r}; it wants 2 or 3.")
-    return dims
 
 
 def _convolution(dims: int, inputs: int, outputs: int) -> list[nn.Module]:
@@ -266,9 +287,5 @@ def _block(dims: int, inputs: int, outputs: int, stride: int) -> nn.Sequential:
     )
 
 
-def _still(dims: int, inputs: int) -> nn.Module:
-    """A regression layer that predicts no motion until it is trained."""
-    layer = Conv[Conv.CONV, dims](inputs, dims, 3, padding=1)
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer
+def _regressor(dims: int, inputs: int) -> nn.Module:
+    return zero_initialised(Conv[Conv.CONV, dims](inputs, dims, 3, padding=1))

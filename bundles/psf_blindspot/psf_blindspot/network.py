@@ -1,9 +1,9 @@
 """Blind-spot U-Net with a point-spread function: a U-Net predicts the phantom z, whose blur is the denoised image s.
 
-A Wiener filter, which s tells what to keep, takes a second look at the noisy image.
+A Wiener filter with s as its pilot estimate then recovers what the noisy image itself contains.
 
-Convention: the input is one noisy image (batch, 1, *spatial), the output the denoised one, both in the input's own
-units. The normalisation that the network was trained with is part of its weights, and so are PSF and noise.
+Convention: the input is one noisy image (batch, 1, *spatial), the output the denoised one, in the same units. The
+normalisation of the training data is part of the weights, and so are PSF and noise.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from warpzoo.denoising.psf import GaussianPSF
 from warpzoo.denoising.wiener import WienerFilter
-from warpzoo.networks.blocks import channels_last_weights, padded
+from warpzoo.networks import channels_last_weights, check_dims, padded, zero_initialised
 
 CONVOLUTIONS = {2: nn.Conv2d, 3: nn.Conv3d}
 POOLS = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
@@ -25,20 +25,20 @@ POOLS = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
 class PSFBlindSpot(nn.Module):
     """U-Net → phantom z → PSF → s → Wiener filter of the noisy image with s as its pilot.
 
-    No layer looks at an image's own statistics, so a tile of an image gives what the whole image gives there, where it
-    has a margin of `halo` pixels and begins at a multiple of `alignment`.
+    No layer depends on an image's statistics, so a tile with a margin of `halo` pixels that begins at a multiple of
+    `alignment` gives the same result as the whole image.
 
     Args:
         spatial_dims: 2 or 3.
-        channels: of the first level, twice as many on each further one.
-        levels: resolutions of the U-Net, each half of the one before.
-        fold: pixels a side, in rows and columns, that its finest level takes together, as channels: a blurred image has
-            little to tell on the finest scale, and each pixel's channels cost a quarter. 1 for a plain U-Net.
-        blurs: standard deviations, in pixels, of Gaussians (0: the image itself) from which every pixel of the phantom
-            gets a mixture of its own that the U-Net chooses, and to which its other output is added. An untrained
-            network is a Gaussian filter then; empty for a plain U-Net.
-        psf: blurs the phantom; a module that keeps shapes (Identity for none, plain Noise2Void).
-        window: pixels a side of the Wiener filter's windows; 0 leaves it out, s is the result then.
+        channels: of the first level, doubled at each further level.
+        levels: number of resolutions of the U-Net, each half of the previous one.
+        fold: pixels a side, in rows and columns, that become channels of one cell at the finest level: a blurred image
+            has little detail at the finest scale, and the cost falls to a quarter. 1 for a plain U-Net.
+        blurs: standard deviations, in pixels, of Gaussians (0: the image itself); the phantom is a mixture of the
+            blurred images, with weights at every pixel that the U-Net predicts, plus its other output. An untrained
+            network is then a Gaussian filter; empty for a plain U-Net.
+        psf: blurs the phantom; a module that preserves shapes (default: none, plain Noise2Void).
+        window: side, in pixels, of the Wiener filter's windows; 0 for no filter, so that s is the result.
     """
 
     def __init__(
@@ -52,13 +52,12 @@ class PSFBlindSpot(nn.Module):
         window: int = 8,
     ) -> None:
         super().__init__()
-        if spatial_dims not in CONVOLUTIONS:
-            raise ValueError(f"spatial_dims is {spatial_dims}; it wants 2 or 3.")
+        check_dims(spatial_dims)
         if min(channels, levels, fold) < 1:
-            raise ValueError(f"channels is {channels}, levels {levels} and fold {fold}; all want 1 or more.")
+            raise ValueError(f"channels, levels and fold must be 1 or more, got {channels}, {levels} and {fold}.")
         kernel = getattr(psf, "kernel", None)
         if kernel is not None and kernel.dim() != spatial_dims + 2:
-            raise ValueError(f"the PSF has {kernel.dim() - 2} axes; a {spatial_dims}-D network wants {spatial_dims}.")
+            raise ValueError(f"psf must have the network's {spatial_dims} axes, got {kernel.dim() - 2}.")
         widths = [channels * 2**level for level in range(levels)]
         self.down = nn.ModuleList(
             [_block(spatial_dims, *pair) for pair in zip([fold**2, *widths[:-1]], widths, strict=True)]
@@ -76,9 +75,7 @@ class PSFBlindSpot(nn.Module):
         self.psf = nn.Identity() if psf is None else psf
         self.wiener = WienerFilter(window) if window else None
         if blurs:
-            with torch.no_grad():  # an untrained network is the plain mean of the blurred images
-                self.last.weight.zero_()
-                self.last.bias.zero_()
+            zero_initialised(self.last)  # an untrained network is the plain mean of the blurred images
         self.alignment = fold * 2 ** (levels - 1)
         # two 3-convolutions before and after on every level, one step of pooling or nearest neighbours between levels
         sight = sum(4 * 2**level + 2**level for level in range(levels - 1)) + 2 * 2 ** (levels - 1)
@@ -109,7 +106,7 @@ class PSFBlindSpot(nn.Module):
         return normalised * self.deviation + (self.mean + self.shift)
 
     def phantom(self, image: Tensor) -> Tensor:
-        """The phantom of a normalised image, normalised; of any size, padded at its far ends to what pooling wants."""
+        """The phantom of a normalised image, normalised; of any size, padded at its far ends for the pooling."""
         features = folded(padded(image, self.alignment), self.fold)
         skips: list[Tensor] = []
         for level, block in enumerate(self.down):
@@ -136,8 +133,8 @@ class PSFBlindSpot(nn.Module):
         dims = self.last.weight.dim() - 2
         if image.dim() != dims + 2 or image.shape[1] != 1:
             raise ValueError(
-                f"image has shape {tuple(image.shape)}; this {dims}-D network wants (batch, 1, *spatial) with {dims} "
-                f"spatial axes."
+                f"image must be (batch, 1, *spatial) with {dims} spatial axes for this {dims}-D network, got shape "
+                f"{tuple(image.shape)}."
             )
 
 
@@ -149,7 +146,7 @@ def folded(image: Tensor, fold: int) -> Tensor:
 
 
 def unfolded(features: Tensor, fold: int) -> Tensor:
-    """The inverse of `folded`, and smoothed so that the places within a cell leave no pattern."""
+    """The inverse of `folded`, smoothed to avoid a pattern with the period of the cells."""
     margins = [fold - 1] * 4
     if features.dim() == 4:
         image = F.pad(F.pixel_shuffle(features, fold), margins, mode="replicate")

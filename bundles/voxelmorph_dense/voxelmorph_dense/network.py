@@ -1,4 +1,4 @@
-"""VoxelMorph: a U-Net looks at a moving and a fixed image and predicts a dense displacement or velocity.
+"""VoxelMorph: a U-Net predicts a dense displacement or velocity from a moving and a fixed image.
 
 Convention: the input is moving and fixed concatenated as channels, the output is [warped | displacement] concatenated
 as channels, the displacement in voxels. The backbone is MONAI's, all geometry is `warpzoo.geometry`.
@@ -11,18 +11,25 @@ from monai.networks.layers.factories import Conv
 from monai.networks.nets import VoxelMorphUNet
 from torch import Tensor, nn
 
+from warpzoo.checks import check_truth
+from warpzoo.geometry.composition import composed
+from warpzoo.geometry.grid import Grid
 from warpzoo.geometry.sampling import warp
+from warpzoo.geometry.transforms import DisplacementField, Transform
 from warpzoo.geometry.velocity import VelocityField, compose
-from warpzoo.networks.blocks import (
-    carried,
+from warpzoo.networks import (
+    Standardise,
     channels_last,
     channels_last_weights,
+    check_dims,
     check_pair,
-    made_with,
     one_level_finer,
     padded,
+    tag_architecture,
+    velocity_on,
+    warp_and_concatenate,
+    zero_initialised,
 )
-from warpzoo.networks.intensity import Standardise
 
 SQUARINGS = 5
 
@@ -30,17 +37,17 @@ SQUARINGS = 5
 class VoxelMorphDense(nn.Module):
     """The dense networks of Balakrishnan et al. (2019, displacement) and Dalca et al. (2019, velocity).
 
-    With `velocity`, the network sees each pair both ways round and takes half the difference: the flow of v carries
-    moving onto fixed, that of −v fixed onto moving.
+    With `velocity`, the network is applied to each pair in both orders, and v is half the difference: the flow of v
+    warps moving onto fixed, that of −v fixed onto moving.
 
     Args:
         spatial_dims: 2 or 3.
         channels: of the U-Net, in pairs of an encoder's and a decoder's level, as in MONAI's `VoxelMorphUNet`.
         features: kernels of the U-Net's last convolution, and of each of `convolutions` after it.
-        convolutions: how many follow the U-Net.
+        convolutions: number of convolutions after the U-Net.
         half_resolution: whether to predict at half the image's resolution, which costs an eighth in 3-D.
         velocity: whether to predict a velocity, whose flow is the displacement, or the displacement itself.
-        passes: how often to register, each time what the passes before have made of the moving image.
+        passes: number of registrations, each of the moving image as warped by the previous ones.
     """
 
     def __init__(
@@ -54,13 +61,13 @@ class VoxelMorphDense(nn.Module):
         passes: int = 1,
     ) -> None:
         super().__init__()
-        if spatial_dims not in (2, 3):
-            raise ValueError(f"spatial_dims is {spatial_dims!r}; it wants 2 or 3.")
+        half_resolution = check_truth("half_resolution", half_resolution)
+        velocity = check_truth("velocity", velocity)
         if len(channels) < 2 or len(channels) % 2:
-            raise ValueError(f"channels is {channels}; it wants a pair of numbers, or several.")
+            raise ValueError(f"channels must be one or more pairs of numbers, got {channels}.")
         if passes < 1:
-            raise ValueError(f"passes is {passes}; it wants 1 or more.")
-        self.spatial_dims = spatial_dims
+            raise ValueError(f"passes must be 1 or more, got {passes}.")
+        self.spatial_dims = check_dims(spatial_dims)
         self.half_resolution = half_resolution
         self.velocity = velocity
         self.passes = passes
@@ -75,28 +82,42 @@ class VoxelMorphDense(nn.Module):
         )
         self.unet = VoxelMorphUNet(spatial_dims, width, features, list(channels), [features] * convolutions)
         self.flow = VelocityField(SQUARINGS)
-        last = [layer for layer in self.unet.modules() if isinstance(layer, convolution)][-1]
-        nn.init.zeros_(last.weight)  # an untrained network predicts the identity
-        nn.init.zeros_(last.bias)
-        made_with(self, "velocity" if velocity else "displacement", f"{passes}_passes")
+        zero_initialised([layer for layer in self.unet.modules() if isinstance(layer, convolution)][-1])
+        tag_architecture(self, "velocity" if velocity else "displacement", f"{passes}_passes")
         channels_last_weights(self)
 
     def forward(self, image: Tensor) -> Tensor:
         """(batch, 2, *spatial) → (batch, 1 + dims, *spatial)."""
+        return warp_and_concatenate(image, self._register(image)[0])
+
+    def transform(self, image: Tensor, grid: Grid) -> Transform:
+        """What `forward` warps by: a velocity for each pass, or the displacement."""
+        if not self.velocity:
+            return DisplacementField(self.forward(image)[:, 1:].float(), grid)
+        fields = self._register(image)[1]
+        return composed(*[velocity_on(field, grid, self.coarsest, SQUARINGS) for field in fields])
+
+    def _register(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The displacement on the padded image, and the velocity or displacement of each pass, the last pass first."""
         if not torch.jit.is_scripting():
             check_pair(image, self.spatial_dims)
         pair = padded(self.standardise(image), self.coarsest)
-        displacement = self._displacement(pair)
+        fields = [self._field(pair)]
+        displacement = self._displacement(fields[0])
         for _ in range(self.passes - 1):
             so_far = torch.cat([warp(pair[:, :1], displacement), pair[:, 1:]], dim=1)
-            displacement = compose(self._displacement(so_far), displacement)
-        return carried(image, displacement)
+            fields.insert(0, self._field(so_far))
+            displacement = compose(self._displacement(fields[0]), displacement)
+        return displacement, fields
 
-    def _displacement(self, pair: Tensor) -> Tensor:
+    def _field(self, pair: Tensor) -> Tensor:
+        if not self.velocity:
+            return self.unet(self.stem(channels_last(pair)))
+        field = self.unet(self.stem(channels_last(torch.cat([pair, pair.flip(1)]))))
+        batch = pair.shape[0]
+        return 0.5 * (field[:batch] - field[batch:])
+
+    def _displacement(self, field: Tensor) -> Tensor:
         if self.velocity:
-            field = self.unet(self.stem(channels_last(torch.cat([pair, pair.flip(1)]))))
-            batch = pair.shape[0]
-            field = self.flow(0.5 * (field[:batch] - field[batch:]))
-        else:
-            field = self.unet(self.stem(channels_last(pair)))
+            field = self.flow(field)
         return one_level_finer(field) if self.half_resolution else field

@@ -1,4 +1,4 @@
-"""What the commands `apply` and `compare` do: carry files through transforms, and say how far two transforms differ."""
+"""The commands `warpzoo apply` and `warpzoo compare`: files through transforms, and transforms compared."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from warpzoo.files import FileError
 
-# what takes seconds to import is imported where it is needed: the help is there at once
+# slow imports are inside the functions, so that the help is fast
 if TYPE_CHECKING:
     from warpzoo.geometry.transforms import Transform
     from warpzoo.images.image import Image
@@ -23,7 +23,7 @@ def apply(
     inverse: bool = False,
     outside: float = 0.0,
 ) -> str:
-    """Carries an image, a label map or landmarks of the moving image to the fixed image, by transforms from files.
+    """Warps an image, a label map or landmarks of the moving image to the fixed image, by transforms from files.
 
     Writes the result and prints its name. Several transforms are composed first and the image is interpolated once.
 
@@ -31,21 +31,20 @@ def apply(
         transform: an ITK transform (.tfm, .txt, .mat, .h5) or displacement field (.nii.gz, .mha, .nrrd), by warpzoo,
             ANTs, SimpleITK or elastix. Several are joined by commas, in the order in which points of the fixed image
             go through them; that is the order of `antsApplyTransforms -t`.
-        image: what is carried: an image, or landmarks (.csv with columns x, y, z in RAS millimetres, or in pixels for
+        image: the image to be warped, or landmarks (.csv with columns x, y, z in RAS millimetres, or in pixels for
             images without a header; .fcsv; .mrk.json).
-        reference: the image on whose grid the result lies: the fixed image, or with --inverse the moving image.
-            Landmarks want it only where they are in pixels.
-        output: where the result goes; by default `warped_…` in the current folder.
-        labels: the image is a label map: the nearest label is taken, none is mixed.
-        inverse: the other way round: from the fixed image to the moving image.
-        outside: the value where the image says nothing.
+        reference: the image that defines the result's grid: the fixed image, or with --inverse the moving image.
+            For landmarks it is needed only if they are in pixels.
+        output: the file to write; default: `warped_…` in the current folder.
+        labels: the image is a label map: nearest-neighbour interpolation.
+        inverse: warp in the opposite direction, from the fixed image to the moving image.
+        outside: fill value outside the image.
     """
     import torch
 
-    from warpzoo.geometry.inversion import inverted
     from warpzoo.geometry.transforms import resample
     from warpzoo.images.image import write_image
-    from warpzoo.transforms.landmarks import SUFFIXES, carry_points, read_points, write_points
+    from warpzoo.transforms.landmarks import SUFFIXES, read_points, warp_points, write_points
 
     path = Path(str(image))
     points = path.name.lower().endswith(SUFFIXES)
@@ -53,35 +52,35 @@ def apply(
         stem = path.name if points else f"{path.name.removesuffix('.gz').removesuffix(path.suffix)}.nii.gz"
         output = f"warped_{stem.replace('.nii.nii', '.nii')}"
     if Path(output).resolve() == path.resolve():
-        raise FileError(f"{output} is the image itself; choose another name for the result.")
+        raise FileError(f"output must have a name of its own, got the image itself, {output}.")
     composed = read_transforms(transform)
     flat = composed.grid.dims == 2
     target = None if reference is None else _read_for(composed, reference, flat)
     if points:
         header = None if target is None else target.header
         landmarks = read_points(path, header)
-        carried = carry_points(composed, landmarks.points, to_fixed=not inverse)
-        return str(write_points(output, landmarks._replace(points=carried), header))
+        warped = warp_points(composed, landmarks.points, to_fixed=not inverse)
+        return str(write_points(output, landmarks._replace(points=warped), header))
     if target is None:
-        raise ValueError("reference is missing; an image wants the one on whose grid the result lies (--reference).")
+        raise ValueError("reference must be given for an image: it defines the result's grid.")
     moving = _read_for(composed, path, flat, labels)
     with torch.inference_mode():
-        way = inverted(composed) if inverse else composed
+        way = composed.inverse() if inverse else composed
         mode = "nearest" if labels else "linear"
-        carried = resample(moving.array[None], moving.grid, way, target.grid, mode=mode, value=outside)
-    return str(write_image(output, carried[0], target.header, moving.header.dtype))
+        warped = resample(moving.array[None], moving.grid, way, target.grid, mode=mode, value=outside)
+    return str(write_image(output, warped[0], target.header, moving.header.dtype))
 
 
 def compare(first: str, second: str, reference: str, mask: str | None = None) -> dict[str, float]:
-    """How far apart two transforms take the points of the fixed image: mean, median, 95th percentile and maximum.
+    """Distance between two transforms at the points of the fixed image: mean, median, 95th percentile and maximum.
 
-    In millimetres (pixels for images without a header), over the voxels of a mask or of the whole reference.
+    In millimetres (pixels for images without a header), over the voxels of a mask or of the reference.
 
     Args:
         first: an ITK transform or displacement field; several are joined by commas, as in `apply`.
         second: likewise.
         reference: the fixed image.
-        mask: where to look: an image on any grid, above 0 at the voxels that count (for example its labels).
+        mask: an image on any grid that is above 0 at the voxels to compare at, such as a label map.
     """
     import numpy as np
     import torch
@@ -90,11 +89,13 @@ def compare(first: str, second: str, reference: str, mask: str | None = None) ->
 
     one, other = read_transforms(first), read_transforms(second)
     if one.grid.dims != other.grid.dims:
-        raise ValueError(f"first is {one.grid.dims}-D and second {other.grid.dims}-D; they want the same.")
+        raise ValueError(
+            f"first and second must have the same number of axes, got {one.grid.dims}-D and {other.grid.dims}-D."
+        )
     where = _read_for(one, reference if mask is None else mask, flat=one.grid.dims == 2)
     voxels = where.array[0].isfinite() if mask is None else where.array[0] > 0
     if not bool(voxels.any()):
-        raise FileError(f"{mask} is empty (no voxel above 0); a mask with a voxel is wanted.")
+        raise FileError(f"{mask} must have a voxel above 0, got an empty mask.")
     distances = []
     with torch.inference_mode():
         for some in voxels.nonzero().split(POINTS_AT_ONCE):
@@ -113,13 +114,13 @@ def compare(first: str, second: str, reference: str, mask: str | None = None) ->
 def read_transforms(transform: str | Sequence[str]) -> Transform:
     """One transform of one file or of several, in the order in which points of the fixed image go through them."""
     from warpzoo.geometry.transforms import Composition
-    from warpzoo.transforms.itk import read_transform
+    from warpzoo.transforms import read_transform
 
     names = transform.split(",") if isinstance(transform, str) else list(transform)
     parts = [read_transform(name) for name in names]
     if len({part.grid.dims for part in parts}) > 1:
         dims = ", ".join(f"{name} {part.grid.dims}-D" for name, part in zip(names, parts, strict=True))
-        raise FileError(f"The transforms want the same number of axes: {dims}.")
+        raise FileError(f"transforms must have the same number of axes, got {dims}.")
     return parts[0] if len(parts) == 1 else Composition(*parts)
 
 
@@ -129,5 +130,5 @@ def _read_for(transform: Transform, path: str | Path, flat: bool, labels: bool =
 
     image = read_image(path, labels=labels, flat=flat)
     if image.grid.dims != transform.grid.dims:
-        raise FileError(f"{path} is {image.grid.dims}-D and the transform {transform.grid.dims}-D; they want the same.")
+        raise FileError(f"{path} must be {transform.grid.dims}-D as the transform is, got {image.grid.dims}-D.")
     return image

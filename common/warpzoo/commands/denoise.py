@@ -1,28 +1,16 @@
-"""The command `warpzoo denoise`: trains the bundle's network on the noisy image itself, or filters it."""
+"""The command `warpzoo denoise`."""
 
 from __future__ import annotations
 
-import json
-import sys
-import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from monai.bundle import ConfigWorkflow
-
-    from warpzoo.errors import Finding
-
-NETWORK = "psf_blindspot"
 
 
 def denoise(
     image: str,
     *,
     output: str,
-    method: str = NETWORK,
+    method: str | None = None,
     budget: str | None = None,
     psf_sigma: str | None = None,
     psf: str | None = None,
@@ -40,174 +28,76 @@ def denoise(
     strict: bool = False,
     device: str | None = None,
 ) -> None:
-    """Denoises an image, a volume or a time series, without any clean image to learn from.
+    """Denoises an image, a volume or a time series, without a clean image to learn from.
 
     The result is a file of the same kind, shape, axes, pixel size and data type; its intensities are the input's. TIFF
-    files may be larger than the memory. Ctrl-C ends the training early and goes on with what was learnt till then.
+    files may be larger than the memory. Ctrl-C ends the training early and denoises with what was learnt so far; a
+    second one ends the command.
 
     Args:
         image: the noisy image: TIFF, OME-TIFF, OME-Zarr, NIfTI, MetaImage, NRRD or PNG; time points and, in 2-D,
-            slices are denoised one by one, by one network that has learnt from all of them.
+            slices are denoised one by one, by one network that was trained on all of them.
         output: the file to write.
-        method: psf_blindspot (a network), or a filter: median, gaussian, box, box3d, nlm, tv, wavelet.
+        method: a bundle's name or folder (default: the shipped network), or a filter: median, gaussian, box, box3d,
+            nlm, tv, wavelet.
         budget: how long the network learns, such as 60s (the default), 10min or 2000steps.
         psf_sigma: standard deviation in pixels of the microscope's blur; one number, one per axis as 2,1,1 (slices,
             rows, columns), "none", or "learn".
-        psf: instead, an image file with the blur as it was measured.
-        size: a filter's size (see the documentation); found without a clean image if not given.
+        psf: an image file with a measured point-spread function, instead of psf_sigma.
+        size: a filter's size, in pixels, or for nlm, tv and wavelet in standard deviations of the noise; default: found
+            by J-invariance, without a clean image.
         spatial_dims: 3 to use the neighbouring slices of a volume, too.
-        channel: which one to denoise, counted from 0, where there are several; the others are copied.
-        time_axis: which axis of the file is time, counted from 0, where it does not say so and spatial_dims is 3.
-        weights: of a network that has been trained before; nothing is learnt then.
-        save_weights: where to keep what was learnt.
-        variant: overrides of the network's configuration, such as published or unet,none.
-        phantom: write the light's origin before the blur instead of the denoised image.
-        dtype: of the result, such as float32; the input's own by default.
-        tile: pixels a side of the tiles that a large image is denoised in (by default 512, for volumes 128).
-        seed: of what is drawn at random.
-        strict: treat warnings about what is likely to fail as errors.
-        device: such as cuda:1 or cpu; the GPU if there is one.
+        channel: the channel to denoise, counted from 0, if there are several; the others are copied.
+        time_axis: the file's time axis, counted from 0, if the file does not specify it and spatial_dims is 3.
+        weights: file of weights of a network trained before; there is no training then.
+        save_weights: file to save the trained weights to.
+        variant: the network's variant, such as published or unet,none.
+        phantom: write the light before the blur (the phantom) instead of the denoised image.
+        dtype: data type of the result, such as float32; default: the input's.
+        tile: side, in pixels, of the tiles that a large image is denoised in (default: 512, for volumes 128).
+        seed: of random numbers.
+        strict: treat warnings as errors.
+        device: such as cuda:1 or cpu; default: the GPU if there is one.
     """
-    from warpzoo.denoising.filters import FILTERS, filter_stack
-    from warpzoo.denoising.preflight import little_to_learn_from, other_intensities, preflight
+    from warpzoo.denoising.denoise import denoise_stack, denoiser
+    from warpzoo.denoising.filters import FILTERS
     from warpzoo.denoising.stacks import check_output, open_stack
-    from warpzoo.denoising.training import parse_budget
 
     began = time.perf_counter()
-    if method != NETWORK and method not in FILTERS:
-        raise ValueError(f"method {method!r} is not there; there are {NETWORK}, {', '.join(FILTERS)}.")
+    if method not in FILTERS:
+        denoiser(method)
     if Path(image).resolve() == Path(output).resolve():
-        raise ValueError(f"output is the noisy image itself, {image}; choose another name.")
-    if tile is not None and tile < 1:
-        raise ValueError(f"tile is {tile}; it wants 1 pixel or more.")
-    if seed < 0:
-        raise ValueError(f"seed is {seed}; it wants 0 or more.")
-    if method == NETWORK and size is not None:
-        raise ValueError(f"size is {size}, which filters have; the network has none: choose a filter by method.")
-    if method in FILTERS and (weights or save_weights or variant or phantom or budget):
-        raise ValueError(f"{method} is a filter, which learns nothing: no weights, variant, phantom or budget for it.")
-    if weights and (save_weights or budget):
-        raise ValueError("weights are given, so nothing is learnt: no budget and no save_weights then.")
+        raise ValueError(f"output must have a name of its own, got the noisy image itself, {image}.")
     if Path(image).is_dir() and not image.rstrip("/").lower().endswith(".zarr"):
         raise ValueError(
-            f"{image} is a folder; one file is denoised at a time. To train on a folder of images and use the weights "
-            f"for each: bundles/{NETWORK}/docs/README.md."
+            f"image must be one file, got the folder {image}. To train on a folder of images and use the weights for "
+            f"each, see the bundle's docs/README.md."
         )
     stack = open_stack(image, 3 if method == "box3d" else spatial_dims, channel, time_axis)
     check_output(stack, output, dtype)
-    warn(preflight(stack), strict)
-    if method in FILTERS:
-        size = filter_stack(stack, output, method, size, dtype)
-        print(f"{output}: {method} of size {size:g}, {time.perf_counter() - began:.0f} s")
-        return
-    options: dict[str, Any] = {"spatial_dims": spatial_dims, "channel": channel, "time_axis": time_axis}
-    options |= psf_options(psf_sigma, psf, spatial_dims)
-    if budget is not None:
-        parse_budget(budget)
-    if device is not None:
-        options["device"] = f"$torch.device({device!r})"
-    variants = ["3d"] if spatial_dims == 3 else []
-    variants += [name.strip() for name in variant.split(",")] if variant else []
-    if "3d" in variants and spatial_dims != 3:
-        raise ValueError("variant 3d is for volumes: spatial_dims 3.")
-    if "none" in variants and psf_sigma not in (None, "none"):
-        raise ValueError(f"variant none has no PSF, psf_sigma is {psf_sigma}; one of them is wanted.")
-    with tempfile.TemporaryDirectory() as folder:
-        learnt = Path(weights or save_weights or f"{folder}/model.pt").expanduser().absolute()
-        if weights is not None:
-            warn(other_intensities(stack, learnt), strict)
-        else:
-            training = workflow_of(
-                "train",
-                variants,
-                images=str(Path(image).absolute()),
-                weights=str(learnt),
-                seed=seed,
-                turn=psf is None and (psf_sigma is None or "," not in psf_sigma),
-                **options,
-                **({} if budget is None else {"budget": budget}),
-            )
-            warn(little_to_learn_from(stack, training.parser.get_parsed_content("patch")), strict)
-            training.run()
-        inference = workflow_of(
-            "inference",
-            variants,
-            image=str(Path(image).absolute()),
-            output=str(Path(output).absolute()),
-            weights=str(learnt),
-            dtype=dtype,
-            phantom=phantom,
-            **options,
-            **({} if tile is None else {"tile": tile}),
-        )
-        inference.run()
-        ratio = inference.parser.get_parsed_content("postprocessing").mean_ratio
-        told = "weights given"
-        if weights is None:
-            run = json.loads(learnt.with_suffix(".training.json").read_text(encoding="utf-8"))
-            told = f"{run['steps']} steps in {run['seconds']:.0f} s"
-    print(f"{output}: {told}, mean intensity × {ratio:.4f}, {time.perf_counter() - began:.0f} s in all")
-
-
-def warn(findings: Sequence[Finding], strict: bool) -> None:
-    from warpzoo.errors import raise_if
-
-    raise_if(findings, strict)
-    for finding in findings:
+    done = denoise_stack(
+        stack,
+        Path(output).absolute(),
+        method,
+        budget=budget,
+        size=size,
+        weights=weights,
+        save_weights=save_weights,
+        variants=[name.strip() for name in variant.split(",")] if variant else [],
+        phantom=phantom,
+        dtype=dtype,
+        tile=tile,
+        seed=seed,
+        strict=strict,
+        device=device,
+        settings={"psf_sigma": psf_sigma, "psf_file": None if psf is None else str(Path(psf).absolute())},
+    )
+    for finding in done.findings:
         print(f"warning: {finding}")
-
-
-def psf_options(sigma: str | None, measured: str | None, dims: int) -> dict[str, Any]:
-    """Overrides of the configuration's `psf`."""
-    if measured is not None:
-        if sigma is not None:
-            raise ValueError("psf and psf_sigma are both given; one of them is wanted.")
-        source = str(Path(measured).absolute())
-        return {"psf": {"_target_": "warpzoo.denoising.psf.MeasuredPSF", "source": source}}
-    if sigma is None:
-        return {}
-    if sigma == "none":
-        return {"psf": {"_target_": "torch.nn.Identity"}}
-    if sigma == "learn":
-        return {"psf#learnable": True}
-    try:
-        sides = [float(side) for side in sigma.strip("()[]").split(",")]
-    except ValueError:
-        sides = []
-    if len(sides) not in (1, dims) or not all(side > 0 for side in sides):
-        raise ValueError(
-            f"psf_sigma is {sigma!r}; a number of pixels, one per axis ({dims}) with commas, none or learn is wanted."
-        )
-    return {"psf#sigma": sides[0] if len(sides) == 1 else sides}
-
-
-def workflow_of(kind: str, variants: list[str], **options: Any) -> ConfigWorkflow:
-    """The bundle's training ("train") or "inference" with those variants that have something to say on it."""
-    from monai.bundle import ConfigWorkflow
-
-    from warpzoo.registration.methods import bundles_folder
-
-    root = bundles_folder() / NETWORK
-    configs = root / "configs"
-    if not configs.is_dir():
-        raise ValueError(f"{root} does not exist; name the folder of bundles with WARPZOO_BUNDLES.")
-    files = [configs / f"{kind}.json", *(configs / "variants" / f"{name}.json" for name in variants)]
-    for file in files:
-        if not file.is_file():
-            there = ", ".join(sorted(path.stem for path in (configs / "variants").glob("*.json")))
-            raise ValueError(f"{NETWORK} has no variant {file.stem!r}; it has {there}.")
-    path = list(sys.path)
-    sys.path.insert(0, str(root))
-    try:
-        workflow = ConfigWorkflow(
-            config_file=[str(file) for file in files],
-            meta_file=str(configs / "metadata.json"),
-            logging_file=False,
-            workflow_type="train" if kind == "train" else "inference",
-            bundle_root=str(root),
-            **options,
-        )
-        workflow.initialize()
-    finally:
-        sys.path[:] = path
-    return workflow
+    seconds = time.perf_counter() - began
+    if done.mean_ratio is None:
+        print(f"{output}: {done.method} of size {done.size:g}, {seconds:.0f} s")
+        return
+    learnt = "weights given" if weights else f"{done.steps} steps in {done.seconds:.0f} s"
+    learnt += ", interrupted" if done.interrupted else ""
+    print(f"{output}: {learnt}, mean intensity × {done.mean_ratio:.4f}, {seconds:.0f} s in all")

@@ -1,1 +1,1 @@
-"""Images that are made, with the truth about them: for tests, demonstrations and experiments."""
+"""Synthetic images with known truth, for tests, demonstrations and experiments."""

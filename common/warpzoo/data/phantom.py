@@ -1,4 +1,4 @@
-"""A beating heart made by formula: images to try a registration on where no data is at hand, and the truth with them.
+"""A synthetic beating heart: images to test a registration without data, with the true displacement and labels.
 
 Convention: the last two axes are the rows and columns of a short-axis slice; a volume has the heart's long axis first.
 Lengths are those of cardiac MR on 256 pixels and scale with the slice.
@@ -18,7 +18,7 @@ from warpzoo.geometry.sampling import sample, voxel_coordinates
 
 POOL, MYOCARDIUM, RIGHT_VENTRICLE = 1, 2, 3
 ELONGATION = 1.8  # of the ventricles along the long axis
-EDGE = 0.4  # voxels; over about four of these one tissue turns into the next
+EDGE = 0.4  # voxels; the transition between two tissues is about four of these
 NOISE = 1.5
 
 
@@ -31,25 +31,25 @@ class Heart(NamedTuple):
     """0, 1 blood pool of the left ventricle with its papillary muscles, 2 its myocardium, 3 blood pool of the right
     ventricle; (*shape), uint8."""
     displacement: Tensor
-    """Carries the heart at end-diastole (phase 0) onto this one, (dims, *shape), voxels."""
+    """Warps the heart at end-diastole (phase 0) onto this one, (dims, *shape), voxels."""
 
 
 def beating_heart(shape: Sequence[int] = (256, 256), phase: float = 0.0, seed: int = 0) -> Heart:
     """A short-axis slice or a volume of the chest at a phase from 0 (end-diastole) to 1 (end-systole).
 
-    The seed decides the person; the same person at two phases differs by a smooth contraction without folds, which is
-    known, and by noise.
+    The seed selects the anatomy; two phases of one anatomy differ by a known, smooth contraction without folds, and by
+    noise.
 
     Example:
         >>> moving, fixed = beating_heart(phase=0.0), beating_heart(phase=1.0)
-        >>> image = torch.stack([moving.image, fixed.image])[None]  # what a registration network takes
-        >>> warped = warp(moving.image[None, None], fixed.displacement[None])  # is fixed.image but for noise
+        >>> image = torch.stack([moving.image, fixed.image])[None]  # the input of a registration network
+        >>> warped = warp(moving.image[None, None], fixed.displacement[None])  # equals fixed.image up to noise
     """
     shape = list(shape)
     if len(shape) not in (2, 3) or min(shape) < 16:
-        raise ValueError(f"shape is {tuple(shape)}; it wants 2 or 3 sides of at least 16 voxels.")
+        raise ValueError(f"shape must be 2 or 3 sides of at least 16 voxels, got {tuple(shape)}.")
     if not 0 <= phase <= 1:
-        raise ValueError(f"phase is {phase}; it wants a number from 0 (end-diastole) to 1 (end-systole).")
+        raise ValueError(f"phase must be in [0, 1] (end-diastole to end-systole), got {phase}.")
     person = np.random.default_rng(seed)
     unit = min(shape[-2:]) / 256  # voxels per length of this module
     centre = torch.tensor([0.5 * (size - 1) for size in shape], dtype=torch.float64).view(-1, *[1] * len(shape))
@@ -61,7 +61,7 @@ def beating_heart(shape: Sequence[int] = (256, 256), phase: float = 0.0, seed: i
     image = _tissues(material, ventricles, person, edge=EDGE / unit)
     image = image * _coil(position, ventricles, person)
     noise = np.random.default_rng((seed, round(1e6 * phase))).normal(0, NOISE, (2, *shape))
-    image = torch.hypot(image + torch.from_numpy(noise[0]), torch.from_numpy(noise[1]))  # Rician, as magnitudes are
+    image = torch.hypot(image + torch.from_numpy(noise[0]), torch.from_numpy(noise[1]))  # Rician, like magnitudes
     return Heart(
         image=image.round().clamp(0, 255).float(),
         labels=ventricles.labels(material),
@@ -70,7 +70,7 @@ def beating_heart(shape: Sequence[int] = (256, 256), phase: float = 0.0, seed: i
 
 
 class _Ventricles:
-    """Where both ventricles are at end-diastole, and how they contract; coordinates as in `beating_heart`."""
+    """The geometry of both ventricles at end-diastole and their contraction; coordinates as in `beating_heart`."""
 
     def __init__(self, person: np.random.Generator, dims: int) -> None:
         self.dims = dims
@@ -85,7 +85,7 @@ class _Ventricles:
         self.papillary = [math.radians(person.uniform(low, low + 40)) for low in (40, 260)]
 
     def at_end_diastole(self, position: Tensor, phase: float) -> Tensor:
-        """Where the tissue that is at a position at this phase was at end-diastole."""
+        """The position at end-diastole of the tissue that is at a position at this phase."""
         position = self._expand(position, self.right, 0.5 * phase * self.strength, 0.0)
         return self._expand(position, self.left, phase * self.strength, phase * self.twist)
 
@@ -93,7 +93,7 @@ class _Ventricles:
         return self._offset(material, self.left).square().sum(0).sqrt()
 
     def outside_right(self, material: Tensor) -> Tensor:
-        """About how far outside the right ventricle's ellipse, negative inside; the left ventricle bites into it."""
+        """Approximate signed distance from the right ventricle's ellipse; the left ventricle overlaps it."""
         offset = self._offset(material, self.right)
         along, across = self._direction(self.towards_right), self._direction(self.towards_right + math.pi / 2)
         parts = [(offset * axis).sum(0) for axis in (along, across)]
@@ -112,7 +112,7 @@ class _Ventricles:
         return labels
 
     def outside_papillary(self, material: Tensor) -> Tensor:
-        """How far outside the nearer one of the two papillary muscles."""
+        """Signed distance from the nearer papillary muscle."""
         distances = []
         for angle in self.papillary:
             muscle = self.left + 0.66 * self.endocardium * self._direction(angle)
@@ -120,9 +120,9 @@ class _Ventricles:
         return torch.minimum(*distances)
 
     def _expand(self, position: Tensor, centre: Tensor, strength: float, twist: float) -> Tensor:
-        """Undoes a contraction: V → V + strength · V / (V + S) for V = r^dims (S of 15). Far from the centre volumes
-        stay, and r grows everywhere, so that nothing folds; all fades towards the chest wall. The twist is about the
-        long axis."""
+        """Inverts a contraction: V → V + strength · V / (V + S) for V = r^dims (S of 15). Far from the centre volumes
+        are constant, and r increases everywhere, so nothing folds; both fade towards the chest wall. The twist is
+        about the long axis."""
         offset = self._offset(position, centre)
         radius = offset.square().sum(0).sqrt()
         fading = torch.exp(-((radius / 65) ** 4))
@@ -156,7 +156,7 @@ def _tissues(material: Tensor, ventricles: _Ventricles, person: np.random.Genera
     fine, coarse, clumps = (_texture(material, spacing, person) for spacing in (3, 9, 16))
 
     def ellipse(row: float, column: float, height: float, width: float, tilt: float = 0.0) -> Tensor:
-        """About how far outside."""
+        """Approximate signed distance."""
         y, x = rows - row, columns - column
         y, x = math.cos(tilt) * y - math.sin(tilt) * x, math.sin(tilt) * y + math.cos(tilt) * x
         return (((y / height) ** 2 + (x / width) ** 2).sqrt() - 1) * min(height, width)
@@ -187,14 +187,14 @@ def _tissues(material: Tensor, ventricles: _Ventricles, person: np.random.Genera
 
 
 def _texture(position: Tensor, spacing: float, person: np.random.Generator) -> Tensor:
-    """Smooth noise of unit variance at its nodes, `spacing` apart."""
+    """Smooth noise of unit variance at nodes that are `spacing` apart."""
     dims, reach = len(position), 160
     nodes = torch.from_numpy(person.standard_normal([math.ceil(2 * reach / spacing) + 1] * dims))
     return sample(nodes[None, None], ((position + reach) / spacing)[None])[0, 0]
 
 
 def _coil(position: Tensor, ventricles: _Ventricles, person: np.random.Generator) -> Tensor:
-    """What a receiver on the chest makes of it: bright near it, dim far away."""
+    """The sensitivity of a receiver coil on the chest: high near it, low far away."""
     at = ventricles.left + ventricles._point(person.uniform(-75, -60), person.uniform(-25, 15))
     square = (position - at)[-2:].square().sum(0)
     return 0.35 + person.uniform(0.9, 1.1) * torch.exp(-square / 95**2)

@@ -1,8 +1,8 @@
-"""Classical filters for comparison and for the impatient, from scipy and scikit-image.
+"""Classical filters, for comparison and for quick results, from scipy and scikit-image.
 
 Their one size is in pixels (Gaussian: the standard deviation; median, box and box3d: the side), or in standard
-deviations of the noise (nlm, tv, wavelet: their strength). Where none is given it is found without a clean image, by
-J-invariance: that size whose filter, kept from seeing a pixel, predicts it best (Batson & Royer 2019).
+deviations of the noise (nlm, tv, wavelet: their strength). By default it is found without a clean image, by
+J-invariance: the size with which the filter best predicts pixels that it does not see (Batson & Royer 2019).
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from warpzoo.denoising.stacks import Stack, create_like
 from warpzoo.denoising.tiles import plan_tiles
 
 CALIBRATION = 256
-"""Pixels a side of the window that sizes are chosen on."""
+"""Side, in pixels, of the window on which sizes are chosen."""
 
 
 @dataclass(frozen=True)
 class Filter:
-    """`apply(image, size, noise)` with the noise's standard deviation; sizes to choose from; how far a pixel sees.
+    """`apply(image, size, noise)` with the noise's standard deviation; candidate sizes; the reach in pixels.
 
-    A reach of None is the whole image: frames are filtered at once then, not in tiles.
+    A reach of None is the whole image: frames are then not divided into tiles.
     """
 
     apply: Callable[[np.ndarray, float, float], np.ndarray]
@@ -75,20 +75,25 @@ SIDES = ("median", "box", "box3d")
 
 
 def filter_stack(
-    stack: Stack, output: str | Path, method: str, size: float | None = None, dtype: str | None = None, tile: int = 1024
+    stack: Stack,
+    output: str | Path | np.ndarray,
+    method: str,
+    size: float | None = None,
+    dtype: str | None = None,
+    tile: int = 1024,
 ) -> float:
-    """Writes the filtered stack, tile by tile, and returns the size that was used."""
+    """Writes the filtered stack, tile by tile; returns the size that was used."""
     chosen = FILTERS[method]
     if method == "box3d" and stack.dims != 3:
-        raise ValueError(f"{stack.path} was opened as 2-D images; the filter box3d wants volumes (spatial_dims 3).")
+        raise ValueError(f"spatial_dims must be 3 for the filter box3d, got 2-D images ({stack.path}).")
     window = busiest_window(stack)
     noise = noise_deviation(window)
     if size is None:
         size = choose_size(window, method, noise)
     if not size > 0:
-        raise ValueError(f"size is {size}; a filter wants one above 0.")
+        raise ValueError(f"size must be above 0, got {size}.")
     if method in SIDES and (size != int(size) or size % 2 == 0):
-        raise ValueError(f"size is {size:g}; {method} wants an odd number of pixels: an even one has no middle.")
+        raise ValueError(f"size must be an odd number of pixels for {method}, got {size:g} (no centre).")
     reach = None if chosen.reach is None else chosen.reach(size)
     tiles = plan_tiles(stack.shape, max(stack.shape) if reach is None else tile, reach or 0)
     with create_like(stack, output, dtype) as written:
@@ -99,7 +104,7 @@ def filter_stack(
 
 
 def choose_size(image: np.ndarray, method: str, noise: float) -> float:
-    """The size that predicts unseen pixels of the image best."""
+    """The size that best predicts unseen pixels of the image."""
     chosen = FILTERS[method]
 
     def apply(image: np.ndarray, size: float) -> np.ndarray:
@@ -112,7 +117,7 @@ def choose_size(image: np.ndarray, method: str, noise: float) -> float:
 
 
 def noise_deviation(image: np.ndarray) -> float:
-    """Standard deviation of the noise: that of second differences along all axes, which leave little structure."""
+    """Standard deviation of the noise, from second differences along all axes, which suppress structure."""
     difference = image.astype(np.float64)
     for axis in range(image.ndim):
         if image.shape[axis] > 2:
@@ -121,7 +126,7 @@ def noise_deviation(image: np.ndarray) -> float:
 
 
 def busiest_window(stack: Stack) -> np.ndarray:
-    """Of a few windows of the stack the one with the most structure, to choose sizes on."""
+    """The window with the most structure out of a few random ones, on which sizes are chosen."""
     sides = [min(size, CALIBRATION if stack.dims == 2 else CALIBRATION // 4) for size in stack.shape[1:]]
     random = np.random.default_rng(0)
     windows = []

@@ -1,4 +1,4 @@
-"""Blind-spot masking: hide a few voxels from a denoising network, which is then judged at exactly those.
+"""Blind-spot masking: hide a few voxels from a denoising network, whose loss is then computed at exactly those.
 
 Convention: images (batch, channels, *spatial); masks are boolean, (batch, 1, *spatial), True where a voxel is hidden.
 """
@@ -16,19 +16,19 @@ from warpzoo.checks import check_image
 
 @dataclass(frozen=True)
 class BlindSpotMask:
-    """Hides one voxel in every cell of a jittered grid behind the value of a random neighbour.
+    """Replaces one voxel in every cell of a jittered grid by the value of a random neighbour.
 
     The image is divided into cells as equal as whole voxels allow, as many per axis as `fraction` asks for and at least
     one; in each, every voxel is equally likely to be hidden. Its replacement is drawn uniformly from the voxels within
-    `radius` along each axis that lie in the image, never itself, and read from the untouched image; all channels get
-    theirs from the same neighbour. The mask comes from the coordinates, never from a comparison of values: in photon
-    counts a neighbour often has the same value, and leaving those voxels out would bias what the network learns.
+    `radius` along each axis that lie in the image, itself excluded, and read from the original image; all channels use
+    the same neighbour. The mask is computed from coordinates, not by comparing values: in photon counts a neighbour
+    often has the same value, and omitting those voxels would bias the network.
 
     Args:
-        fraction: part of the voxels to hide, above 0 and at most 1/2**dims (the default, 1/36, is every 6th on each
-            axis in 2-D and about every 3rd in 3-D).
-        radius: how far neighbours reach, in voxels, along every axis or one number per axis (0 keeps replacements
-            within their slice, where slices are far apart).
+        fraction: of the voxels to hide, in (0, 1/2**dims] (the default, 1/36, is every 6th on each axis in 2-D and
+            about every 3rd in 3-D).
+        radius: of the neighbourhood, in voxels, one number or one per axis (0 along an axis of distant slices keeps
+            replacements within their slice).
 
     Example:
         >>> generator = torch.Generator().manual_seed(0)
@@ -41,15 +41,13 @@ class BlindSpotMask:
 
     def __post_init__(self) -> None:
         if not 0 < self.fraction <= 0.25:
-            raise ValueError(
-                f"fraction is {self.fraction}; it wants a number above 0 and at most 1/4 (2-D), 1/8 (3-D)."
-            )
+            raise ValueError(f"fraction must be in (0, 0.25] in 2-D, (0, 0.125] in 3-D, got {self.fraction}.")
         radii = self._radii(1)
         if not radii or any(radius != int(radius) or radius < 0 for radius in radii) or max(radii) < 1:
-            raise ValueError(f"radius is {self.radius}; it wants whole numbers from 0, one of them at least 1.")
+            raise ValueError(f"radius must be whole numbers, 0 or more, one of them at least 1, got {self.radius}.")
 
     def __call__(self, image: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """The image with its blind spots replaced, and the mask of where they are.
+        """The image with its blind spots replaced, and their mask.
 
         The same generator state gives the same masks, also on another device than the generator's.
         """
@@ -57,11 +55,13 @@ class BlindSpotMask:
         shape = list(image.shape[2:])
         radii = self._radii(dims)
         if len(radii) != dims:
-            raise ValueError(f"radius is {self.radius}; for an image of {dims} axes it wants one number, or {dims}.")
+            raise ValueError(f"radius must be one number, or {dims} for an image of {dims} axes, got {self.radius}.")
         if self.fraction > 0.5**dims:
-            raise ValueError(f"fraction is {self.fraction}; in {dims}-D it wants at most {0.5**dims}.")
+            raise ValueError(f"fraction must be in (0, {0.5**dims}] in {dims}-D, got {self.fraction}.")
         if all(radius == 0 or size == 1 for radius, size in zip(radii, shape, strict=True)):
-            raise ValueError(f"image has shape {tuple(image.shape)}; within radius {self.radius} it has no neighbours.")
+            raise ValueError(
+                f"image must have neighbours within radius {self.radius} for each voxel, got {tuple(image.shape)}."
+            )
 
         hidden = _jittered_grid(image, self.fraction ** (-1 / dims), generator)
         neighbour = _random_neighbours(hidden, radii, shape, generator)
@@ -116,14 +116,14 @@ def _random_neighbours(
 
 
 def _random_below(bound: Tensor, generator: torch.Generator | None) -> Tensor:
-    """A uniform whole number from 0 to bound − 1 for every bound, drawn where the generator lives."""
+    """A uniform whole number from 0 to bound − 1 for every bound, drawn on the generator's device."""
     device = bound.device if generator is None else generator.device
     uniform = torch.rand(bound.shape, generator=generator, device=device).to(bound.device)
     return torch.minimum((uniform * bound).long(), bound - 1)
 
 
 def _ravel(coordinates: list[Tensor], shape: list[int]) -> Tensor:
-    """Where the coordinates lie in a flattened image."""
+    """The indices of coordinates in a flattened image."""
     index = torch.zeros_like(coordinates[0])
     for x, size in zip(coordinates, shape, strict=True):
         index = index * size + x

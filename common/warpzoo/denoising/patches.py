@@ -1,6 +1,6 @@
-"""Patches of noisy images to train on: drawn at random from stacks, mirrored and turned by right angles only.
+"""Random patches of noisy images for training, augmented by reflections and rotations by right angles only.
 
-Anything that interpolates would mix the noise of neighbouring pixels, and a blind-spot network would learn it.
+Interpolation would correlate the noise of neighbouring pixels, and a blind-spot network would learn to predict it.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ class Patches(Dataset):
     """`samples` random patches (1, *size) as items {"image": …}, the same for the same seed and process.
 
     Args:
-        data: the stacks; each is drawn from as often as it has pixels.
-        size: pixels along every axis, or one number per axis; beyond the edge of a smaller image is its mirror image.
-        samples: how many.
-        seed: of what is drawn.
-        turn: mirror patches along every axis, and turn square ones by right angles in the plane of the last two axes;
-            not where the PSF or the noise has a direction.
+        data: the stacks, drawn from in proportion to their number of pixels.
+        size: pixels along every axis, or one number per axis; a smaller image is extended by reflection.
+        samples: number of patches in an epoch.
+        seed: of the random patches.
+        turn: reflect patches along every axis, and rotate square ones by right angles in the plane of the last two
+            axes; not if the PSF or the noise is anisotropic.
     """
 
     def __init__(
@@ -38,12 +38,12 @@ class Patches(Dataset):
         turn: bool = True,
     ) -> None:
         if not data:
-            raise ValueError("there is no image to draw patches from.")
+            raise ValueError("data must be one stack or more, got none.")
         dims = data[0].dims
         self.data = data
         self.size = [size] * dims if isinstance(size, int) else list(size)
         if len(self.size) != dims:
-            raise ValueError(f"size is {size}; the images have {dims} spatial axes.")
+            raise ValueError(f"size must be one number, or {dims} for images of {dims} spatial axes, got {size}.")
         self.samples = samples
         self.seed = seed
         self.turn = check_truth("turn", turn)
@@ -63,7 +63,7 @@ class Patches(Dataset):
         return {"image": torch.from_numpy(np.ascontiguousarray(patch))[None]}
 
     def draw(self, random: np.random.Generator, sides: Sequence[int]) -> np.ndarray:
-        """A patch as it lies in an image."""
+        """A random patch of a random image, not augmented."""
         stack = self.data[min(int(np.searchsorted(self.share, random.random())), len(self.data) - 1)]
         frame = int(random.integers(stack.shape[0]))
         starts = [
@@ -72,6 +72,6 @@ class Patches(Dataset):
         return stack.read(frame, tuple(slice(a, a + side) for a, side in zip(starts, sides, strict=True)))
 
     def sample(self, count: int, scale: int = 1) -> np.ndarray:
-        """(count, *size · scale): patches as they lie in the images, for statistics; the same ones every time."""
+        """(count, *size · scale): patches for statistics, not augmented; the same ones at every call."""
         random = np.random.default_rng([self.seed, 2**41])
         return np.stack([self.draw(random, [scale * side for side in self.size]) for _ in range(count)])

@@ -1,5 +1,4 @@
-"""What becomes of denoised tiles: a file like the input, into which they go as they come; numbers where the clean image
-is known."""
+"""Output of denoising: a file like the input, written tile by tile; metrics where a clean image is known."""
 
 from __future__ import annotations
 
@@ -25,18 +24,20 @@ from warpzoo.metrics.intensity import psnr, scale_invariant_psnr, ssim
 class WriteTiles:
     """Writes each tile's core into a file of the input's format, shape, axes, pixel size and data type.
 
-    Attached to an evaluator as a handler it opens and closes the file, which is there under its name when all tiles are
-    in it; as the evaluator's postprocessing it takes the tiles.
+    Attached to an evaluator as a handler it opens and closes the file, which gets its name when all tiles are written;
+    as the evaluator's postprocessing it writes the tiles.
 
     Args:
-        path: the file; with the input's suffix.
-        tiles: what is denoised.
-        dtype: of the values, such as float32; the input's own by default.
-        key: where the result is in the evaluator's output.
+        path: of the file, with the input's suffix; or an array of the input's axes, the slowest first.
+        tiles: the tiles that are denoised.
+        dtype: of the values, such as float32; default: the input's.
+        key: of the result in the evaluator's output.
     """
 
-    def __init__(self, path: str | Path, tiles: Tiles, dtype: str | None = None, key: str = "pred") -> None:
-        self.path = Path(path)
+    def __init__(
+        self, path: str | Path | np.ndarray, tiles: Tiles, dtype: str | None = None, key: str = "pred"
+    ) -> None:
+        self.path = path
         self.tiles = tiles
         self.dtype = dtype
         self.key = key
@@ -57,8 +58,8 @@ class WriteTiles:
         values = tile.core(data[self.key][0]).float().cpu().numpy()
         if not np.isfinite(values).all():
             raise ValueError(
-                f"{self.tiles.data.path}, frame {tile.frame}, gives NaN or infinite values; nothing is written. Are "
-                f"there such pixels in it?"
+                f"the result of {self.tiles.data.path}, frame {tile.frame}, has NaN or infinite values; nothing is "
+                f"written. Check the image for such pixels."
             )
         self.file.put(tile.frame, tile.keep, values)
         self.sums += tile.core(data["image"][0]).double().sum().item(), values.sum(dtype=np.float64)
@@ -79,10 +80,10 @@ class WriteTiles:
 
 
 class Compare:
-    """Writes one JSON at the end: how far the noisy and the denoised file are from a clean one, frame by frame.
+    """Writes a JSON file at the end: metrics of the noisy and the denoised file against a clean one, frame by frame.
 
-    PSNR, PSNR after the best gain and offset, and SSIM of `warpzoo.metrics`, in the range of each clean frame; the mean
-    over that of the noisy image.
+    PSNR, PSNR after the best gain and offset, and SSIM of `warpzoo.metrics`, in the range of each clean frame; the
+    ratio of the means of denoised and noisy image.
     """
 
     def __init__(self, path: str | Path, noisy: Stack, output: str | Path, reference: str | Path) -> None:
@@ -95,7 +96,9 @@ class Compare:
         channel = self.noisy.layout.channel if self.noisy.layout.channels is not None else None
         denoised, clean = (open_stack(path, self.noisy.dims, channel) for path in (self.output, self.reference))
         if clean.shape != self.noisy.shape:
-            raise ValueError(f"{self.reference} has shape {clean.shape}, the noisy image {self.noisy.shape}.")
+            raise ValueError(
+                f"reference must have the noisy image's shape {self.noisy.shape}, got {clean.shape} ({self.reference})."
+            )
         frames = []
         for frame in range(clean.shape[0]):
             window = tuple(slice(0, size) for size in clean.shape[1:])
@@ -112,7 +115,7 @@ class Compare:
 
 
 def quality(image: Tensor, reference: Tensor) -> dict[str, float]:
-    """Of one image (1, 1, *spatial)."""
+    """The metrics of one image (1, 1, *spatial)."""
     return {
         "psnr": float(psnr(image, reference)),
         "scale_invariant_psnr": float(scale_invariant_psnr(image, reference)),
@@ -121,7 +124,7 @@ def quality(image: Tensor, reference: Tensor) -> dict[str, float]:
 
 
 class Denoise(Inferer):
-    """MONAI's inferer that gives the denoised image, or instead of it the network's `phantom`, in the image's units."""
+    """An inferer of MONAI that returns the denoised image, or the network's `phantom` in the image's units."""
 
     def __init__(self, phantom: bool = False) -> None:
         super().__init__()

@@ -51,7 +51,7 @@ def plan_tiles(shape: tuple[int, ...], tile: int, halo: int, alignment: int = 1)
 class Tiles(Dataset):
     """The tiles of a stack as items {"image": (1, *tile), "index": …}; `tiles[index]` says where the tile lies.
 
-    `data` is the stack, as a bundle's dataset wants it.
+    `data` is the stack, under the name that MONAI gives a dataset's source.
     """
 
     def __init__(self, data: Stack, halo: int, alignment: int = 1, size: int = 512) -> None:

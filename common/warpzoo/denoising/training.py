@@ -1,4 +1,4 @@
-"""Training on the noisy images at hand within a budget of seconds or steps: handlers of MONAI's trainer."""
+"""Training on the noisy images at hand within a budget of seconds or steps: MONAI's trainer and its handlers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,21 @@ import ignite.distributed as idist
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
+from monai.engines import SupervisedTrainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.data import DataLoader  # MONAI's would start the random numbers again that the network began with
 from tqdm import tqdm
 
 from warpzoo import record
+from warpzoo.checks import check_truth
+from warpzoo.denoising.objective import BlindSpotObjective
 from warpzoo.denoising.patches import Patches
 from warpzoo.denoising.tiles import Tile, plan_tiles
 from warpzoo.files import whole_file
+from warpzoo.training.averaging import AverageWeights
+from warpzoo.training.checkpoints import LoadWeights
+from warpzoo.training.engines import objective_trainer
 
 UNITS = {"s": 1, "sec": 1, "seconds": 1, "m": 60, "min": 60, "minutes": 60, "h": 3600, "hours": 3600}
 BACKGROUND = 0.001
@@ -33,6 +40,53 @@ WINDOWS = 4
 """How many, at most."""
 PROBE = 0.02
 """By how much, in standard deviations of the image, pixels are changed to see what follows."""
+
+
+def denoising_trainer(
+    device: torch.device,
+    dataset: Patches,
+    objective: BlindSpotObjective,
+    optimizer: Optimizer,
+    weights: str | Path,
+    budget: str | float = "60s",
+    clock: Callable[[], float] = time.perf_counter,
+    batch_size: int = 4,
+    initial_weights: str | Path | None = None,
+    train_handlers: Sequence[Any] = (),
+    **options: Any,
+) -> SupervisedTrainer:
+    """Trains `objective.network` on random patches until the budget is used up, and calibrates it.
+
+    `weights` is the file to write, the mean of the last steps' weights; the record of the run is written beside it.
+    `budget` and `clock` are those of `TrainingLimit`, `options` those of MONAI's SupervisedTrainer, such as `amp`.
+    """
+    network = objective.network
+    settings = {
+        "seed": dataset.seed,
+        "budget": budget,
+        "patch": dataset.size,
+        "batch_size": batch_size,
+        "learning_rate": optimizer.defaults["lr"],
+        "fraction": objective.masking.fraction,
+    }
+    handlers: list[Any] = [] if initial_weights is None else [LoadWeights(initial_weights, network)]
+    limit = TrainingLimit(budget, optimizer, clock=clock)
+    handlers += [
+        FitIntensities(network, dataset),
+        AverageWeights(network, use=True),
+        Calibrate(network, dataset),
+        SaveWeights(weights, network, settings, dataset, limit),
+        limit,
+        *train_handlers,
+    ]
+    return objective_trainer(
+        objective,
+        device,
+        train_data_loader=DataLoader(dataset, batch_size=batch_size),
+        optimizer=optimizer,
+        train_handlers=handlers,
+        **options,
+    )
 
 
 def parse_budget(budget: str | float) -> tuple[float, str]:
@@ -46,7 +100,7 @@ def parse_budget(budget: str | float) -> tuple[float, str]:
     raise ValueError(f"budget is {budget!r}; a time such as 60s or 10min, or steps such as 2000steps, is wanted.")
 
 
-class Budget:
+class TrainingLimit:
     """Ends the training when its time or number of steps is used up, with the learning rate falling to 0 till then.
 
     A warm-up over the first steps, then half a cosine. Ctrl-C ends the training early, as if that had been the budget;
@@ -72,7 +126,7 @@ class Budget:
         self.optimizer = optimizer
         self.warm_up = warm_up
         self.clock = clock
-        self.constant = constant
+        self.constant = check_truth("constant", constant)
         self.highest = [group["lr"] for group in optimizer.param_groups]
         self.interrupted = False
 
@@ -178,7 +232,7 @@ class Calibrate:
         network.shift.fill_(float(errors.mean() * network.deviation))
 
     def probed(self, noisy: Tensor, pilot: Tensor, tile: Tile) -> tuple[Tensor, ...]:
-        """What the Wiener filter wants to know to choose its share."""
+        """What the Wiener filter chooses its share by."""
         network = self.network
         generator = torch.Generator().manual_seed(self.patches.seed)
         probe = (torch.randint(2, noisy.shape, generator=generator) * 2.0 - 1).to(noisy)
@@ -206,9 +260,12 @@ class Calibrate:
 class SaveWeights:
     """Writes the trained network's weights, a plain state dict, and beside them the record of the run as JSON."""
 
-    def __init__(self, path: str | Path, network: nn.Module, settings: Mapping[str, Any], patches: Patches) -> None:
+    def __init__(
+        self, path: str | Path, network: nn.Module, settings: Mapping[str, Any], patches: Patches, budget: TrainingLimit
+    ) -> None:
         self.path = Path(path)
         self.network = network
+        self.budget = budget
         self.settings = dict(settings)
         self.patches = patches
         self.curve: list[dict[str, float]] = []
@@ -235,6 +292,7 @@ class SaveWeights:
             "command": record.command(),
             "images": [stack.path.name for stack in self.patches.data],
             "steps": engine.state.iteration,
+            "interrupted": self.budget.interrupted,
             "seconds": round(time.perf_counter() - self.clock[0], 2),
             "cpu_seconds": round(time.process_time() - self.clock[1], 2),
             "machine": record.machine(),

@@ -1,9 +1,9 @@
-"""A second look at the noisy image, once a network has told what lies in it.
+"""A Wiener filter of the noisy image with a network's result as the pilot estimate.
 
-A blind-spot network learns to tell a pixel without looking at it; what the pixel itself knows is lost. A Wiener filter
-brings it back: in every window it keeps of the noisy image's waves what the network's result holds of them, relative to
-the noise. It is the last step of BM3D (Dabov et al. 2007) with the network in the place of the first, and without the
-search for similar blocks.
+A blind-spot network predicts a pixel without seeing it; the information in the pixel itself is lost. The filter
+recovers it: in every window it scales each cosine wave of the noisy image by the signal's share of its power, which is
+estimated from the network's result. It is the second step of BM3D (Dabov et al. 2007) with the network as the first
+step, and without the search for similar blocks.
 
 Convention: noisy image and pilot are (batch, 1, *spatial), in the same units, whatever these are.
 """
@@ -19,27 +19,28 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 LEVELS = 40
-"""Parts of equal size, from dark to bright, that the noise's variance is measured in."""
+"""Number of equally large groups of pixels, from dark to bright, in which the noise's variance is measured."""
 NOISELESS = 1e-4
-"""Of the largest variance: what has less has no noise, as a border that was put round the image."""
+"""Fraction of the largest variance below which a group counts as free of noise, such as a border added to the image."""
 
 
 class WienerFilter(nn.Module):
-    """Keeps signal / (signal + noise) of every cosine wave in every window of `window` pixels a side.
+    """Multiplies every cosine wave in every window of `window` pixels a side by signal / (signal + noise).
 
-    The pilot's squared coefficient is taken for the signal's power. The noise's variance is a straight line in the
-    pilot, photons and read-out together, that `fit` finds. A window's mean is kept. A pixel becomes the mean over all
-    windows it lies in, weighted by how little noise they leave. Of this the result gets a `share`, the pilot the rest:
-    where there is much more noise than image, the pilot alone may be better. Until `fit` and `choose_share` have been
-    called the pilot passes as it is.
+    The pilot's squared coefficient estimates the signal's power. The noise's variance (photon and read-out noise) is a
+    linear function of the pilot that `fit` estimates. A window's mean is kept. A pixel is the mean over all windows
+    that contain it, weighted by the inverse of their remaining noise. The result is `share` times this and the rest the
+    pilot: with much more noise than image, the pilot alone may be better. Before `fit` and `choose_share` are called
+    the pilot is returned unchanged.
 
-    A pixel sees `reach` pixels far; beyond the edge the outermost ones go on. Volumes are filtered slice by slice.
+    A pixel depends on others up to `reach` pixels away; beyond the edge the outermost pixels are repeated. Volumes are
+    filtered slice by slice.
     """
 
     def __init__(self, window: int = 8) -> None:
         super().__init__()
         if window < 2:
-            raise ValueError(f"window is {window}; it wants 2 pixels or more.")
+            raise ValueError(f"window must be 2 pixels or more, got {window}.")
         self.reach = window - 1
         waves = torch.from_numpy(fft.dct(np.eye(window), norm="ortho", axis=0)).float()
         self.waves: Tensor
@@ -59,7 +60,7 @@ class WienerFilter(nn.Module):
         return pilot + self.share * (self.filtered(noisy, pilot) - pilot)
 
     def filtered(self, noisy: Tensor, pilot: Tensor) -> Tensor:
-        """The filter's own result, of which `forward` takes a share."""
+        """The result of the filter alone, which `forward` blends with the pilot."""
         if noisy.dim() == 4:
             return self._planes(noisy, pilot)
         if torch.jit.is_tracing():  # a graph for any number of slices
@@ -72,7 +73,7 @@ class WienerFilter(nn.Module):
         return torch.stack(slices, dim=2)
 
     def variance(self, pilot: Tensor) -> Tensor:
-        """The noise's, at every pixel."""
+        """The variance of the noise at every pixel."""
         return (pilot * self.slope + self.offset).maximum(self.least.clamp(min=1e-12))
 
     def _planes(self, noisy: Tensor, pilot: Tensor) -> Tensor:
@@ -95,14 +96,14 @@ class WienerFilter(nn.Module):
         )
 
     def _composed(self, waves: Tensor) -> Tensor:
-        """The transpose of `_analysed`: the sum of all windows where they belong."""
+        """The transpose of `_analysed`: the sum of all windows at their positions."""
         across = waves.view(-1, self.reach + 1, waves.shape[2], waves.shape[3])
         down = F.conv_transpose2d(across, self.waves.transpose(2, 3))
         return F.conv_transpose2d(down.view(waves.shape[0], -1, down.shape[2], down.shape[3]), self.waves)
 
     @torch.no_grad()
     def fit(self, noisy: Tensor, pilot: Tensor) -> None:
-        """Measures the noise: the squared difference of image and pilot, from dark to bright."""
+        """Estimates the noise from the squared difference of image and pilot, as a function of brightness."""
         level, order = pilot.flatten().double().sort()
         error = (noisy - pilot).flatten().double()[order].square()
         level, variance = (torch.stack([p.mean() for p in values.chunk(LEVELS)]).cpu() for values in (level, error))
@@ -117,11 +118,11 @@ class WienerFilter(nn.Module):
 
     @torch.no_grad()
     def choose_share(self, samples: Iterable[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]) -> None:
-        """That share, from 0 to 1, with the least mean squared error by Stein's unbiased estimate (SURE).
+        """Sets `share` in [0, 1] to the one with the least mean squared error by Stein's unbiased risk estimate (SURE).
 
-        The estimate wants to know how much each result follows the noise: `probe` is a random ±1 for every pixel, and
-        the two changes are by how much the filter's result and the pilot moved, per unit, when it was added to the
-        noisy image (Ramani et al. 2008).
+        The estimate needs the divergence of each result with respect to the noise: `probe` is a random ±1 for every
+        pixel, and the two changes are those of the filter's result and of the pilot, per unit, when the probe is added
+        to the noisy image (Ramani et al. 2008).
 
         Args:
             samples: (noisy, pilot, filtered, probe · change of filtered, probe · change of pilot) of parts of an image.

@@ -1,7 +1,7 @@
-"""Affine maps: one matrix, or shear → scale → rotation → translation, and the displacement they make on a grid.
+"""Affine maps: one matrix, or shear → scale → rotation → translation, and their displacement field on a grid.
 
 Convention: a matrix (batch, dims, dims + 1) acts on coordinates that are centred in the grid and divided by half its
-longest side (outermost voxel centres at ±1), so that a rotation stays a rotation on any shape. It maps points of the
+longest side (outermost voxel centres at ±1), so that a rotation is one on any shape. It maps points of the
 fixed grid to points of the moving image. Angles are in radians.
 """
 
@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from warpzoo.checks import check_finite, runs_eagerly
+from warpzoo.checks import check_finite, has_values, runs_eagerly
 from warpzoo.geometry.sampling import axis_coordinates, precise
 
 DIMS_BY_WIDTH = {
@@ -35,7 +35,7 @@ def affine_field(matrix: Tensor, shape: list[int]) -> Tensor:
         ramp = axis_coordinates(shape[axis], axis, dims, matrix.dtype, matrix.device)
         ramps.append(ramp - 0.5 * (shape[axis] - 1))
         halves.append(ramps[axis].max())
-    half = torch.stack(halves).max().clamp_min(0.5)  # `half_longest_side`, of sizes that may be dynamic
+    half = torch.stack(halves).max().clamp_min(0.5)  # `half_longest_side` for sizes that may be dynamic
     entries = matrix - torch.eye(dims, dims + 1, dtype=matrix.dtype, device=matrix.device)
     entries = entries.reshape([-1, dims, dims + 1] + [1] * dims)
     field = entries[:, :, dims] * half
@@ -58,7 +58,7 @@ def compose_affine(
     """The matrix (batch, dims, dims + 1) that shears a point first, then scales, rotates and translates it.
 
     Any part may be left out; at least one is needed. `shear` (batch, d(d−1)/2): the entries above the diagonal, row by
-    row. `scale` (batch, d): logarithms, exact for scales from 1/10 to 10; those beyond bend smoothly towards 1/100
+    row. `scale` (batch, d): logarithms, exact for scales from 1/10 to 10; beyond, they saturate smoothly at 1/100
     and 100, so that no scale reaches zero or infinity. `rotation` (batch, 1) in 2-D: from axis 0 to axis 1; (batch, 3)
     in 3-D: about axis 0, then 1, then 2. `translation` (batch, d): in half longest sides.
 
@@ -101,16 +101,16 @@ def rotation_matrix(angles: Tensor) -> Tensor:
 
 
 def invert_affine(matrix: Tensor) -> Tensor:
-    """The matrix of the inverse map; a singular one is an error."""
+    """The matrix of the inverse map; a singular matrix is a ValueError."""
     dims = check_matrix("matrix", matrix)
     matrix = precise(matrix)
     linear = matrix[:, :, :dims]
     steps = linear.detach()
     volume = torch.linalg.det(steps / torch.linalg.vector_norm(steps, dim=1, keepdim=True)).abs()
-    if not bool((volume > 1e-6).all()):  # NaN where a column is zero
+    if has_values(volume) and not bool((volume > 1e-6).all()):  # NaN where a column is zero
         raise ValueError(
-            f"matrix is singular: the volume of its columns, each divided by its length, is {volume.tolist()}; "
-            f"it wants one that can be inverted."
+            f"matrix must be invertible, got a singular one: the volume of its columns, each divided by its length, is "
+            f"{volume.tolist()}."
         )
     inverse = torch.linalg.inv(linear)
     return torch.cat([inverse, -_product(inverse, matrix[:, :, dims:])], dim=2)
@@ -124,8 +124,7 @@ class AffineField(nn.Module):
 
 
 def check_matrix(name: str, matrix: Tensor, dims: int | None = None) -> int:
-    """Wants (batch, dims, dims + 1), finite; returns dims."""
-    wanted = "2 or 3" if dims is None else str(dims)
+    """Requires a finite (batch, dims, dims + 1); returns dims."""
     if (
         matrix.dim() != 3
         or matrix.shape[1] not in (2, 3)
@@ -133,7 +132,7 @@ def check_matrix(name: str, matrix: Tensor, dims: int | None = None) -> int:
         or (dims is not None and matrix.shape[1] != dims)
     ):
         raise ValueError(
-            f"{name} has shape {tuple(matrix.shape)}; it wants (batch, dims, dims + 1) with dims {wanted}."
+            f"{name} must be (batch, dims, dims + 1) with dims {dims or '2 or 3'}, got shape {tuple(matrix.shape)}."
         )
     check_finite(name, matrix)
     return matrix.shape[1]
@@ -150,18 +149,18 @@ def _check_parts(
         if dims is None:
             one, other = DIMS_BY_WIDTH[name]
             raise ValueError(
-                f"{name} has shape {tuple(part.shape)}; it wants (batch, {one}) in 2-D or (batch, {other}) in 3-D."
+                f"{name} must be (batch, {one}) in 2-D or (batch, {other}) in 3-D, got shape {tuple(part.shape)}."
             )
         check_finite(name, part)
         batch_and_dims[name] = (part.shape[0], dims)
     if not batch_and_dims:
-        raise ValueError("shear, scale, rotation and translation are all None; at least one is wanted.")
+        raise ValueError("at least one of shear, scale, rotation and translation must be given, got None for all.")
     if len(set(batch_and_dims.values())) > 1:
-        raise ValueError(f"the parts have (batch, dims) {batch_and_dims}; they want the same.")
+        raise ValueError(f"all parts must have the same (batch, dims), got {batch_and_dims}.")
 
 
 def _bounded(logarithm: Tensor) -> Tensor:
-    """The same from -log 10 to log 10, then smoothly up to twice that."""
+    """Unchanged from -log 10 to log 10, then smoothly up to twice that."""
     limit = math.log(10.0)
     moderate = logarithm.clamp(-limit, limit)
     return moderate + limit * torch.tanh((logarithm - moderate) / limit)
@@ -177,5 +176,5 @@ def _shear_matrix(shear: Tensor) -> Tensor:
 
 
 def _product(first: Tensor, second: Tensor) -> Tensor:
-    """The matrix product of small matrices; autocast would round the digits of `@` away."""
+    """The matrix product of small matrices in full precision: autocast would round that of `@`."""
     return (first[:, :, :, None] * second[:, None]).sum(2)

@@ -1,8 +1,8 @@
 """Free-form deformation: a dense displacement from control points of a cubic or quadratic B-spline.
 
 Convention: control points sit at the centres of patches of `spacing` voxels, point k at k · spacing + (spacing − 1) / 2
-along each axis; a side of n voxels has ceil(n / spacing) of them, whatever n. Beyond the outer ring the edge control
-points are repeated. Control points are displacements in voxels, (batch, dims, *control), like the field they make.
+along each axis; a side of n voxels has ceil(n / spacing) of them. Beyond the outer ring the edge control points are
+repeated. Control points are displacements in voxels, (batch, dims, *control), like the resulting field.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from warpzoo.checks import check_displacement, runs_eagerly
 from warpzoo.geometry.sampling import precise
+from warpzoo.geometry.separable import along_axes
 
-KEPT_WEIGHTS = 2**20  # of an axis: 4 MB
+CACHED_WEIGHTS = 2**20  # of an axis: 4 MB
 
 ORDERS = {2: "quadratic", 3: "cubic"}
 
@@ -34,9 +35,9 @@ def bspline_basis(t: Tensor, order: int) -> Tensor:
 
 
 def bspline_weights(positions: Tensor, count: int, order: int) -> Tensor:
-    """What each of `count` control points weighs at positions in control-point units: (positions, count).
+    """The weights of `count` control points at positions in control-point units: (positions, count).
 
-    Control points −2, −1 and count, count + 1 are copies of the outermost ones, so their weights fall to those.
+    Control points −2, −1 and count, count + 1 are copies of the outermost ones, whose weights include theirs.
     """
     extended = torch.arange(-2, count + 2, device=positions.device)
     weights = bspline_basis(positions[:, None] - extended.to(positions.dtype)[None], order)
@@ -57,12 +58,12 @@ def bspline_field(control_points: Tensor, shape: list[int], spacing: list[int], 
         if runs_eagerly():
             with torch.autocast(control_points.device.type, enabled=False):
                 weights = [
-                    (_kept_weights if size * count <= KEPT_WEIGHTS else _weights_on_axis)(
+                    (_cached_weights if size * count <= CACHED_WEIGHTS else _weights_on_axis)(
                         size, patch, count, order, like.dtype, like.device
                     )
                     for size, patch, count in zip(shape, spacing, control_points.shape[2:], strict=True)
                 ]
-                return _expand(like, weights)
+                return along_axes(like, weights)
     positions: list[Tensor] = []
     for axis in range(len(shape)):
         voxels = torch.arange(shape[axis], dtype=like.dtype, device=like.device)
@@ -73,29 +74,29 @@ def bspline_field(control_points: Tensor, shape: list[int], spacing: list[int], 
 def _weights_on_axis(
     size: int, spacing: int, count: int, order: int, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
-    """`bspline_weights` of an axis' voxels, which a network wants again for every image of that size."""
+    """`bspline_weights` at the voxels of an axis; a network needs the same ones for every image of that size."""
     with torch.inference_mode(False):
         voxels = torch.arange(size, dtype=dtype, device=device)
         return bspline_weights(control_positions(voxels, spacing), count, order)
 
 
-_kept_weights = lru_cache(maxsize=64)(_weights_on_axis)
+_cached_weights = lru_cache(maxsize=64)(_weights_on_axis)
 
 
 def bspline_on_axes(control_points: Tensor, positions: list[Tensor], order: int) -> Tensor:
     """The displacement on the grid of one list of positions per axis, each in units of control points."""
     if not torch.jit.is_scripting():
         with torch.autocast(control_points.device.type, enabled=False):
-            return _expand(precise(control_points), _weights(control_points, positions, order))
-    # scripted code cannot switch autocast off, but autocast leaves float64 alone
+            return along_axes(precise(control_points), _weights(control_points, positions, order))
+    # scripted code cannot disable autocast, but autocast does not change float64
     double = control_points.double()
-    return _expand(double, _weights(double, positions, order)).to(precise(control_points).dtype)
+    return along_axes(double, _weights(double, positions, order)).to(precise(control_points).dtype)
 
 
 def bspline_at(control_points: Tensor, points: Tensor, spacing: list[int], order: int = 3) -> Tensor:
     """The displacement (batch, count, dims) of control points at points (batch, count, dims) in voxels.
 
-    Each point is reached by order + 1 control points along each axis.
+    Each point depends on order + 1 control points along each axis.
     """
     control_points, count = precise(control_points), list(control_points.shape[2:])
     batch, dims = max(control_points.shape[0], points.shape[0]), len(count)
@@ -125,7 +126,7 @@ def control_positions(voxels: Tensor, spacing: int) -> Tensor:
 
 
 def control_shape(shape: list[int], spacing: list[int]) -> list[int]:
-    """How many control points each side wants: ceil(n / spacing)."""
+    """The number of control points along each side: ceil(n / spacing)."""
     return [-(-size // step) for size, step in zip(shape, spacing)]  # noqa: B905, TorchScript knows no strict
 
 
@@ -150,33 +151,23 @@ def _weights(control_points: Tensor, positions: list[Tensor], order: int) -> lis
     return weights
 
 
-def _expand(field: Tensor, weights: list[Tensor]) -> Tensor:
-    for axis in range(len(weights)):
-        if axis == len(weights) - 1:
-            field = field @ weights[axis].t()
-        else:
-            before, after = list(field.shape[: 2 + axis]), list(field.shape[3 + axis :])
-            field = torch.matmul(weights[axis], field.flatten(3 + axis)).reshape(before + [-1] + after)
-    return field
-
-
 def check_control_points(control_points: Tensor, shape: list[int], spacing: list[int]) -> None:
-    """Wants (batch, dims, *control) with as many control points as a grid of that shape and spacing has."""
+    """Requires (batch, dims, *control) with the number of control points of a grid of that shape and spacing."""
     dims = check_displacement("control_points", control_points)
     if len(shape) != dims or len(spacing) != dims or min(spacing) < 1:
         raise ValueError(
-            f"shape is {tuple(shape)} and spacing {tuple(spacing)}; control_points of shape "
-            f"{tuple(control_points.shape)} want {dims} of each, 1 or more."
+            f"shape and spacing must have {dims} numbers each, 1 or more, for control_points of shape "
+            f"{tuple(control_points.shape)}, got {tuple(shape)} and {tuple(spacing)}."
         )
-    wanted = control_shape(shape, spacing)
-    if runs_eagerly() and list(control_points.shape[2:]) != wanted:
+    expected = control_shape(shape, spacing)
+    if runs_eagerly() and list(control_points.shape[2:]) != expected:
         raise ValueError(
-            f"control_points has {tuple(control_points.shape[2:])} points; a grid of {tuple(shape)} voxels with "
-            f"spacing {tuple(spacing)} wants {tuple(wanted)}."
+            f"control_points must be {tuple(expected)} points on a grid of {tuple(shape)} voxels with spacing "
+            f"{tuple(spacing)}, got {tuple(control_points.shape[2:])}."
         )
 
 
 def check_order(order: int) -> int:
     if order not in ORDERS:
-        raise ValueError(f"order is {order}; it wants 2 (quadratic) or 3 (cubic).")
+        raise ValueError(f"order must be 2 (quadratic) or 3 (cubic), got {order}.")
     return order

@@ -1,8 +1,7 @@
-"""What a displacement does to volume: determinants of the Jacobian of x ↦ x + displacement(x).
+"""The local change of volume: determinants of the Jacobian of x ↦ x + displacement(x).
 
-Convention: displacements in voxels, component i along spatial axis i. The determinant is a ratio of volumes (1 keeps
-volume, 0.5 halves it, below 0 turns inside out), so it is the same in voxels and in millimetres: spacing and
-orientation cancel.
+Convention: displacements in voxels, component i along spatial axis i. The determinant is a ratio of volumes (1: volume
+kept, 0.5: halved, below 0: folded), so it is the same in voxels and in millimetres: spacing and orientation cancel.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from warpzoo.geometry.sampling import precise
 def jacobian_determinant(displacement: Tensor) -> Tensor:
     """The determinant at every voxel, (batch, 1, *spatial): central differences inside, one-sided at the borders.
 
-    Central differences cannot see a field that alternates from voxel to voxel: count foldings by `corner_determinants`.
+    Central differences are blind to a field that alternates from voxel to voxel: count folds by `corner_determinants`.
     """
     dims = check_displacement("displacement", displacement)
     _check_sides(displacement)
@@ -68,5 +67,5 @@ def _determinant(gradients: list[Tensor]) -> Tensor:
 def _check_sides(displacement: Tensor) -> None:
     if min(displacement.shape[2:]) < 2:
         raise ValueError(
-            f"displacement has shape {tuple(displacement.shape)}; a derivative wants two voxels or more on every axis."
+            f"displacement must have two voxels or more on every axis, got shape {tuple(displacement.shape)}."
         )

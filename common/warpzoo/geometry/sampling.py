@@ -1,13 +1,15 @@
-"""Sampling of images at voxel coordinates, and warping of images, labels and points by a displacement.
+"""Sampling of images at voxel coordinates; warping of images, labels and points by a displacement.
 
 Convention: coordinates and displacements are in voxels, component i along spatial axis i; voxel centres are at whole
 numbers. `warped(x) = moving(x + displacement(x))`. Grids are float32 or better whatever the images' type.
 
-The grid that `grid_sample` reads is normalised as for `align_corners=False`. In voxels both of its conventions mean the
-same; this one makes the identity exact to the last bit wherever a side is a power of two.
+In voxels both values of `align_corners` mean the same; `grid_sample` is called with False, which makes the identity
+exact to the last bit wherever a side is a power of two.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +41,7 @@ def voxel_coordinates(shape: list[int], dtype: torch.dtype, device: torch.device
 
 
 def precise(tensor: Tensor) -> Tensor:
-    """The tensor in float32 or better: digits of a position are not the network's to save."""
+    """The tensor in float32 or better: positions need more digits than half precision has."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
@@ -49,13 +51,19 @@ def sample(
     """The image (batch, channels, *spatial) at coordinates (batch, dims, *any) in its voxels: (batch, channels, *any).
 
     `any` has as many axes as the image. Outside means more than half a voxel beyond the outermost centres, as in ITK;
-    there `padding="border"` repeats the edge and "constant" puts `value`. Halfway between two voxels "nearest" takes
-    the one further along the axis, as ITK does.
+    there `padding="border"` repeats the edge and "constant" fills with `value`. Halfway between two voxels "nearest"
+    takes the one with the higher index, as ITK does.
     """
     if not torch.jit.is_scripting():
-        _check_options(mode, padding)
-        _check_interpolates(image, mode)
+        check_sampling(image, mode, padding)
         _check_coordinates("image", image, coordinates)
+    return sample_unchecked(image, coordinates, mode, padding, value)
+
+
+def sample_unchecked(
+    image: Tensor, coordinates: Tensor, mode: str = "linear", padding: str = "border", value: float = 0.0
+) -> Tensor:
+    """`sample` without its checks, which read the whole image: for many sets of coordinates in one image."""
     coordinates = precise(coordinates)
     shape = image.shape[2:]
     read = _nearest(coordinates) if mode == "nearest" else coordinates
@@ -64,21 +72,20 @@ def sample(
         columns.append((2 * read[:, axis] + (1 - shape[axis])) / shape[axis])
     sampled = _grid_sample(image, torch.stack(columns, -1), mode)
     if padding == "constant":
-        sampled = sampled.masked_fill(~_inside(coordinates, list(shape)), value)
+        sampled = sampled.masked_fill(~inside_of(coordinates, list(shape)), value)
     return sampled
 
 
 def warp(
     moving: Tensor, displacement: Tensor, mode: str = "linear", padding: str = "border", value: float = 0.0
 ) -> Tensor:
-    """The moving image (batch, channels, *spatial) carried by a displacement (batch, dims, *spatial) in voxels.
+    """The moving image (batch, channels, *spatial) warped by a displacement (batch, dims, *spatial) in voxels.
 
     Example:
         >>> warped = warp(moving, torch.zeros(1, 2, 64, 64))  # is moving
     """
     if not torch.jit.is_scripting():
-        _check_options(mode, padding)
-        _check_interpolates(moving, mode)
+        check_sampling(moving, mode, padding)
         check_image("moving", moving)
         check_displacement("displacement", displacement)
         check_same_shape("moving", moving, "displacement", displacement, spatial_only=True)
@@ -88,48 +95,66 @@ def warp(
         read = _nearest(_displaced(displacement)) - _displaced(torch.zeros_like(displacement))
     warped = _grid_sample(moving, _normalised_grid(read), mode)
     if padding == "constant":
-        warped = warped.masked_fill(~_inside(_displaced(displacement), list(moving.shape[2:])), value)
+        warped = warped.masked_fill(~inside_of(_displaced(displacement), list(moving.shape[2:])), value)
     return warped
 
 
 def sample_labels(
     labels: Tensor, coordinates: Tensor, mode: str = "nearest", padding: str = "constant", outside: int = 0
 ) -> Tensor:
-    """A label map (batch, 1, *spatial) of whole numbers at coordinates (batch, dims, *any); labels stay what they are.
+    """A label map (batch, 1, *spatial) of whole numbers at coordinates (batch, dims, *any).
 
-    "nearest" takes the closest voxel's label. "linear" interpolates each label's own membership and keeps the
-    strongest: smoother borders, at one pass per label. Outside, `padding="constant"` puts the label `outside` and
-    "border" repeats the edge.
+    "nearest" takes the closest voxel's label. "linear" interpolates the membership of each label and takes the largest:
+    smoother borders, at one pass per label. Outside, `padding="constant"` fills with the label `outside` and "border"
+    repeats the edge.
     """
-    check_image("labels", labels, channels=1, finite=False)
     _check_coordinates("labels", labels, coordinates)
+    return label_sampler(labels, mode, padding, outside)(coordinates)
+
+
+def label_sampler(
+    labels: Tensor, mode: str = "nearest", padding: str = "constant", outside: int = 0
+) -> Callable[[Tensor], Tensor]:
+    """`sample_labels` for many sets of coordinates: the label map is checked and searched for its labels once."""
+    check_image("labels", labels, channels=1, finite=False)
     _check_options(mode, padding)
     if labels.is_floating_point() and not bool((labels == labels.round()).all()):
-        raise ValueError("labels has values that are not whole numbers; an image is carried by `warp` or `sample`.")
-    if mode == "linear":
+        raise ValueError("labels must hold whole numbers only, got others; use `warp` or `sample` for an image.")
+    shape = list(labels.shape[2:])
+    present = labels.unique().tolist() if mode == "linear" else []
+
+    def strongest_label(coordinates: Tensor) -> Tensor:
         strongest = torch.zeros_like(coordinates[:, :1], dtype=torch.float32)
-        carried = torch.zeros_like(strongest, dtype=labels.dtype)
-        for label in labels.unique().tolist():
-            membership = sample((labels == label).float(), coordinates)
-            carried = carried.masked_fill(membership > strongest, label)
+        found = torch.zeros_like(strongest, dtype=labels.dtype)
+        for label in present:
+            membership = sample_unchecked((labels == label).float(), coordinates)
+            found = found.masked_fill(membership > strongest, label)
             strongest = torch.maximum(membership, strongest)
-    else:
-        # float64 holds every whole number up to 2**53
-        carried = sample(labels.double(), coordinates, mode=mode).to(labels.dtype)
-    if padding == "constant":
-        carried = carried.masked_fill(~_inside(coordinates, list(labels.shape[2:])), outside)
-    return carried
+        return found
+
+    def nearest_label(coordinates: Tensor) -> Tensor:
+        index = torch.zeros_like(coordinates[:, 0], dtype=torch.long)
+        for axis, size in enumerate(shape):
+            index = index * size + _nearest(coordinates[:, axis]).long().clamp(0, size - 1)
+        return labels.flatten(2).gather(2, index.flatten(1)[:, None]).view_as(coordinates[:, :1])
+
+    def read(coordinates: Tensor) -> Tensor:
+        coordinates = precise(coordinates)
+        found = strongest_label(coordinates) if mode == "linear" else nearest_label(coordinates)
+        return found if padding == "border" else found.masked_fill(~inside_of(coordinates, shape), outside)
+
+    return read
 
 
 def warp_labels(labels: Tensor, displacement: Tensor, mode: str = "nearest", outside: int = 0) -> Tensor:
-    """A label map (batch, 1, *spatial) carried by a displacement (batch, dims, *spatial), as `sample_labels` does."""
+    """A label map (batch, 1, *spatial) warped by a displacement (batch, dims, *spatial), as by `sample_labels`."""
     check_displacement("displacement", displacement)
     check_same_shape("labels", labels, "displacement", displacement, spatial_only=True)
     return sample_labels(labels, _displaced(precise(displacement)), mode, outside=outside)
 
 
 def warp_points(points: Tensor, displacement: Tensor) -> Tensor:
-    """Points (batch, count, dims) of the fixed grid taken to where they lie in the moving image, in voxels."""
+    """Points (batch, count, dims) of the fixed grid mapped to the moving image, in voxels."""
     return points + displacement_at(displacement, points)
 
 
@@ -145,6 +170,18 @@ def displacement_at(displacement: Tensor, points: Tensor) -> Tensor:
     return sample(displacement, coordinates).flatten(2).transpose(1, 2)
 
 
+def inside_of(coordinates: Tensor, shape: list[int]) -> Tensor:
+    """Which coordinates (batch, dims, *any) lie in an image of that shape: (batch, 1, *any).
+
+    A voxel reaches half a voxel from its centre; the far end of the last one is outside, as in ITK.
+    """
+    inside = torch.ones_like(coordinates[:, :1], dtype=torch.bool)
+    for axis in range(len(shape)):
+        position = coordinates[:, axis : axis + 1]
+        inside = inside & (position >= -0.5) & (position < shape[axis] - 0.5)
+    return inside
+
+
 def _grid_sample(image: Tensor, grid: Tensor, mode: str) -> Tensor:
     if image.dtype == torch.float64:
         grid = grid.double()
@@ -152,7 +189,7 @@ def _grid_sample(image: Tensor, grid: Tensor, mode: str) -> Tensor:
     parts = 1
     if not torch.jit.is_scripting():
         parts = _parts(image, grid)
-    # on a CPU, `grid_sample` gives each item of the batch to a thread; a single image is read in as many parts
+    # on a CPU, `grid_sample` uses one thread per item of the batch; a single image is read in as many parts
     pieces = grid if parts == 1 else grid.reshape([parts] + [1] * (image.dim() - 3) + [-1, grid.shape[-1]])
     sampled = F.grid_sample(
         source if parts == 1 else source.expand([parts] + list(source.shape[1:])),
@@ -180,21 +217,12 @@ def _displaced(displacement: Tensor) -> Tensor:
 
 
 def _nearest(coordinates: Tensor) -> Tensor:
-    """The closest voxel's whole coordinates: halfway is rounded up, as in ITK, not by round-off in normalising."""
+    """The closest voxel's coordinates: halfway is rounded up, as in ITK, whatever the round-off of normalised ones."""
     return torch.floor(coordinates + 0.5)
 
 
-def _inside(coordinates: Tensor, shape: list[int]) -> Tensor:
-    """Which coordinates (batch, dims, *any) lie within the voxels of a grid: (batch, 1, *any)."""
-    inside = torch.ones_like(coordinates[:, :1], dtype=torch.bool)
-    for axis in range(len(shape)):
-        position = coordinates[:, axis : axis + 1]
-        inside = inside & (position >= -0.5) & (position < shape[axis] - 0.5)
-    return inside
-
-
 def _normalised_grid(displacement: Tensor) -> Tensor:
-    """Where `grid_sample` reads: (batch, *spatial, dims), last spatial axis first, from a displacement in voxels."""
+    """The grid of `grid_sample`, (batch, *spatial, dims), last spatial axis first, of a displacement in voxels."""
     if not torch.jit.is_scripting():
         if runs_eagerly():
             return _NormalisedGrid.apply(displacement)
@@ -207,7 +235,7 @@ def _normalised_grid(displacement: Tensor) -> Tensor:
 
 
 class _NormalisedGrid(torch.autograd.Function):
-    """One fused multiply-add per axis, written where it belongs, and one multiplication per axis on the way back."""
+    """One fused multiply-add per axis, written in place, and one multiplication per axis in the backward pass."""
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, displacement: Tensor) -> Tensor:
@@ -228,19 +256,20 @@ class _NormalisedGrid(torch.autograd.Function):
         return result
 
 
-def _check_options(mode: str, padding: str) -> None:
-    if mode not in MODES:
-        raise ValueError(f"mode is {mode!r}; it wants one of {MODES}.")
-    if padding not in PADDINGS:
-        raise ValueError(f"padding is {padding!r}; it wants one of {PADDINGS}.")
-
-
-def _check_interpolates(image: Tensor, mode: str) -> None:
+def check_sampling(image: Tensor, mode: str, padding: str) -> None:
+    """That an image can be read by this mode and padding of `sample`."""
+    _check_options(mode, padding)
     if mode == "linear" and not image.is_floating_point():
         raise ValueError(
-            f"an image of {image.dtype} cannot hold values between its own; linear interpolation wants floating point, "
-            "labels want `warp_labels`."
+            f"image must be floating point for linear interpolation, got {image.dtype}; use `warp_labels` for labels."
         )
+
+
+def _check_options(mode: str, padding: str) -> None:
+    if mode not in MODES:
+        raise ValueError(f"mode must be one of {MODES}, got {mode!r}.")
+    if padding not in PADDINGS:
+        raise ValueError(f"padding must be one of {PADDINGS}, got {padding!r}.")
 
 
 def _check_coordinates(name: str, image: Tensor, coordinates: Tensor) -> None:
@@ -248,7 +277,7 @@ def _check_coordinates(name: str, image: Tensor, coordinates: Tensor) -> None:
     check_displacement("coordinates", coordinates)
     if coordinates.shape[1] != dims or (runs_eagerly() and coordinates.shape[0] != image.shape[0]):
         raise ValueError(
-            f"coordinates has shape {tuple(coordinates.shape)}; for {name} of shape {tuple(image.shape)} it wants "
-            f"({image.shape[0]}, {dims}, *any)."
+            f"coordinates must be ({image.shape[0]}, {dims}, *any) for {name} of shape {tuple(image.shape)}, got "
+            f"{tuple(coordinates.shape)}."
         )
     check_same_device("coordinates", coordinates, name, image)

@@ -1,13 +1,15 @@
-"""A transform is a function on points of the fixed space: it says where in the moving space each of them lies.
+"""A transform is a function on points of the fixed space: it maps each of them to the moving space.
 
 `moving(transform(x)) ≈ fixed(x)`. Points (batch, count, dims) are in voxels of the transform's grid before and after;
-`world` says the same in world coordinates, which is how transforms on different grids compose. Parameters are batched
-tensors: fixed ones, an `nn.Parameter` that is optimised for the pair at hand, or what a network predicts.
+`world` is the same map in world coordinates, in which transforms on different grids compose. Parameters are batched
+tensors: constants, an `nn.Parameter` that is optimised for one pair, or the prediction of a network.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import chain
 
 import numpy as np
@@ -24,43 +26,48 @@ from warpzoo.geometry.bspline import (
     check_order,
     control_positions,
 )
-from warpzoo.geometry.grid import Grid, map_points, map_vectors, voxels_between
+from warpzoo.geometry.grid import Grid, are_parallel, axis_positions, map_points, map_vectors, voxels_between
+from warpzoo.geometry.inversion import TOLERANCE, search_inverse
 from warpzoo.geometry.jacobian import jacobian_determinant
-from warpzoo.geometry.sampling import displacement_at, precise, sample, sample_labels
+from warpzoo.geometry.sampling import (
+    check_sampling,
+    displacement_at,
+    label_sampler,
+    precise,
+    sample_unchecked,
+    voxel_coordinates,
+)
+from warpzoo.geometry.separable import along_axes, linear_weights
 from warpzoo.geometry.thin_plate_spline import check_landmarks, thin_plate_basis, thin_plate_coefficients
-from warpzoo.geometry.velocity import integrate_velocity, search_inverse
+from warpzoo.geometry.velocity import SQUARINGS, check_squarings, integrate_velocity
 
 POINTS_AT_ONCE = 2**16
+VOXELS_AT_ONCE = 2**20
+"""Of an image that is resampled, in whole planes."""
 
 
 class Transform(nn.Module):
-    """What all transforms share; each says by `displace` what it adds to a point.
-
-    `residual` is None except where `inverse` had to search: there it is how far each voxel of the grid misses itself
-    after going back and there by the transform, |t(t⁻¹(x)) − x|, (batch, 1, *shape) in voxels.
-    """
-
-    residual: Tensor | None = None
+    """The base of all transforms; each defines `displace`, the displacement of points, or `displacer`."""
 
     def __init__(self, grid: Grid) -> None:
         super().__init__()
         self.grid = grid
 
     def displace(self, points: Tensor) -> Tensor:
-        """What is added to points (batch, count, dims); a batch of one goes with any."""
-        raise NotImplementedError
+        """The displacement of points (batch, count, dims); a batch of one is broadcast."""
+        return self.displacer()(points)
 
     def displacer(self) -> Callable[[Tensor], Tensor]:
-        """`displace` for many calls: what does not depend on the points is solved or integrated here, once."""
+        """`displace` for many calls: whatever does not depend on the points is computed once, here."""
         return self.displace
 
     def forward(self, points: Tensor) -> Tensor:
-        """Points (count, dims) or (batch, count, dims) in voxels of the grid → (batch, count, dims), likewise."""
+        """Points (count, dims) or (batch, count, dims) in voxels of the grid → (batch, count, dims), also in voxels."""
         points = self._batch(points)
         return points + self.displace(points)
 
     def world(self, points: Tensor) -> Tensor:
-        """Points (count, dims) or (batch, count, dims) in the world → (batch, count, dims), likewise."""
+        """Points (count, dims) or (batch, count, dims) in the world → (batch, count, dims), also in the world."""
         points = self._batch(points)
         return points + map_vectors(self.grid.affine, self.displace(self.grid.to_voxels(points)))
 
@@ -70,43 +77,38 @@ class Transform(nn.Module):
             return self._own_field()
         return self._field_on(grid)
 
-    def inverse(self, tolerance: float = 1e-3) -> Transform:
-        """The transform that takes points back: to `tolerance` at the voxels, as far as one exists.
+    def inverse(self, tolerance: float = TOLERANCE) -> Transform:
+        """The transform that maps points back: exact where a formula exists, else to `tolerance` voxels at any point.
 
-        Between the voxels it is interpolated.
+        A searched inverse has a `residual`, which shows where none was found: see `SearchedInverse`.
         """
-        displace, some = self.displacer(), self._voxels(self.grid).split(POINTS_AT_ONCE, dim=1)
-        searched = zip(*[search_inverse(displace, points, tolerance) for points in some], strict=True)
-        displacement, residual = (
-            torch.cat(parts, dim=1).transpose(1, 2).unflatten(2, self.grid.shape) for parts in searched
-        )
-        inverse = DisplacementField(displacement, self.grid)
-        inverse.residual = residual
-        return inverse
+        return SearchedInverse(self, tolerance)
 
     def jacobian_determinant(self, grid: Grid | None = None) -> Tensor:
-        """The change of volume at every voxel of a grid, (batch, 1, *shape); not above 0 where space folds."""
+        """The change of volume at every voxel of a grid, (batch, 1, *shape); 0 or less where the transform folds."""
         return jacobian_determinant(self.field(grid))
 
     def _own_field(self) -> Tensor:
         return self._field_on(self.grid)
 
     def _field_on(self, grid: Grid) -> Tensor:
-        matrix = voxels_between(grid, self.grid)
-        points, displace = map_points(matrix, self._voxels(grid)), self.displacer()
-        added = torch.cat([displace(some) for some in points.split(POINTS_AT_ONCE, dim=1)], dim=1)
-        return map_vectors(np.linalg.inv(matrix), added).transpose(1, 2).unflatten(2, grid.shape)
+        matrix, displace = voxels_between(grid, self.grid), self.displacer()
+        back = np.linalg.inv(matrix)
+        parts = (map_vectors(back, displace(map_points(matrix, points))).mT for points in self._voxels(grid))
+        return _joined(parts, 2, math.prod(grid.shape)).unflatten(2, grid.shape)
 
-    def _voxels(self, grid: Grid) -> Tensor:
+    def _voxels(self, grid: Grid) -> Iterator[Tensor]:
+        """The voxels of a grid as points (1, count, dims), some at a time."""
         like = next(chain(self.parameters(), self.buffers()))
-        return grid.coordinates(precise(like).dtype, like.device)[None]
+        for index in torch.arange(math.prod(grid.shape), device=like.device).split(POINTS_AT_ONCE):
+            yield torch.stack(torch.unravel_index(index, grid.shape), -1).to(precise(like).dtype)[None]
 
     def _batch(self, points: Tensor) -> Tensor:
         check_points("points", points, self.grid.dims)
         return precise(points if points.dim() == 3 else points[None])
 
     def _hold(self, name: str, tensor: Tensor) -> None:
-        """A parameter stays one; any other tensor becomes a buffer, which moves with the module."""
+        """Registers an `nn.Parameter` as such and any other tensor as a buffer, which moves with the module."""
         if isinstance(tensor, nn.Parameter):
             self.register_parameter(name, tensor)
         else:
@@ -137,13 +139,13 @@ class Affine(Transform):
 
     @classmethod
     def from_world(cls, matrix: Tensor, grid: Grid) -> Affine:
-        """From what maps world to world coordinates, (batch, dims, dims + 1)."""
+        """From a matrix (batch, dims, dims + 1) of world coordinates."""
         check_matrix("matrix", matrix, grid.dims)
         to_world, to_unit = _units(grid, matrix.device)
         return cls((to_unit @ _homogeneous(matrix) @ to_world)[:, :-1].to(precise(matrix).dtype), grid)
 
     def world_matrix(self) -> Tensor:
-        """What maps world to world coordinates, (batch, dims, dims + 1), in float64."""
+        """The matrix (batch, dims, dims + 1) of world coordinates, in float64."""
         to_world, to_unit = _units(self.grid, self.matrix.device)
         return (to_world @ _homogeneous(self.matrix) @ to_unit)[:, :-1]
 
@@ -154,7 +156,7 @@ class Affine(Transform):
         shift = half_longest_side(list(self.grid.shape)) * matrix[..., dims]
         return (change * (points - centre).unsqueeze(-2)).sum(-1) + shift
 
-    def inverse(self, tolerance: float = 1e-3) -> Affine:
+    def inverse(self, tolerance: float = TOLERANCE) -> Affine:
         """Exact; a singular matrix is a ValueError."""
         return Affine(invert_affine(self.matrix), self.grid)
 
@@ -189,16 +191,14 @@ class BSpline(Transform):
         return bspline_field(self.control_points, list(self.grid.shape), self.spacing, self.order)
 
     def _field_on(self, grid: Grid) -> Tensor:
-        matrix = voxels_between(grid, self.grid)
-        scale, shift = matrix.diagonal()[:-1], matrix[:-1, -1]
-        if not np.allclose(matrix[:-1, :-1], np.diag(scale), atol=1e-9):
+        if not are_parallel(grid, self.grid):
             return super()._field_on(grid)
-        like, positions = precise(self.control_points), []
-        for axis, size in enumerate(grid.shape):  # the axes are parallel: one small matrix for each will do
-            voxels = scale[axis] * torch.arange(size, dtype=like.dtype, device=like.device) + shift[axis]
-            positions.append(control_positions(voxels.clamp(0, self.grid.shape[axis] - 1), self.spacing[axis]))
+        positions = [  # one small matrix along each axis
+            control_positions(at.to(precise(self.control_points)).clamp(0, size - 1), spacing)
+            for at, size, spacing in zip(axis_positions(grid, self.grid), self.grid.shape, self.spacing, strict=True)
+        ]
         field = bspline_on_axes(self.control_points, positions, self.order)
-        return map_vectors(np.linalg.inv(matrix), field.movedim(1, -1)).movedim(-1, 1)
+        return map_vectors(voxels_between(self.grid, grid), field, dim=1)
 
 
 class ThinPlateSpline(Transform):
@@ -214,14 +214,11 @@ class ThinPlateSpline(Transform):
         check_points("displacement", displacement, grid.dims)
         if landmarks.dim() != 3 or displacement.dim() != 3 or landmarks.shape[1] != displacement.shape[1]:
             raise ValueError(
-                f"landmarks has shape {tuple(landmarks.shape)} and displacement {tuple(displacement.shape)}; they want "
-                "(batch, count, dims), one displacement for each landmark."
+                f"landmarks and displacement must be (batch, count, dims), one displacement for each landmark, got "
+                f"{tuple(landmarks.shape)} and {tuple(displacement.shape)}."
             )
         self._hold("landmarks", landmarks)
         self._hold("displacement", displacement)
-
-    def displace(self, points: Tensor) -> Tensor:
-        return self.displacer()(points)
 
     def displacer(self) -> Callable[[Tensor], Tensor]:
         coefficients = thin_plate_coefficients(self.landmarks, self.displacement)
@@ -246,28 +243,37 @@ class DisplacementField(Transform):
 
 
 class Velocity(Transform):
-    """A stationary velocity (batch, dims, *shape) in voxels per unit time, followed for unit time."""
+    """A stationary velocity (batch, dims, *shape) in voxels per unit time; its flow over unit time is the displacement.
+
+    The flow is found by scaling and squaring in 2**squarings steps: see `integrate_velocity`.
+    """
 
     velocity: Tensor
 
-    def __init__(self, velocity: Tensor, grid: Grid) -> None:
+    def __init__(self, velocity: Tensor, grid: Grid, squarings: int = SQUARINGS) -> None:
         super().__init__(grid)
         _check_on_grid("velocity", velocity, grid)
+        check_squarings(squarings)
+        self.squarings = squarings
         self._hold("velocity", velocity)
 
-    def displace(self, points: Tensor) -> Tensor:
-        return self.displacer()(points)
-
     def displacer(self) -> Callable[[Tensor], Tensor]:
-        displacement = integrate_velocity(self.velocity)
+        displacement = self._own_field()
         return lambda points: _field_at(displacement, points)
 
-    def inverse(self, tolerance: float = 1e-3) -> Velocity:
-        """Time runs backwards: exact but for the interpolation."""
-        return Velocity(-self.velocity, self.grid)
+    def _field_on(self, grid: Grid) -> Tensor:
+        if not are_parallel(grid, self.grid):
+            return super()._field_on(grid)
+        field, positions = self._own_field(), axis_positions(grid, self.grid)
+        weights = [linear_weights(at, size).to(field) for at, size in zip(positions, self.grid.shape, strict=True)]
+        return map_vectors(voxels_between(self.grid, grid), along_axes(field, weights), dim=1)
+
+    def inverse(self, tolerance: float = TOLERANCE) -> Velocity:
+        """The flow of the negative velocity: exact except for interpolation."""
+        return Velocity(-self.velocity, self.grid, self.squarings)
 
     def _own_field(self) -> Tensor:
-        return integrate_velocity(self.velocity)
+        return integrate_velocity(self.velocity, self.squarings)
 
 
 class Composition(Transform):
@@ -281,7 +287,7 @@ class Composition(Transform):
 
     def __init__(self, *parts: Transform, grid: Grid | None = None) -> None:
         if not parts:
-            raise ValueError("parts is empty; a composition wants a transform or more.")
+            raise ValueError("parts must be one transform or more, got none.")
         super().__init__(parts[0].grid if grid is None else grid)
         for part in parts:
             voxels_between(self.grid, part.grid)  # refuses 2-D with 3-D
@@ -291,9 +297,6 @@ class Composition(Transform):
     def parts(self) -> list[Transform]:
         """In the order in which points go through them."""
         return [part for part in self._parts if isinstance(part, Transform)]
-
-    def displace(self, points: Tensor) -> Tensor:
-        return self.displacer()(points)
 
     def displacer(self) -> Callable[[Tensor], Tensor]:
         parts = [(voxels_between(self.grid, part.grid), part.displacer()) for part in self.parts]
@@ -306,9 +309,48 @@ class Composition(Transform):
 
         return displace
 
-    def inverse(self, tolerance: float = 1e-3) -> Composition:
-        """The inverses in reverse order; each part that had to be searched carries its own residual."""
+    def _field_on(self, grid: Grid) -> Tensor:
+        first, *others = self.parts
+        field = first.field(grid)
+        if not others:
+            return field
+        displace, points = Composition(*others, grid=grid).displacer(), field.flatten(2).mT
+        start = 0
+        added = []
+        for voxels in self._voxels(grid):
+            some = points[:, start : start + voxels.shape[1]]
+            added.append(displace(voxels + some).mT)
+            start += voxels.shape[1]
+        return field + torch.cat(added, dim=2).unflatten(2, grid.shape)
+
+    def inverse(self, tolerance: float = TOLERANCE) -> Composition:
+        """The inverses in reverse order; each searched part has a residual of its own."""
         return Composition(*[part.inverse(tolerance) for part in reversed(self.parts)], grid=self.grid)
+
+
+class SearchedInverse(Transform):
+    """The inverse of a transform without a formula for it, searched at each point when it is evaluated."""
+
+    def __init__(self, transform: Transform, tolerance: float = TOLERANCE) -> None:
+        super().__init__(transform.grid)
+        self.transform = transform
+        self.tolerance = tolerance
+
+    def displacer(self) -> Callable[[Tensor], Tensor]:
+        displace = self.transform.displacer()
+        return lambda points: search_inverse(displace, points, self.tolerance)[0]
+
+    def inverse(self, tolerance: float = TOLERANCE) -> Transform:
+        """The transform that was inverted."""
+        return self.transform
+
+    @property
+    def residual(self) -> Tensor:
+        """|t(t⁻¹(x)) − x| at each voxel x of the grid, (batch, 1, *shape) in voxels: above the tolerance where the
+        search found no inverse, because the transform folds or maps nothing to x."""
+        displace = self.transform.displacer()
+        parts = (search_inverse(displace, points, self.tolerance)[1].mT for points in self._voxels(self.grid))
+        return _joined(parts, 2, math.prod(self.grid.shape)).unflatten(2, self.grid.shape)
 
 
 def resample(
@@ -322,24 +364,47 @@ def resample(
 ) -> Tensor:
     """The moving image (batch, channels, *spatial), from its own grid onto the fixed grid in one interpolation.
 
-    `mode` is "linear" or "nearest", or "label_linear" for smooth borders of labels; whole numbers stay what they are
-    with the latter two. Outside the moving image `padding="constant"` puts `value` and "border" repeats its edge.
+    `mode` is "linear", "nearest" (for images and labels) or "label_linear" (labels with smoother borders); see `sample`
+    and `sample_labels`. Outside the moving image `padding="constant"` fills with `value` and "border" repeats its edge.
+    Where no gradient is required the image is computed in slabs: beside the field and the result, memory is constant.
     """
     check_image("moving", moving)
     if tuple(moving.shape[2:]) != moving_grid.shape:
-        raise ValueError(f"moving has shape {tuple(moving.shape)}; on {moving_grid} it wants {moving_grid.shape}.")
+        raise ValueError(f"moving must have the shape of {moving_grid}, got {tuple(moving.shape)}.")
     displacement = transform.field(fixed_grid)
     check_same_device("moving", moving, "transform", displacement)
-    points = fixed_grid.coordinates(displacement.dtype, displacement.device) + displacement.flatten(2).transpose(1, 2)
-    found = map_points(voxels_between(fixed_grid, moving_grid), points)
-    coordinates = found.transpose(1, 2).unflatten(2, fixed_grid.shape)
-    batch = max(moving.shape[0], coordinates.shape[0])
-    moving, coordinates = (part.expand(batch, *[-1] * (part.dim() - 1)) for part in (moving, coordinates))
-    if mode == "label_linear":
-        return sample_labels(moving, coordinates, "linear", padding, int(value))
-    if mode == "nearest" and not moving.is_floating_point():
-        return sample_labels(moving, coordinates, "nearest", padding, int(value))
-    return sample(moving, coordinates, mode, padding, value)
+    batch = max(moving.shape[0], displacement.shape[0])
+    moving, displacement = (part.expand(batch, *[-1] * (part.dim() - 1)) for part in (moving, displacement))
+    if mode == "label_linear" or (mode == "nearest" and not moving.is_floating_point()):
+        read = label_sampler(moving, mode.removeprefix("label_"), padding, int(value))
+    else:
+        check_sampling(moving, mode, padding)
+        read = partial(sample_unchecked, moving, mode=mode, padding=padding, value=value)
+    matrix, shape = voxels_between(fixed_grid, moving_grid), fixed_grid.shape
+    differentiable = torch.is_grad_enabled() and (moving.requires_grad or displacement.requires_grad)
+    planes = shape[0] if differentiable else max(1, VOXELS_AT_ONCE * shape[0] // math.prod(shape))
+
+    def slabs() -> Iterator[Tensor]:
+        for first in range(0, shape[0], planes):
+            slab = displacement[:, :, first : first + planes]
+            voxels = voxel_coordinates(list(slab.shape[2:]), slab.dtype, slab.device)
+            voxels[0] += first
+            yield read(map_points(matrix, voxels + slab, dim=1))
+
+    return _joined(slabs(), 2, shape[0])
+
+
+def _joined(parts: Iterator[Tensor], dim: int, size: int) -> Tensor:
+    """`torch.cat`; where no gradient is required, each part is written to the result and freed before the next."""
+    first = next(parts)
+    if first.shape[dim] == size or first.requires_grad:
+        return torch.cat([first, *parts], dim)
+    whole = first.new_empty([*first.shape[:dim], size, *first.shape[dim + 1 :]])
+    start = 0
+    for part in chain([first], parts):
+        whole.narrow(dim, start, part.shape[dim]).copy_(part)
+        start += part.shape[dim]
+    return whole
 
 
 def _inside(points: Tensor, grid: Grid) -> Tensor:
@@ -371,5 +436,5 @@ def _check_on_grid(name: str, field: Tensor, grid: Grid) -> None:
     check_displacement(name, field)
     if tuple(field.shape[2:]) != grid.shape:
         raise ValueError(
-            f"{name} has shape {tuple(field.shape)}; on {grid} it wants {(field.shape[0], grid.dims, *grid.shape)}."
+            f"{name} must be {(field.shape[0], grid.dims, *grid.shape)} on {grid}, got {tuple(field.shape)}."
         )

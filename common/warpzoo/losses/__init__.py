@@ -1,4 +1,4 @@
-"""Losses: similarity of images, regularity of displacement fields, agreement of both ways of a pair, blind-spot
+"""Losses: similarity of images, regularity of displacement fields, agreement of both directions of a pair, blind-spot
 denoising, sums over resolutions."""
 
 from warpzoo.losses.agreement import Agreement
@@ -17,7 +17,7 @@ from warpzoo.losses.similarity import (
     MutualInformationLoss,
     NCCLoss,
     local_normalised_cross_correlation,
-    mutual_information,
+    mattes_mutual_information,
     normalised_cross_correlation,
 )
 
@@ -36,6 +36,6 @@ __all__ = [
     "Positivity",
     "TotalVariation",
     "local_normalised_cross_correlation",
-    "mutual_information",
+    "mattes_mutual_information",
     "normalised_cross_correlation",
 ]

@@ -1,4 +1,4 @@
-"""The two ways of registering a pair made to agree, the worse following the better."""
+"""Agreement of the two directions of registering a pair: the worse one is pulled towards the better one."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from warpzoo.geometry.sampling import precise, sample, voxel_coordinates
 
 
 class Agreement(nn.Module):
-    """How much the two ways of registering a pair disagree, 0 to 1; every other voxel along each axis is looked at.
+    """The disagreement of the two directions of registering a pair, 0 to 1, at every other voxel along each axis.
 
-    The better way of a pair is taken as given and pulls the other: no gradient flows into it. Better is the one whose
-    images correlate more over both grids: a voxel of the fixed image counts for itself and for the volume that it
-    covers in the moving one. So a structure that is large in one image and small in the other tends to be carried in
-    both directions as it was matched where it is large; inverse consistency lets each direction spoil the other.
+    The better direction of a pair is held constant (no gradient) and the other one is pulled towards its inverse. The
+    better one is that whose images correlate more over both grids: a voxel of the fixed image counts for itself and for
+    the volume that it covers in the moving one. A structure that is large in one image and small in the other thus
+    tends to be warped in both directions as it was matched where it is large; with inverse consistency each direction
+    could deteriorate the other.
 
-    Where they disagree by d voxels, |u(x) + v(x + u(x))| with the better way's displacement u and the other's v, it
-    counts as 1 − exp(−d² / 2 scale²), averaged over the better way's grid. The pull is strongest at d = scale and gone
-    at some times that: some places have no inverse, and they should not decide the rest.
+    A disagreement of d voxels, |u(x) + v(x + u(x))| with the better direction's displacement u and the other's v,
+    costs 1 − exp(−d² / 2 scale²), averaged over the better direction's grid. The gradient is largest at d = scale and
+    vanishes at some times that: places without an inverse must not dominate.
 
     Args:
         scale: in voxels.
@@ -29,19 +30,22 @@ class Agreement(nn.Module):
     def __init__(self, scale: float = 1.0) -> None:
         super().__init__()
         if not 0 < scale < float("inf"):
-            raise ValueError(f"scale is {scale}; it wants a number of voxels above 0.")
+            raise ValueError(f"scale must be a number of voxels above 0, got {scale}.")
         self.scale = scale
 
     def forward(self, fixed: Tensor, warped: Tensor, displacement: Tensor) -> Tensor:
-        """What a network was asked and said, all pairs one way and then, in the same order, the other way."""
+        """The images and a network's predictions: all pairs in one direction, then in the same order in the other."""
         check_displacement("displacement", displacement)
         check_same_shape("fixed", fixed, "warped", warped)
         if len(displacement) % 2 or len(displacement) != len(fixed):
             raise ValueError(
-                f"{len(fixed)} images and {len(displacement)} displacements; each pair wants to be there both ways."
+                f"fixed and displacement must hold each pair in both directions, got {len(fixed)} and "
+                f"{len(displacement)} items."
             )
         if min(displacement.shape[2:]) < 3:
-            raise ValueError(f"displacement has shape {tuple(displacement.shape)}; it wants sides of 3 voxels or more.")
+            raise ValueError(
+                f"displacement must have 3 voxels or more on every axis, got shape {tuple(displacement.shape)}."
+            )
         there, back = precise(displacement).chunk(2)
         dims = there.dim() - 2
         sparse = (slice(None), slice(None), *[slice(None, None, 2)] * dims)
@@ -56,10 +60,10 @@ class Agreement(nn.Module):
 
 
 def _correlation(fixed: Tensor, warped: Tensor, weight: Tensor) -> Tensor:
-    """Pearson's, of weighted voxels, for each item of the batch; 0 of a constant image."""
+    """Pearson's correlation with weighted voxels for each item of the batch; 0 for a constant image."""
     share = (weight / weight.flatten(1).sum(1).reshape(-1, *[1] * (weight.dim() - 1))).flatten(2)
     values = torch.cat([fixed, warped], dim=1).flatten(2)
-    values = values - values.mean(2, keepdim=True)  # before weighing: sums round less
+    values = values - values.mean(2, keepdim=True)  # before weighting, for less round-off
     values = values - values @ share.transpose(1, 2)
     moments = (share * values) @ values.transpose(1, 2)
     spread = moments[:, 0, 0].sqrt() * moments[:, 1, 1].sqrt()

@@ -1,6 +1,6 @@
-"""Self-supervised denoising: the error at masked voxels only, and phantoms that are not negative.
+"""Self-supervised denoising: the error at masked voxels only, and non-negativity.
 
-A mask is (batch, 1, *spatial), True at the coordinates whose value the network could not see.
+A mask is (batch, 1, *spatial), True at the voxels whose value was hidden from the network.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ PER = ("masked", "voxel")
 class BlindSpotLoss(nn.Module):
     """Absolute ("l1") or squared ("l2") error between prediction and target at the masked voxels.
 
-    Its mean over them (per "masked"), or their sum over the number of all voxels (per "voxel", DenoiseReg's Eq. 1, some
-    30 to 100 times smaller); over channels and batch the mean in either case.
+    The mean over them (per "masked"), or their sum divided by the number of all voxels (per "voxel", DenoiseReg's
+    Eq. 1, some 30 to 100 times smaller); in either case the mean over channels and batch.
     """
 
     def __init__(self, norm: str = "l2", per: str = "masked") -> None:
         super().__init__()
         if norm not in NORMS:
-            raise ValueError(f"norm is {norm!r}; it wants one of {NORMS}.")
+            raise ValueError(f"norm must be one of {NORMS}, got {norm!r}.")
         if per not in PER:
-            raise ValueError(f"per is {per!r}; it wants one of {PER}.")
+            raise ValueError(f"per must be one of {PER}, got {per!r}.")
         self.norm = norm
         self.per = per
 

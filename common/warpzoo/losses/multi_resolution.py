@@ -27,9 +27,9 @@ class MultiResolutionLoss(nn.Module):
     ) -> None:
         super().__init__()
         if not weights or not all(math.isfinite(weight) and weight >= 0 for weight in weights):
-            raise ValueError(f"weights is {list(weights)}; it wants one number, 0 or more, for each level.")
+            raise ValueError(f"weights must be one number, 0 or more, for each level, got {list(weights)}.")
         if not (math.isfinite(regularisation_weight) and regularisation_weight >= 0):
-            raise ValueError(f"regularisation_weight is {regularisation_weight}; it wants 0 or more.")
+            raise ValueError(f"regularisation_weight must be 0 or more, got {regularisation_weight}.")
         self.similarity = similarity
         self.regulariser = regulariser
         self.weights = tuple(weights)
@@ -37,9 +37,7 @@ class MultiResolutionLoss(nn.Module):
 
     def forward(self, levels: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
         if len(levels) != len(self.weights):
-            raise ValueError(
-                f"levels has {len(levels)} resolutions; it wants {len(self.weights)}, one for each weight."
-            )
+            raise ValueError(f"levels must be {len(self.weights)} resolutions, one for each weight, got {len(levels)}.")
         terms = [
             weight * (self.similarity(fixed, warped) + self.regularisation_weight * self.regulariser(displacement))
             for weight, (fixed, warped, displacement) in zip(self.weights, levels, strict=True)

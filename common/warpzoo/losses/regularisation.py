@@ -1,9 +1,9 @@
-"""What a plausible displacement field costs little in: smoothness, invertibility, consistency with its inverse.
+"""Regularity of displacement fields: smoothness, invertibility, consistency with an inverse.
 
 Fields are (batch, dims, *spatial) in voxels and so are all differences: one voxel along an axis is a distance of one.
 The smoothness terms sum over the axes of differentiation and take the mean over components, voxels and batch. The same
 field on a grid of half the resolution costs as much in total variation and diffusion and four times as much in bending
-energy; in millimetres, with cubic voxels of h mm, the first two stay and the last is divided by h^2.
+energy; in millimetres, with cubic voxels of h mm, the first two are the same and the last is divided by h^2.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def _check(displacement: Tensor, smallest: int) -> None:
     check_displacement("displacement", displacement)
     if min(displacement.shape[2:]) < smallest:
         raise ValueError(
-            f"displacement has spatial shape {tuple(displacement.shape[2:])}; it wants at least {smallest} voxels "
-            f"along each axis."
+            f"displacement must have {smallest} voxels or more along each axis, got spatial shape "
+            f"{tuple(displacement.shape[2:])}."
         )
 
 
@@ -34,7 +34,7 @@ def _forward_differences(displacement: Tensor) -> list[Tensor]:
 
 
 class TotalVariation(nn.Module):
-    """Mean absolute forward difference, summed over the axes: jumps are as cheap as slopes."""
+    """Mean absolute forward difference, summed over the axes: jumps cost as much as slopes."""
 
     def forward(self, displacement: Tensor) -> Tensor:
         _check(displacement, 2)
@@ -42,7 +42,7 @@ class TotalVariation(nn.Module):
 
 
 class Diffusion(nn.Module):
-    """Mean squared forward difference, summed over the axes. A checkerboard costs, as it does not to central ones."""
+    """Mean squared forward difference, summed over the axes. Unlike central ones they penalise a checkerboard."""
 
     def forward(self, displacement: Tensor) -> Tensor:
         _check(displacement, 2)
@@ -55,16 +55,16 @@ class BendingEnergy(nn.Module):
     def forward(self, displacement: Tensor) -> Tensor:
         _check(displacement, 3)
         field = precise(displacement)
-        wanted = torch.is_grad_enabled() and displacement.requires_grad
+        differentiable = torch.is_grad_enabled() and displacement.requires_grad
         with torch.no_grad(), torch.autocast(field.device.type, enabled=False):
-            energy, gradient = _bending(field.detach(), wanted)
+            energy, gradient = _bending(field.detach(), differentiable)
         return WithGradient.apply(energy, field, gradient).mean()
 
 
-def _bending(field: Tensor, wanted: bool) -> tuple[Tensor, Tensor | None]:
-    """The energy of each field of a batch and its gradient: the differences, weighed, go back whence they came."""
+def _bending(field: Tensor, differentiable: bool) -> tuple[Tensor, Tensor | None]:
+    """The energy of each field of a batch and its gradient, the adjoint of the weighted differences."""
     energies = field.new_zeros(len(field))
-    gradients = torch.zeros_like(field) if wanted else None
+    gradients = torch.zeros_like(field) if differentiable else None
     group = max(1, chunk_voxels(field.device) // field[0, 0].numel())
     for first in range(0, len(field), group):
         items = slice(first, first + group)
@@ -83,11 +83,11 @@ def _bending(field: Tensor, wanted: bool) -> tuple[Tensor, Tensor | None]:
 
 
 class FoldingPenalty(nn.Module):
-    """Mean of max(0, -det J) over the corners of all grid cells: 0 wherever no cell is turned inside out.
+    """Mean of max(0, -det J) over the corners of all grid cells: 0 wherever no cell folds.
 
     Each cell's determinants come from its own edges (forward and backward differences in all combinations), so a
-    saw-tooth field, which central differences find flawless, is penalised. In 2-D no penalty means that bilinear
-    interpolation of the field folds nowhere. Determinants are the same in voxels and in millimetres.
+    saw-tooth field, to which central differences are blind, is penalised. In 2-D no penalty means that the bilinearly
+    interpolated field folds nowhere. Determinants are the same in voxels and in millimetres.
     """
 
     def forward(self, displacement: Tensor) -> Tensor:
@@ -96,9 +96,9 @@ class FoldingPenalty(nn.Module):
 
 
 class InverseConsistency(nn.Module):
-    """Mean squared length of u(x) + v(x + u(x)), in voxels^2: 0 where v undoes u.
+    """Mean squared length of u(x) + v(x + u(x)), in voxels^2: 0 where v is the inverse of u.
 
-    v is read linearly; where u leads out of the image, v is that of the edge.
+    v is interpolated linearly; where u leads out of the image, v at the edge is used.
     """
 
     def forward(self, displacement: Tensor, inverse_displacement: Tensor) -> Tensor:

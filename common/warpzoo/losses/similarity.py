@@ -1,7 +1,7 @@
-"""How alike two images are: correlation (global and in windows), mutual information, mean squared error.
+"""Similarity of two images: correlation (global and in windows), mutual information, mean squared error.
 
 Functions take (fixed, warped), each (batch, channels, *spatial), and return one similarity per batch item (more is
-more alike); the modules return the scalar to minimise. They compute in float32 at least, whatever the images' type.
+more similar); the modules return the scalar to minimise. They compute in float32 at least, whatever the images' type.
 A mask is (batch or 1, 1, *spatial): voxels above 0 count; for correlation in windows, the windows whose centre does.
 """
 
@@ -14,15 +14,15 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
-from warpzoo.checks import check_image, check_mask, check_same_shape, runs_eagerly
+from warpzoo.checks import check_image, check_mask, check_same_shape, has_values
 from warpzoo.losses.with_gradient import WithGradient, chunk_voxels
 
 # An image, or a window of it, is flat when its standard deviation is below this many round-offs of its values:
-# interpolating a constant background leaves about one.
+# interpolating a constant background results in about one.
 FLAT_ROUND_OFFS = 8.0
 
 # A window is also flat when its standard deviation is below this fraction of the image's range: the far tail of a blur
-# is nothing to align, and its gradient would drown the rest.
+# holds nothing to align, and its gradient would dominate.
 FLAT_OF_RANGE = 1e-6
 
 # Weights of the four bins around x, for x = 0..1 between the middle two: cubic B-spline, one row per power of x.
@@ -32,7 +32,7 @@ CUBIC_B_SPLINE = (
     (3 / 6, -6 / 6, 3 / 6, 0.0),
     (-1 / 6, 3 / 6, -3 / 6, 1 / 6),
 )
-PADDING_BINS = 2  # on either side, so that the spline of the extreme intensities fits in
+PADDING_BINS = 2  # on either side, so that the splines of the extreme intensities fit in
 
 
 def _check_pair(fixed: Tensor, warped: Tensor, mask: Tensor | None) -> int:
@@ -73,7 +73,7 @@ def normalised_cross_correlation(fixed: Tensor, warped: Tensor, mask: Tensor | N
             values, weights = _flatten(image, mask, dtype)
             mean = _mean(values, weights)
             values = values - mean
-            values = values - _mean(values, weights)  # what the rounding of a large mean left behind
+            values = values - _mean(values, weights)  # the round-off of a large mean
             size = (values if weights is None else values * weights).detach().abs().amax(dim=-1, keepdim=True)
             size = torch.where(size > 0, size, 1.0)
             values = values / size  # squares neither underflow nor overflow; the correlation does not change
@@ -102,27 +102,27 @@ def local_normalised_cross_correlation(
     _check_window(window)
     if min(fixed.shape[2:]) < window:
         raise ValueError(
-            f"fixed has spatial shape {tuple(fixed.shape[2:])}; it wants at least window = {window} voxels along each "
-            f"of its {dims} axes."
+            f"fixed must have at least window = {window} voxels along each of its {dims} axes, got spatial shape "
+            f"{tuple(fixed.shape[2:])}."
         )
-    if mask is not None and runs_eagerly():
+    if mask is not None and has_values(mask):
         half = window // 2
         centres = mask > 0
         for axis in range(2, mask.dim()):
             centres = centres.narrow(axis, half, mask.shape[axis] - window + 1)
         if not bool(centres.flatten(1).any(dim=1).all()):
             raise ValueError(
-                f"mask has no voxel above 0 at the centre of a window of {window} voxels a side in the image, "
-                f"for at least one item of the batch; it wants one, or a smaller window."
+                f"mask must have a voxel above 0 at the centre of a window of {window} voxels a side within the image, "
+                f"in each item of the batch, got none; use a smaller window."
             )
     return _with_gradient(_windows, fixed, warped, mask, window)
 
 
-def mutual_information(fixed: Tensor, warped: Tensor, bins: int = 32, mask: Tensor | None = None) -> Tensor:
+def mattes_mutual_information(fixed: Tensor, warped: Tensor, bins: int = 32, mask: Tensor | None = None) -> Tensor:
     """Mutual information in nats, (batch,), in [0, log(bins)], channels averaged; Mattes et al. (2003), as in ITK.
 
     Each image's (masked) range is divided into bins - 4, with two more on either side; a voxel adds to one bin of the
-    fixed image and, by a cubic B-spline, to four of the warped one. The ranges, and the bin of the fixed image, carry
+    fixed image and, by a cubic B-spline, to four of the warped one. The ranges and the bin of the fixed image have
     no gradient: only `warped` gets one. An image without contrast gives 0 with a zero gradient.
     """
     _check_pair(fixed, warped, mask)
@@ -132,13 +132,15 @@ def mutual_information(fixed: Tensor, warped: Tensor, bins: int = 32, mask: Tens
 
 def _check_window(window: int) -> None:
     if not isinstance(window, int) or window < 2:
-        raise ValueError(f"window is {window!r}; it wants a whole number of voxels, 2 or more.")
+        raise ValueError(f"window must be a whole number of voxels, 2 or more, got {window!r}.")
 
 
 def _check_bins(bins: int) -> None:
     least = 2 * PADDING_BINS + 2
     if not isinstance(bins, int) or bins < least:
-        raise ValueError(f"bins is {bins!r}; it wants a whole number, {least} or more: {2 * PADDING_BINS} only pad.")
+        raise ValueError(
+            f"bins must be a whole number, {least} or more ({2 * PADDING_BINS} of them only pad), got {bins!r}."
+        )
 
 
 def _with_gradient(
@@ -151,10 +153,10 @@ def _with_gradient(
     dtype = _working_dtype(fixed, warped)
     with torch.autocast(fixed.device.type, enabled=False):
         fixed, warped = fixed.to(dtype), warped.to(dtype)
-        wanted = [torch.is_grad_enabled() and image.requires_grad for image in (fixed, warped)]
+        differentiable = [torch.is_grad_enabled() and image.requires_grad for image in (fixed, warped)]
         with torch.no_grad():
             every = None if mask is None else (mask > 0).expand(len(fixed), fixed.shape[1], *mask.shape[2:])
-            value, *gradients = similarity(fixed.detach(), warped.detach(), every, size, wanted)
+            value, *gradients = similarity(fixed.detach(), warped.detach(), every, size, differentiable)
         return WithGradient.apply(value, fixed, warped, *gradients)
 
 
@@ -173,10 +175,10 @@ def _joins(window: int) -> list[tuple[int, int]]:
 def _window_sums(rows: Tensor, window: int, strides: list[int], moments: bool = False) -> Tensor:
     """Sums of flattened images, (rows, voxels), over the window of `window` voxels a side that starts at each voxel.
 
-    A run along an axis is a run at that axis' stride in memory. One that leaves the image reads on in the next line,
-    and the caller leaves it out. With `moments` there are five rows, the sums of two images and of the products (11,
+    A run along an axis is a run at that axis' stride in memory. A run that leaves the image continues in the next line;
+    the caller discards it. With `moments` there are five rows, the sums of two images and of the products (11,
     22, 12) of deviations from their means in the window, joined as by Chan, Golub & LeVeque (1979): no large number is
-    subtracted from another, so float32 keeps its digits however large the offset.
+    subtracted from another, so float32 keeps its precision however large the offset.
     """
     count = 1
     for stride in strides:
@@ -204,7 +206,7 @@ def _standard_scale(image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _windows(
-    fixed: Tensor, warped: Tensor, mask: Tensor | None, window: int, wanted: list[bool]
+    fixed: Tensor, warped: Tensor, mask: Tensor | None, window: int, differentiable: list[bool]
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Mean squared correlation in windows and its gradients, in chunks: some planes of an image, or some images.
 
@@ -222,7 +224,7 @@ def _windows(
     scales = [_standard_scale(image) for image in images]
     floors = [flat.square().mul(count).view(-1, *[1] * len(strides)) for _, _, flat in scales]
     total, counted = fixed.new_zeros(2, batch * channels)
-    gradients = [torch.zeros_like(image) if want else None for image, want in zip(images, wanted, strict=True)]
+    gradients = [torch.zeros_like(image) if one else None for image, one in zip(images, differentiable, strict=True)]
 
     budget = chunk_voxels(fixed.device) // area
     depth = min(planes, max(budget, 4 * window))
@@ -290,7 +292,7 @@ def _bin_scale(image: Tensor, mask: Tensor | None, bins: int) -> tuple[Tensor, T
 
 
 def _mattes(
-    fixed: Tensor, warped: Tensor, mask: Tensor | None, bins: int, wanted: list[bool]
+    fixed: Tensor, warped: Tensor, mask: Tensor | None, bins: int, differentiable: list[bool]
 ) -> tuple[Tensor, None, Tensor | None]:
     """Mutual information and its gradient from one joint histogram of moments.
 
@@ -333,7 +335,7 @@ def _mattes(
     independent = joint.sum(dim=1, keepdim=True) * joint.sum(dim=2, keepdim=True)
     surprise = torch.where(joint > 0, joint / independent, 1.0).log()
     value = (joint * surprise).sum(dim=(1, 2)).clamp(min=0).view(batch, channels).mean(dim=1).to(fixed.dtype)
-    if not wanted[1]:
+    if not differentiable[1]:
         return value, None, None
 
     windows = surprise.unfold(2, 4, 1)[:, :, PADDING_BINS - 1 : bins - PADDING_BINS - 1]  # the four bins of a cell
@@ -361,16 +363,16 @@ class MSELoss(nn.Module):
 
 
 class NCCLoss(nn.Module):
-    """Minus the global normalised cross-correlation, averaged over the batch: -1 for images alike up to gain > 0."""
+    """Minus the global normalised cross-correlation, averaged over the batch: -1 for images equal up to a gain > 0."""
 
     def forward(self, fixed: Tensor, warped: Tensor, mask: Tensor | None = None) -> Tensor:
         return -normalised_cross_correlation(fixed, warped, mask).mean()
 
 
 class LNCCLoss(nn.Module):
-    """Minus the squared correlation in windows, averaged over the batch: -1 for images alike up to gain and offset.
+    """Minus the squared correlation in windows, averaged over the batch: -1 for images equal up to gain and offset.
 
-    The field's usual window is 9 voxels a side. It is also the least size of an image.
+    The usual window is 9 voxels a side. An image must be at least that large.
     """
 
     def __init__(self, window: int = 9) -> None:
@@ -386,7 +388,7 @@ class LNCCLoss(nn.Module):
 
 
 class MutualInformationLoss(nn.Module):
-    """Minus the mutual information in nats, averaged over the batch; for images of different kinds."""
+    """Minus the mutual information in nats, averaged over the batch; for images of different modalities."""
 
     def __init__(self, bins: int = 32) -> None:
         super().__init__()
@@ -394,7 +396,7 @@ class MutualInformationLoss(nn.Module):
         self.bins = bins
 
     def forward(self, fixed: Tensor, warped: Tensor, mask: Tensor | None = None) -> Tensor:
-        return -mutual_information(fixed, warped, self.bins, mask).mean()
+        return -mattes_mutual_information(fixed, warped, self.bins, mask).mean()
 
     def extra_repr(self) -> str:
         return f"bins={self.bins}"

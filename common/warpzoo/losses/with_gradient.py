@@ -1,4 +1,4 @@
-"""For losses that find their gradient along with their value, in fewer passes over memory than autograd takes."""
+"""For losses that compute their gradient along with their value, in fewer passes over memory than autograd."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Voxels to work on at a time: enough to keep the cores busy, few enough to stay in their caches.
+# Voxels to process at a time: enough to keep the cores busy, few enough for their caches.
 CHUNK_VOXELS = {"cpu": 2**18}
 CHUNK_VOXELS_ELSEWHERE = 2**25
 
@@ -18,7 +18,7 @@ def chunk_voxels(device: torch.device) -> int:
 
 
 class WithGradient(torch.autograd.Function):
-    """One value per batch item, of some tensors whose gradients, zero for other items, were found along with it."""
+    """One value per batch item of some tensors whose gradients (zero for other items) were computed along with it."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, *tensors_and_gradients: Tensor | None) -> Tensor:

@@ -1,6 +1,6 @@
-"""Numbers that say how good a registration or a denoised image is; for evaluation, not for training."""
+"""Metrics of registrations and of denoised images, for evaluation, not for training."""
 
-from warpzoo.metrics.intensity import mutual_information, psnr, scale_invariant_psnr, snr, ssim
+from warpzoo.metrics.intensity import histogram_mutual_information, psnr, scale_invariant_psnr, snr, ssim
 from warpzoo.metrics.overlap import dice, present_labels
 from warpzoo.metrics.surface import SurfaceDistances, surface_distances
 from warpzoo.metrics.transform import Folding, folding, target_registration_error
@@ -10,7 +10,7 @@ __all__ = [
     "SurfaceDistances",
     "dice",
     "folding",
-    "mutual_information",
+    "histogram_mutual_information",
     "present_labels",
     "psnr",
     "scale_invariant_psnr",

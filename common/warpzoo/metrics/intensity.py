@@ -1,4 +1,4 @@
-"""How close images come to a reference, and how much they tell about each other.
+"""Image quality with respect to a reference, and mutual information of two images.
 
 Convention: images (batch, channels, *spatial), prediction and reference of one shape; one number per item of the batch,
 over all its voxels and channels, (batch,). The reference is the clean image, and its intensities set the scale: nothing
@@ -35,7 +35,7 @@ def psnr(prediction: Tensor, reference: Tensor, data_range: float | str = "refer
     """Peak signal-to-noise ratio in dB: 10 log₁₀(range² / mean (reference − prediction)²).
 
     Args:
-        prediction: the image to judge.
+        prediction: the image to evaluate.
         reference: the clean image.
         data_range: 'reference' is the maximum minus the minimum of each item's reference; a number is used as it is
             (255 for 8-bit images). Values computed with different ranges cannot be compared. Equal images give +inf,
@@ -48,7 +48,7 @@ def psnr(prediction: Tensor, reference: Tensor, data_range: float | str = "refer
 def scale_invariant_psnr(prediction: Tensor, reference: Tensor, data_range: float | str = "reference") -> Tensor:
     """PSNR in dB of gain · prediction + offset, both fitted to the reference by least squares for each item.
 
-    The number a prediction could reach by a better calibration of its intensities: unchanged by a gain and an offset of
+    The PSNR with the best calibration of the prediction's intensities: unchanged by a gain and an offset of
     the prediction (a negative gain too), never below `psnr` of the same range. A constant prediction is fitted by the
     reference's mean. `data_range` as in `psnr`, always of the reference.
     """
@@ -70,15 +70,17 @@ def ssim(prediction: Tensor, reference: Tensor, data_range: float | str = "refer
     dims = check_image("prediction", prediction)
     if min(prediction.shape[2:]) < SSIM_WINDOW:
         raise ValueError(
-            f"prediction has shape {tuple(prediction.shape)}; a window wants {SSIM_WINDOW} voxels on every axis."
+            f"prediction must have {SSIM_WINDOW} voxels or more on every axis, got shape {tuple(prediction.shape)}."
         )
     shape = prediction.shape
     prediction, reference = _pair(prediction, reference)
     ranges = _range(data_range, reference)
     if not bool((ranges > 0).all()):
-        raise ValueError("reference is flat in at least one item of the batch; it wants data_range as a number then.")
-    # MONAI's moments are float32 and lose a camera's offset (60,000 ± 100 scored 1.38). Both factors are safe on their
-    # own: the contrast term does not change when each image is centred, and K₂ → ∞ leaves the luminance term alone.
+        raise ValueError(
+            "data_range must be a number where reference is constant in an item of the batch, got 'reference'."
+        )
+    # MONAI's moments are float32 and lose precision with a camera's offset (60,000 ± 100 scored 1.38). Each factor
+    # alone is safe: the contrast term is the same for centred images, and K₂ → ∞ gives the luminance term.
     terms = partial(
         compute_ssim_and_cs, spatial_dims=dims, kernel_size=[SSIM_WINDOW] * dims, kernel_sigma=[SSIM_SIGMA] * dims
     )
@@ -92,7 +94,7 @@ def ssim(prediction: Tensor, reference: Tensor, data_range: float | str = "refer
     return torch.stack(scores)
 
 
-def mutual_information(prediction: Tensor, reference: Tensor, bins: int = 32) -> Tensor:
+def histogram_mutual_information(prediction: Tensor, reference: Tensor, bins: int = 32) -> Tensor:
     """Mutual information in nats of the joint histogram of two images (or two modalities), Σ p log(p / (p_x p_y)).
 
     Plain counts in `bins` equal bins between each image's own minimum and maximum, so a gain or offset of either image
@@ -100,7 +102,7 @@ def mutual_information(prediction: Tensor, reference: Tensor, bins: int = 32) ->
     number of bins.
     """
     if bins < 2:
-        raise ValueError(f"bins is {bins}; it wants 2 or more.")
+        raise ValueError(f"bins must be 2 or more, got {bins}.")
     prediction, reference = _pair(prediction, reference)
     joint = _bin_numbers(prediction, bins) * bins + _bin_numbers(reference, bins)
     offset = bins * bins * torch.arange(len(joint), device=joint.device)[:, None]
@@ -125,7 +127,7 @@ def _range(data_range: float | str, reference: Tensor) -> Tensor:
     if data_range == "reference":
         return reference.amax(1) - reference.amin(1)
     if isinstance(data_range, str) or not 0 < data_range < math.inf:
-        raise ValueError(f"data_range is {data_range!r}; it wants 'reference' or a finite number above 0.")
+        raise ValueError(f"data_range must be 'reference' or a finite number above 0, got {data_range!r}.")
     return reference.new_full((len(reference),), data_range)
 
 

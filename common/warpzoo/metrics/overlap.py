@@ -1,4 +1,4 @@
-"""How well label maps overlap.
+"""Overlap of label maps.
 
 Convention: a label map is (batch, 1, *spatial) and holds whole numbers, 0 for background, in any data type; results
 are (batch, labels), in the order of `labels`.
@@ -18,12 +18,9 @@ def dice(prediction: Tensor, reference: Tensor, labels: Sequence[int] | None = N
     """Dice's coefficient 2|P ∩ R| / (|P| + |R|) of every label, (batch, labels).
 
     A label absent from one of the two maps scores 0, one absent from both has no score: NaN. (MONAI's `compute_dice`
-    gives NaN, or 1, wherever the reference alone lacks the label, and so forgives what was made up.)
+    gives NaN, or 1, wherever the reference alone lacks the label, and so ignores false positives.)
 
-    Args:
-        prediction: label map, (batch, 1, *spatial).
-        reference: label map of the same shape.
-        labels: which labels; without, those of `present_labels`.
+    `labels` are by default those of `present_labels`.
 
     Example:
         >>> a, b = torch.tensor([[[[1, 1], [0, 2]]]]), torch.tensor([[[[1, 0], [0, 3]]]])
@@ -33,8 +30,8 @@ def dice(prediction: Tensor, reference: Tensor, labels: Sequence[int] | None = N
     labels = check_label_maps(prediction, reference, labels)
     scores = []
     for label in labels:
-        inside, wanted = (prediction == label).flatten(1), (reference == label).flatten(1)
-        scores.append(2 * (inside & wanted).sum(1) / (inside.sum(1) + wanted.sum(1)))
+        found, true = (prediction == label).flatten(1), (reference == label).flatten(1)
+        scores.append(2 * (found & true).sum(1) / (found.sum(1) + true.sum(1)))
     return torch.stack(scores, dim=1)
 
 
@@ -45,15 +42,15 @@ def present_labels(prediction: Tensor, reference: Tensor) -> list[int]:
 
 
 def check_label_maps(prediction: Tensor, reference: Tensor, labels: Sequence[int] | None) -> list[int]:
-    """Wants two whole-numbered maps of one shape and a label to score; returns the labels."""
+    """Requires two maps of whole numbers of one shape and a label to score; returns the labels."""
     for name, label_map in (("prediction", prediction), ("reference", reference)):
         check_image(name, label_map, channels=1)
         if label_map.is_floating_point() and bool((label_map != label_map.round()).any()):
             raise ValueError(
-                f"{name} has values between whole numbers; a label map wants whole numbers (resample it by nearest)."
+                f"{name} must be a label map of whole numbers, got others; resample it with nearest interpolation."
             )
     check_same_shape("prediction", prediction, "reference", reference)
     labels = present_labels(prediction, reference) if labels is None else list(labels)
     if not labels:
-        raise ValueError("labels is empty, or both maps are background everywhere; it wants at least one label.")
+        raise ValueError("labels must have at least one label, got none, or both maps are background everywhere.")
     return labels

@@ -1,8 +1,8 @@
-"""How far the surfaces of labelled structures lie apart.
+"""Distances between the surfaces of labelled structures.
 
 Convention: label maps (batch, 1, *spatial) as in `overlap`; spacing is the size of a voxel along each spatial axis, and
-distances come in its unit. A surface is the set of voxels that one step of erosion takes away (the outside of the
-image counts as background); distances are between their centres.
+distances come in its unit. A surface is the set of voxels that one step of erosion removes (outside the image is
+background); distances are between voxel centres.
 """
 
 from __future__ import annotations
@@ -38,13 +38,9 @@ def surface_distances(
     """Hausdorff, 95th-percentile Hausdorff and mean surface distance of every label, from one distance computation.
 
     The numbers are those of MONAI's `compute_hausdorff_distance` and symmetric `compute_average_surface_distance`. A
-    label absent from either map has no surface to measure from and gives NaN there (`dice` tells the cases apart).
+    label absent from either map has no surface and gives NaN (`dice` distinguishes the cases).
 
-    Args:
-        prediction: label map, (batch, 1, *spatial).
-        reference: label map of the same shape.
-        labels: which labels; without, all but 0 that either map has.
-        spacing: size of a voxel, per axis or one for all.
+    `labels` are by default all but 0 that either map has; `spacing` is one number or one per axis.
     """
     labels = check_label_maps(prediction, reference, labels)
     sides = check_spacing("spacing", spacing, prediction.dim() - 2)

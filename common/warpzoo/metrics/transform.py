@@ -1,4 +1,4 @@
-"""How good a transform is by itself: where it takes points, and whether it folds.
+"""Quality of a transform: errors at landmarks, and folds.
 
 Convention: points and displacements are in voxels, component i along spatial axis i.
 """
@@ -17,18 +17,18 @@ from warpzoo.geometry.sampling import precise
 
 
 def target_registration_error(points: Tensor, reference: Tensor, spacing: float | Sequence[float] = 1.0) -> Tensor:
-    """How far carried points lie from where they belong, (..., points), in the unit of spacing.
+    """The distance of warped points from their reference positions, (..., points), in the unit of spacing.
 
     Args:
-        points: the points as the transform carries them, (..., points, dims) in voxels of one grid.
-        reference: where they belong on that grid, same shape.
+        points: the points as the transform maps them, (..., points, dims) in voxels of one grid.
+        reference: their true positions on that grid, same shape.
         spacing: size of a voxel, per axis or one for all; 1 gives voxels.
     """
     if points.dim() < 2 or points.shape[-1] not in (2, 3):
-        raise ValueError(f"points has shape {tuple(points.shape)}; it wants (..., points, dims) with dims 2 or 3.")
+        raise ValueError(f"points must be (..., points, dims) with dims 2 or 3, got shape {tuple(points.shape)}.")
     if points.shape != reference.shape:
         raise ValueError(
-            f"points has shape {tuple(points.shape)} and reference has {tuple(reference.shape)}; they want the same."
+            f"points and reference must have the same shape, got {tuple(points.shape)} and {tuple(reference.shape)}."
         )
     check_same_device("points", points, "reference", reference)
     check_finite("points", points)
@@ -39,24 +39,24 @@ def target_registration_error(points: Tensor, reference: Tensor, spacing: float 
 
 
 class Folding(NamedTuple):
-    """Which part of the image a displacement folds, between 0 and 1, each (batch,)."""
+    """The fraction of the image where a displacement folds, each (batch,)."""
 
     central: Tensor
-    """Part of the inner voxels whose determinant by central differences is ≤ 0: the count that papers report."""
+    """Of the inner voxels, those whose determinant by central differences is ≤ 0: the count that papers report."""
     forward: Tensor
-    """Part of the cells between voxels with a determinant ≤ 0 by one-sided differences at any of their corners."""
+    """Of the cells between voxels, those with a determinant ≤ 0 by one-sided differences at any of their corners."""
 
 
 def folding(displacement: Tensor) -> Folding:
-    """Counts foldings of a displacement (batch, dims, *spatial), at least three voxels on every axis.
+    """The folds of a displacement (batch, dims, *spatial), at least three voxels on every axis.
 
     `central` is blind to displacements that alternate from voxel to voxel: a saw-tooth that folds 53 % of the cells has
-    0 % there. `forward` is the one to trust. The outermost voxels have no central difference and are not in `central`.
+    0 % there; rely on `forward`. The outermost voxels have no central difference and are not in `central`.
     """
     dims = check_displacement("displacement", displacement)
     if min(displacement.shape[2:]) < 3:
         raise ValueError(
-            f"displacement has shape {tuple(displacement.shape)}; central differences want three voxels on every axis."
+            f"displacement must have three voxels or more on every axis, got shape {tuple(displacement.shape)}."
         )
     determinant = jacobian_determinant(displacement)
     for axis in range(2, 2 + dims):

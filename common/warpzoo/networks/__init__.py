@@ -1,1 +1,26 @@
-"""What registration networks share: layers, layouts, weights."""
+"""What registration and denoising networks are made of: input and output, layouts, pyramids, weights, normalisation."""
+
+from warpzoo.networks.intensity import Standardise
+from warpzoo.networks.layouts import channels_last, channels_last_weights
+from warpzoo.networks.pairs import check_dims, check_pair, warp_and_concatenate
+from warpzoo.networks.pyramid import central_gradient, one_level_finer, padded, pooled, resized, velocity_on
+from warpzoo.networks.weights import fold_norms, load_weights, tag_architecture, zero_initialised
+
+__all__ = [
+    "Standardise",
+    "central_gradient",
+    "channels_last",
+    "channels_last_weights",
+    "check_dims",
+    "check_pair",
+    "fold_norms",
+    "load_weights",
+    "one_level_finer",
+    "padded",
+    "pooled",
+    "resized",
+    "tag_architecture",
+    "velocity_on",
+    "warp_and_concatenate",
+    "zero_initialised",
+]

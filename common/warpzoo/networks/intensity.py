@@ -1,4 +1,4 @@
-"""Intensity normalisation that is part of a network, so that training, inference and deployment cannot differ in it."""
+"""Intensity normalisation as part of a network, so that training, inference and deployment cannot differ in it."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ class Budget:
             return cls(int(text))
         if re.fullmatch(r"\d+(\.\d+)?\s*s", text):
             return cls(float(text[:-1]), seconds=True)
-        raise ValueError(f"{name} is {text!r}; it wants a number of iterations such as 50, or seconds such as 10s.")
+        raise ValueError(f"{name} must be a number of iterations such as 50, or seconds such as 10s, got {text!r}.")
 
     def __bool__(self) -> bool:
         return self.amount > 0

@@ -7,20 +7,20 @@ grid parallel to the fixed one whose points lie where `warpzoo.geometry.bspline`
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from warpzoo.geometry.bspline import bspline_weights
-from warpzoo.geometry.grid import Grid
+from warpzoo.geometry.grid import Grid, axis_positions
 from warpzoo.geometry.jacobian import corner_determinants
+from warpzoo.geometry.separable import along_axes, linear_weights
 from warpzoo.geometry.transforms import BSpline, Transform, Velocity
 from warpzoo.geometry.velocity import integrate_velocity
 from warpzoo.losses import Diffusion, FoldingPenalty
 from warpzoo.registration.descent import Descent
-from warpzoo.registration.pyramid import Level, Pair, along_axes, axis_positions, pyramid
+from warpzoo.registration.pyramid import ImagePyramid, Level, pyramid
 from warpzoo.registration.similarities import Similarity
 
 MOST_VOXELS = 2**22
@@ -42,7 +42,7 @@ class VelocityModel:
 
     def __init__(self, lattice: Grid, level: Level) -> None:
         positions = axis_positions(level.grid, lattice)
-        self.up = [_linear_weights(at, size).to(level.fixed) for at, size in zip(positions, lattice.shape, strict=True)]
+        self.up = [linear_weights(at, size).to(level.fixed) for at, size in zip(positions, lattice.shape, strict=True)]
         self.unit = voxels_per(lattice, level.grid).to(level.fixed)
 
     def __call__(self, coefficients: Tensor) -> Tensor:
@@ -65,10 +65,7 @@ class FreeFormModel:
     spacing = 4
 
     def __init__(self, lattice: Grid, level: Level) -> None:
-        positions = axis_positions(level.grid, lattice)
-        self.up = [
-            bspline_weights(at, size, 3).to(level.fixed) for at, size in zip(positions, lattice.shape, strict=True)
-        ]
+        self.up = _spline_weights(lattice, level.grid, level.fixed)
         self.unit = voxels_per(lattice, level.grid).to(level.fixed)
 
     def __call__(self, coefficients: Tensor) -> Tensor:
@@ -86,7 +83,7 @@ class FreeFormModel:
         spacing, points = unit.flatten().round().int().tolist(), coefficients.cpu() * unit.float()
         while True:
             transform = BSpline(points, fixed, spacing)
-            if bool((corner_determinants(transform.field()) > 0).all()):
+            if not _folds(transform):
                 return transform
             points = 0.95 * points
 
@@ -96,41 +93,82 @@ Model = VelocityModel | FreeFormModel
 
 def deform(
     kind: type[VelocityModel] | type[FreeFormModel],
-    pair: Pair,
+    pair: ImagePyramid,
     similarity: Similarity,
     descent: Descent,
     levels: int | None = None,
 ) -> Transform | None:
-    """What is to come before the pair's start to make it more alike at the finest level; None if nothing does."""
+    """What is to come before the pair's start for a higher similarity at the finest level; None if nothing does."""
     steps = pyramid(pair.fixed_grid, MOST_VOXELS)[-levels if levels else 0 :]
-    shares = np.cumsum([1.0] * (len(steps) - 1) + [FINEST_SHARE])
     lattice = lattice_of(pair.fixed_grid, [kind.spacing * one for one in steps[0]])
     coefficients = pair.fixed.new_zeros(1, lattice.dims, *lattice.shape)
-    for step, share in zip(steps, shares / shares[-1], strict=True):
+    for step, share in zip(steps, _shares(len(steps)), strict=True):
         level, coarse = pair.level(step), lattice
         lattice = lattice_of(pair.fixed_grid, [kind.spacing * one for one in step])
         coefficients = refined(coefficients, coarse, lattice)
         model = kind(lattice, level)
         mask = level.covered(model(coefficients))
-        smoothness, known = SMOOTHNESS * max(step), coefficients.clone()
-        loss = partial(_loss, level, model, similarity, mask, smoothness, known, coefficients.requires_grad_(True))
-        descent.minimise(loss, [coefficients], LEARNING_RATE, until=float(share))
-        coefficients.requires_grad_(False)
+        descend(level, model, similarity, mask, SMOOTHNESS * max(step), coefficients, descent, share)
     before, after = (similarity(level.fixed, level.warped(model(at)), mask) for at in (0 * coefficients, coefficients))
     return kind.transform(coefficients, lattice, pair.fixed_grid) if bool(after > before) else None
 
 
-def _loss(
+def refine_spline(
+    spline: BSpline, pair: ImagePyramid, similarity: Similarity, descent: Descent, levels: int
+) -> BSpline:
+    """A cubic B-spline before the pair's start with the same control points, moved for a higher similarity."""
+    steps = pyramid(pair.fixed_grid, MOST_VOXELS)[-levels:]
+    lattice = lattice_of(spline.grid, spline.spacing)
+    unit = voxels_per(lattice, spline.grid).to(pair.fixed)
+    known = spline.control_points.detach().to(pair.fixed) / unit
+    coarseness = float(max(np.array(lattice.spacing) / pair.fixed_grid.spacing)) / FreeFormModel.spacing
+    coefficients = known.clone()
+    for step, share in zip(steps, _shares(len(steps)), strict=True):
+        level = pair.level(step)
+        model = FreeFormModel(lattice, level)
+        mask = level.covered(model(coefficients))
+        descend(level, model, similarity, mask, SMOOTHNESS * coarseness, coefficients, descent, share)
+    before, after = (similarity(level.fixed, level.warped(model(at)), mask) for at in (known, coefficients))
+    if not bool(after > before):
+        return spline
+    known, change = (known * unit).cpu(), ((coefficients - known) * unit).cpu()
+    folded = _folds(spline)
+    while True:
+        result = BSpline(known + change, spline.grid, spline.spacing)
+        if folded or not _folds(result):
+            return result
+        change = 0.95 * change
+
+
+def descend(
     level: Level,
     model: Model,
     similarity: Similarity,
     mask: Tensor | None,
     smoothness: float,
-    known: Tensor,
     coefficients: Tensor,
-) -> Tensor:
-    cost = smoothness * Diffusion()(coefficients - known) + NO_FOLDS * model.folding(coefficients)
-    return cost - similarity(level.fixed, level.warped(model(coefficients)), mask).sum()
+    descent: Descent,
+    until: float,
+) -> None:
+    """Changes the coefficients in place, until that part of the budget is spent."""
+    known = coefficients.clone()
+
+    def loss() -> Tensor:
+        cost = smoothness * Diffusion()(coefficients - known) + NO_FOLDS * model.folding(coefficients)
+        return cost - similarity(level.fixed, level.warped(model(coefficients)), mask).sum()
+
+    descent.minimise(loss, [coefficients.requires_grad_(True)], LEARNING_RATE, until)
+    coefficients.requires_grad_(False)
+
+
+def _shares(levels: int) -> list[float]:
+    """Which part of the budget is spent at the end of each level."""
+    shares = np.cumsum([1.0] * (levels - 1) + [FINEST_SHARE])
+    return (shares / shares[-1]).tolist()
+
+
+def _folds(transform: Transform) -> bool:
+    return not bool((corner_determinants(transform.field()) > 0).all())
 
 
 def lattice_of(grid: Grid, spacing: Sequence[int]) -> Grid:
@@ -161,11 +199,11 @@ def voxels_per(source: Grid, target: Grid) -> Tensor:
     return torch.tensor(np.array(source.spacing) / target.spacing).view(-1, *[1] * source.dims)
 
 
+def _spline_weights(lattice: Grid, grid: Grid, like: Tensor) -> list[Tensor]:
+    """What takes coefficients on a lattice to the spline at the voxels of a grid, axis by axis."""
+    positions = axis_positions(grid, lattice)
+    return [bspline_weights(at, size, 3).to(like) for at, size in zip(positions, lattice.shape, strict=True)]
+
+
 def _own_weights(count: int) -> Tensor:
     return bspline_weights(torch.arange(count, dtype=torch.float64), count, 3)
-
-
-def _linear_weights(positions: Tensor, count: int) -> Tensor:
-    """What each of `count` points weighs at positions between them, linearly; beyond the outermost nothing changes."""
-    at = positions.clamp(0, count - 1)
-    return (1 - (at[:, None] - torch.arange(count, dtype=at.dtype)).abs()).clamp_min(0)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from warpzoo.geometry.transforms import Transform
 from warpzoo.registration.budget import Budget
 
 PATIENCE = 20
@@ -20,10 +21,19 @@ SLOWEST = 0.1
 """Of the learning rate is left at the end of a level: large steps find the valley, small ones its bottom."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C ended an optimisation; `transform` is the best that it had met."""
+
+    def __init__(self, transform: Transform) -> None:
+        super().__init__()
+        self.transform = transform
+
+
 class Descent:
     """One optimisation on its way through its levels: what it has spent, a progress bar, and whether it goes on.
 
-    Interrupted from the keyboard it ends where it is, with the best so far.
+    Ctrl-C ends it where it is, with the best so far, and sets `interrupted`: whoever has made a transform of it raises
+    `Interrupted` with that.
 
     Example:
         >>> with Descent(Budget.read("refine", "10s"), "Refining") as descent:

@@ -1,4 +1,4 @@
-"""Which files make a pair: one from the command line, or all that a CSV lists."""
+"""Pairs of files: which they are, from the command line or a CSV, and reading one."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from warpzoo.files import reading
+from warpzoo.images.image import Image, read_image
+from warpzoo.registration.pair import Companions
+from warpzoo.transforms.landmarks import read_points
 
 SEVERAL = ("also", "also_labels")
 """Roles of any number of files."""
@@ -59,7 +62,7 @@ def _read_pairs(path: Path) -> list[dict[str, Any]]:
         rows = list(reader)
     unknown = [name for name in columns if name not in COLUMNS]
     if "fixed" not in columns or "moving" not in columns or unknown:
-        raise ValueError(f"{path} has the columns {columns}; it wants fixed and moving, and may have {COLUMNS}.")
+        raise ValueError(f"{path} has the columns {columns}; it must have fixed and moving, and may have {COLUMNS}.")
     listed: dict[str, dict[str, Any]] = {}
     for number, row in enumerate(rows, start=1):
         where = f"{path}, row {number}: "
@@ -79,7 +82,7 @@ def _read_pairs(path: Path) -> list[dict[str, Any]]:
 def _check_partners(where: str, pair: Mapping[str, Any]) -> None:
     for name in ("fixed", "moving"):
         if name not in pair:
-            raise ValueError(f"{where}{name} is not given; a pair wants both a fixed and a moving image.")
+            raise ValueError(f"{where}{name} is not given; a pair must have a fixed and a moving image.")
     for kind in ("labels", "points"):
         if f"fixed_{kind}" in pair and f"moving_{kind}" not in pair:
             raise ValueError(f"{where}fixed_{kind} is given without moving_{kind}; it is what they are compared with.")
@@ -87,6 +90,31 @@ def _check_partners(where: str, pair: Mapping[str, Any]) -> None:
     for name in results:
         if results.count(name) > 1:
             raise ValueError(f"{where}two results would be called {name}; rename one of the other files.")
+
+
+def read_pair(files: Mapping[str, Any]) -> tuple[Image, Image, Companions]:
+    """The fixed and the moving image of a pair of `list_pairs`, and what belongs to them."""
+    fixed, moving = read_image(files["fixed"]), read_image(files["moving"])
+    sides = {"fixed": fixed, "moving": moving}
+    return (
+        fixed,
+        moving,
+        Companions(
+            labels={
+                side: read_image(path, labels=True) for side in sides for path in paths_of(files, f"{side}_labels")
+            },
+            points={
+                side: read_points(path, image.header)
+                for side, image in sides.items()
+                for path in paths_of(files, f"{side}_points")
+            },
+            also={
+                warped_name(path): read_image(path, labels=role == "also_labels")
+                for role in SEVERAL
+                for path in paths_of(files, role)
+            },
+        ),
+    )
 
 
 def paths_of(pair: Mapping[str, Any], name: str) -> list[Path]:
@@ -123,12 +151,12 @@ def result_names(pair: Mapping[str, Any]) -> list[str]:
         "warped_points.csv",
         "report.html",
         "report.png",
-        *(carried_name(path) for role in SEVERAL for path in paths_of(pair, role)),
+        *(warped_name(path) for role in SEVERAL for path in paths_of(pair, role)),
     ]
 
 
-def carried_name(path: Path) -> str:
-    """What another image of the moving space is called once it is carried along."""
+def warped_name(path: Path) -> str:
+    """What another image of the moving space is called once it is warped."""
     return f"warped_{path.name.removesuffix('.gz').removesuffix(Path(path.name.removesuffix('.gz')).suffix)}.nii.gz"
 
 

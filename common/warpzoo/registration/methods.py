@@ -1,77 +1,117 @@
-"""The methods there are: every bundle in the folder of bundles, by its metadata, and those that need no network."""
+"""A chain of methods by name: bundles, methods that need no network, and refinement."""
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import warpzoo
+from warpzoo.bundles import bundles, find_bundle
+from warpzoo.registration.budget import Budget
 
-FOLDER_VARIABLE = "WARPZOO_BUNDLES"
+if TYPE_CHECKING:
+    from warpzoo.registration.pair import Method
+
 OPTIMISED = {
     "rigid": "rotation and translation, from any placement",
     "affine": "rotation, translation, scale and shear, from any placement",
     "ffd": "free-form deformation by a cubic B-spline, kept from folding",
     "svf": "stationary velocity field: smooth, and can be inverted",
 }
-"""What each method finds that needs no network; `warpzoo.registration.optimisation` does it."""
+"""What each method finds that needs no network."""
+USUAL = "affine,svf"
+"""The chain that works on any two images."""
 
 
-@dataclass(frozen=True)
-class Method:
-    """A bundle that registers images."""
+def find_methods(
+    chain: str = USUAL,
+    similarity: str | None = None,
+    refine: str | float = 0,
+    adapt: str | float = 0,
+    weights: str | None = None,
+    variant: str | None = None,
+    device: str | None = None,
+) -> list[Method]:
+    """The methods of a chain such as "affine,fcn_multires", in order.
 
-    name: str
-    root: Path
-    metadata: Mapping[str, Any]
-
-    @property
-    def spatial_dims(self) -> int:
-        return len(self.metadata["network_data_format"]["inputs"]["image"]["spatial_shape"])
-
-    @property
-    def weights(self) -> Path:
-        return self.root / "models" / "model.pt"
-
-
-def bundles_folder() -> Path:
-    """`$WARPZOO_BUNDLES`, or the folder `bundles` beside the sources."""
-    return Path(os.environ.get(FOLDER_VARIABLE) or Path(warpzoo.__file__).parents[2] / "bundles")
-
-
-def registration_methods() -> dict[str, Method]:
-    """Every bundle with a `registration_data_format`, by name."""
-    found = {}
-    for path in sorted(bundles_folder().glob("*/configs/metadata.json")):
-        metadata = json.loads(path.read_text(encoding="utf-8"))
-        if "registration_data_format" in metadata:
-            root = path.parents[1]
-            found[root.name] = Method(root.name, root, metadata)
-    return found
-
-
-def find_methods(chain: str) -> list[Method | str]:
-    """The methods of a chain such as "affine,fcn_multires", in order; those without a network by their names."""
-    there: dict[str, Method | str] = {**{name: name for name in OPTIMISED}, **registration_methods()}
+    Args:
+        chain: names of methods and bundles, or folders of bundles, joined by commas.
+        similarity: what methods without a network, and refinement, maximise.
+        refine: iterations or seconds of refinement after the last network.
+        adapt: iterations or seconds of the last network's training on the pair.
+        weights: of the last network, instead of the shipped ones.
+        variant: of the last network, several joined by commas.
+        device: "cuda" if there is a GPU, else "cpu", if not given.
+    """
     names = [name.strip() for name in chain.split(",")]
+    networks = [number for number, name in enumerate(names) if name not in OPTIMISED]
+    refinement, adaptation = Budget.read("refine", refine), Budget.read("adapt", adapt)
+    if similarity is not None:
+        from warpzoo.registration.similarities import check_similarity
+
+        check_similarity(similarity)
+    for option, value in {
+        "refine": refine if refinement else None,
+        "adapt": adapt if adaptation else None,
+        "weights": weights,
+        "variant": variant,
+    }.items():
+        if value is not None and not networks:
+            raise ValueError(f"{option} must not be given for a method without a network ({chain}), got {value!r}.")
+    if similarity is not None and not refinement and len(networks) == len(names):
+        raise ValueError(f"similarity must not be given where nothing is optimised ({chain}), got {similarity!r}.")
+
     for name in names:
-        if name not in there:
-            raise ValueError(
-                f"method {name!r} is not there; there are: {', '.join(there)}. The bundles among them lie in "
-                f"{bundles_folder()}; another folder is named by the environment variable {FOLDER_VARIABLE}."
-            )
-    return [there[name] for name in names]
+        if name not in OPTIMISED:
+            _check_name(name)
+    from warpzoo.checks import chosen_device
+    from warpzoo.registration.optimisation import Optimisation, Refinement
+
+    device = chosen_device(device)
+    methods: list[Method] = []
+    for number, name in enumerate(names):
+        if name in OPTIMISED:
+            methods.append(Optimisation(name, similarity, device=device))
+        elif number == networks[-1]:
+            methods.append(network_method(name, device, variant, weights, adapt))
+            if refinement:
+                methods.append(Refinement(refinement, similarity, device))
+        else:
+            methods.append(network_method(name, device))
+    return methods
 
 
-def methods() -> None:
-    """Lists the methods that are there, with the kind of data and the dimensions they are for."""
-    for method in registration_methods().values():
-        kind, task = method.metadata["data_type"], method.metadata["task"]
-        weights = "" if method.weights.exists() else " (no weights yet: train it first)"
-        print(f"{method.name:20}{f'{method.spatial_dims}-D':8}{kind:6}{task}{weights}")
-    for name, task in OPTIMISED.items():
-        print(f"{name:20}{'2/3-D':8}{'any':6}no network: {task}")
+def network_method(
+    name: str, device: str, variant: str | None = None, weights: str | None = None, adapt: str | float = 0
+) -> Method:
+    """The method that a bundle's inference.json describes."""
+    import torch
+
+    bundle = find_bundle(name, "registration")
+    variants = [one.strip() for one in variant.split(",")] if variant else []
+    bundle.settings("inference", variants)  # refuses a variant that is not there, before weights are missed
+    file = bundle.weights(variants)
+    if weights is None and variants and not file.exists():
+        raise ValueError(
+            f"weights must be given for variant {variant!r} of {bundle.name}, which comes with none; shipped are: "
+            f"{', '.join(bundle.shipped_weights()) or 'none'}."
+        )
+    config = bundle.config(
+        "inference",
+        variants,
+        device=torch.device(device),
+        weights=str(file) if weights is None else weights,
+        adapt=adapt,
+        **{"method#variants": variants},
+    )
+    method: Method = config.get_parsed_content("method")
+    return method
+
+
+def _check_name(name: str) -> None:
+    if "/" in name or "\\" in name or name in (".", ".."):
+        return
+    names = [bundle.name for bundle in bundles("registration")]
+    if name not in names:
+        raise ValueError(
+            f"method must be one of {', '.join([*OPTIMISED, *names])}, or a bundle's folder such as ./my_bundle, got "
+            f"{name!r}."
+        )

@@ -1,23 +1,77 @@
-"""A transform optimised for the pair at hand: with no network at all, or from where another method has come."""
+"""Methods that optimise a transform for the pair at hand: without a network, or from where a network has come."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
 from torch import Tensor
 
-from warpzoo.geometry.grid import Grid
-from warpzoo.geometry.transforms import Transform
+from warpzoo.geometry.composition import composed, identity, parts_of
+from warpzoo.geometry.grid import Grid, are_parallel
+from warpzoo.geometry.transforms import Affine, BSpline, Transform
+from warpzoo.images.image import Image
 from warpzoo.registration.budget import Budget
-from warpzoo.registration.deformation import FreeFormModel, VelocityModel, deform
-from warpzoo.registration.descent import Descent
+from warpzoo.registration.deformation import FreeFormModel, VelocityModel, deform, refine_spline
+from warpzoo.registration.descent import Descent, Interrupted
 from warpzoo.registration.methods import OPTIMISED
 from warpzoo.registration.placement import place
-from warpzoo.registration.pyramid import Pair, composed
-from warpzoo.registration.similarities import SIMILARITIES
+from warpzoo.registration.pyramid import ImagePyramid
+from warpzoo.registration.similarities import SIMILARITIES, check_similarity
 
 DEFORMATIONS: dict[str, type[VelocityModel] | type[FreeFormModel]] = {"ffd": FreeFormModel, "svf": VelocityModel}
 USUAL = {"rigid": "ncc", "affine": "ncc", "ffd": "lncc", "svf": "lncc"}
 """The similarity that each method maximises if none is named."""
 BUDGET = {"rigid": Budget(200), "affine": Budget(300), "ffd": Budget(240), "svf": Budget(240)}
+REFINED_LEVELS = 2
+"""A network has seen what is coarser."""
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """A method without a network, see `optimise`."""
+
+    name: str
+    similarity: str | None = None
+    budget: Budget | None = None
+    device: str = "cpu"
+
+    @property
+    def expectations(self) -> Mapping[str, Any]:
+        return {"displacement": float("inf")} if self.name in ("rigid", "affine") else {}
+
+    def __call__(self, fixed: Image, moving: Image, start: Transform | None) -> Transform:
+        images = (image.array[None].to(self.device) for image in (fixed, moving))
+        (one, other), grids = images, (fixed.grid, moving.grid)
+        return optimise(self.name, one, grids[0], other, grids[1], start, self.similarity, self.budget)
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """What a network has found, made better on the pair: a matrix stays a matrix, a cubic B-spline keeps its control
+    points, and a velocity is put before any other transform."""
+
+    budget: Budget
+    similarity: str | None = None
+    device: str = "cpu"
+    name: str = "refine"
+    expectations: Mapping[str, Any] = field(default_factory=dict)
+
+    def __call__(self, fixed: Image, moving: Image, start: Transform | None) -> Transform:
+        parts = parts_of(start)
+        first, rest = (parts[0], parts[1:]) if parts else (None, [])
+        images = [image.array[None].to(self.device) for image in (fixed, moving)]
+        pair = images[0], fixed.grid, images[1], moving.grid
+        if isinstance(first, Affine) and not rest:
+            return optimise("affine", *pair, start, self.similarity, self.budget, title=self.name)
+        if isinstance(first, BSpline) and first.order == 3 and are_parallel(first.grid, fixed.grid):
+            known = composed(*rest) if rest else None
+            measure, levels = SIMILARITIES[self.similarity or USUAL["svf"]], ImagePyramid(*pair, known)
+            with Descent(self.budget, self.name) as descent:
+                found = refine_spline(first, levels, measure, descent, REFINED_LEVELS)
+            return _finished(descent, composed(found, known))
+        return optimise("svf", *pair, start, self.similarity, self.budget, REFINED_LEVELS, self.name)
 
 
 def optimise(
@@ -38,34 +92,29 @@ def optimise(
 
     Args:
         method: one of `warpzoo.registration.methods.OPTIMISED`.
-        fixed: the image that stays.
-        fixed_grid: where its voxels lie.
-        moving: the image that is to be carried.
-        moving_grid: likewise.
-        start: what is known already; what is found is put before it. Rigid and affine look for large misplacements if
+        start: what is known already; what is found goes before it. Rigid and affine look for large misplacements if
             there is none.
         similarity: one of `SIMILARITIES`; by default that in `USUAL`.
         budget: iterations or seconds; by default enough for all levels.
         levels: how many of the finest to go through; all of them if there is no start.
-        title: of the progress bar.
 
     Example:
         >>> affine = optimise("affine", fixed, fixed_grid, moving, moving_grid)
         >>> transform = optimise("svf", fixed, fixed_grid, moving, moving_grid, start=affine)
     """
     if method not in OPTIMISED:
-        raise ValueError(f"method is {method!r}; it wants one of {', '.join(OPTIMISED)}.")
+        raise ValueError(f"method must be one of {', '.join(OPTIMISED)}, got {method!r}.")
     measure = SIMILARITIES[check_similarity(similarity or USUAL[method])]
-    pair = Pair(fixed, fixed_grid, moving, moving_grid, start)
+    pair = ImagePyramid(fixed, fixed_grid, moving, moving_grid, start)
     with Descent(budget or BUDGET[method], title or method) as descent:
         if method in DEFORMATIONS:
             found = deform(DEFORMATIONS[method], pair, measure, descent, levels)
         else:
             found = place(method, pair, measure, descent, searching=start is None)
-    return composed(found, start)
+    return _finished(descent, identity(fixed_grid) if found is None and start is None else composed(found, start))
 
 
-def check_similarity(name: str) -> str:
-    if name not in SIMILARITIES:
-        raise ValueError(f"similarity is {name!r}; it wants one of {', '.join(SIMILARITIES)}.")
-    return name
+def _finished(descent: Descent, transform: Transform) -> Transform:
+    if descent.interrupted:
+        raise Interrupted(transform)
+    return transform

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from warpzoo.geometry.affine import DIMS_BY_WIDTH, compose_affine, rotation_matrix
 from warpzoo.geometry.grid import Grid
-from warpzoo.geometry.sampling import sample
+from warpzoo.geometry.sampling import inside_of, sample
 from warpzoo.geometry.transforms import Affine
 from warpzoo.images.content import centre_of
 from warpzoo.registration.descent import Descent
-from warpzoo.registration.pyramid import Level, Pair, inside_of, pyramid
+from warpzoo.registration.pyramid import ImagePyramid, Level, pyramid
 from warpzoo.registration.similarities import Similarity
 
 PARTS = {"rigid": ("rotation", "translation"), "affine": ("shear", "scale", "rotation", "translation")}
@@ -29,7 +29,7 @@ FEWEST = 1000
 """Voxels that a level needs to be trusted with first guesses."""
 BEST = 10
 """First guesses that are optimised for a while."""
-ALIKE = 2
+SAME_ROTATION = 2
 """Of them with the same rotation at most."""
 OVERLAP = 0.5
 """Part of the fixed image that should be covered; less than that counts proportionally less."""
@@ -41,7 +41,7 @@ the same from behind, but what fits perfectly is right."""
 class Placement:
     """Some guesses at once: parameters (guesses, n) for rotations (guesses, d, d) and shifts (guesses, d)."""
 
-    def __init__(self, kind: str, pair: Pair, rotations: Tensor, shifts: Tensor) -> None:
+    def __init__(self, kind: str, pair: ImagePyramid, rotations: Tensor, shifts: Tensor) -> None:
         grid = pair.fixed_grid
         self.centre = torch.tensor(grid.centre)
         self.half = 0.5 * max(size * side for size, side in zip(grid.shape, grid.spacing, strict=True))
@@ -72,7 +72,7 @@ class Placement:
         return other
 
 
-def place(kind: str, pair: Pair, similarity: Similarity, descent: Descent, searching: bool) -> Affine:
+def place(kind: str, pair: ImagePyramid, similarity: Similarity, descent: Descent, searching: bool) -> Affine:
     """The affine map that comes before the pair's start; `searching` looks for large misplacements first."""
     steps = pyramid(pair.fixed_grid, MOST_VOXELS)
     while len(steps) > 1 and len(pair.level(steps[0]).voxels[0, 0].flatten()) < FEWEST:
@@ -87,7 +87,7 @@ def place(kind: str, pair: Pair, similarity: Similarity, descent: Descent, searc
         level = pair.level(step)
 
         def loss(level: Level = level) -> Tensor:
-            return -alike(guesses.world(), level, similarity).sum()
+            return -similarity_of(guesses.world(), level, similarity).sum()
 
         descent.minimise(
             loss, list(guesses.parameters.values()), LEARNING_RATE / 2 ** (number - 1), number / len(steps)
@@ -95,23 +95,23 @@ def place(kind: str, pair: Pair, similarity: Similarity, descent: Descent, searc
     return Affine.from_world(guesses.world().detach(), pair.fixed_grid)
 
 
-def search(kind: str, pair: Pair, level: Level, similarity: Similarity, descent: Descent) -> Placement:
+def search(kind: str, pair: ImagePyramid, level: Level, similarity: Similarity, descent: Descent) -> Placement:
     """The best of many first guesses, the better ones of them optimised for a while."""
     rotations, shifts = first_guesses(pair)
     guesses = Placement(kind, pair, rotations, shifts)
     with torch.no_grad():
-        scores = torch.cat([alike(some, level, similarity) for some in guesses.world().split(16)])
+        scores = torch.cat([similarity_of(some, level, similarity) for some in guesses.world().split(16)]).cpu()
     plain = torch.isclose(rotations, torch.eye(len(rotations[0]), dtype=torch.float64)).all(2).all(1)
     best = distinct(favouring(plain, scores).argsort(descending=True).tolist(), rotations)[:BEST]
     guesses = guesses.chosen(best)
     descent.minimise(
-        lambda: -alike(guesses.world(), level, similarity).sum(),
+        lambda: -similarity_of(guesses.world(), level, similarity).sum(),
         list(guesses.parameters.values()),
         LEARNING_RATE,
         until=0.2,
     )
     with torch.no_grad():
-        scores = alike(guesses.world(), level, similarity)
+        scores = similarity_of(guesses.world(), level, similarity).cpu()
     return guesses.chosen([int(favouring(plain[best], scores).argmax())])
 
 
@@ -120,9 +120,9 @@ def favouring(plain: Tensor, scores: Tensor) -> Tensor:
 
 
 def distinct(order: list[int], rotations: Tensor) -> list[int]:
-    """The guesses of an order but those with a rotation that `ALIKE` before them have: neighbours lead to one place."""
+    """The guesses of an order, of each rotation the first `SAME_ROTATION`: neighbours lead to one place."""
     kinds = rotations.unique(dim=0, return_inverse=True)[1].tolist()
-    left = dict.fromkeys(kinds, ALIKE)
+    left = dict.fromkeys(kinds, SAME_ROTATION)
     kept = []
     for index in order:
         if left[kinds[index]]:
@@ -131,8 +131,8 @@ def distinct(order: list[int], rotations: Tensor) -> list[int]:
     return kept
 
 
-def alike(world: Tensor, level: Level, similarity: Similarity) -> Tensor:
-    """How alike the pair is with each of some maps of the world, (guesses,)."""
+def similarity_of(world: Tensor, level: Level, similarity: Similarity) -> Tensor:
+    """The similarity with each of some maps of the world, (guesses,)."""
     homogeneous = torch.cat([world, torch.eye(world.shape[2], dtype=world.dtype)[-1:].expand(len(world), 1, -1)], 1)
     own = torch.tensor(level.grid.affine)
     matrix = (torch.linalg.inv(own) @ homogeneous @ own)[:, :-1].to(level.fixed)
@@ -141,7 +141,7 @@ def alike(world: Tensor, level: Level, similarity: Similarity) -> Tensor:
     if level.field is not None:
         points = points + sample(level.field.expand(len(points), *level.field.shape[1:]), points)
     coordinates = level.moved(points)
-    inside = inside_of(coordinates.detach(), level.moving.shape[2:]).to(level.fixed)
+    inside = inside_of(coordinates.detach(), list(level.moving.shape[2:])).to(level.fixed)
     overlap = inside.flatten(1).mean(1)
     meets = overlap > 0.05
     inside = torch.where(meets.view(-1, *[1] * (inside.dim() - 1)), inside, torch.ones_like(inside))
@@ -151,7 +151,7 @@ def alike(world: Tensor, level: Level, similarity: Similarity) -> Tensor:
     return torch.where(meets, value * (overlap / OVERLAP).clamp(max=1.0), -torch.ones_like(value))
 
 
-def first_guesses(pair: Pair) -> tuple[Tensor, Tensor]:
+def first_guesses(pair: ImagePyramid) -> tuple[Tensor, Tensor]:
     """Rotations (guesses, d, d) and shifts (guesses, d): all turns about the headers' placement, the
     middles and the centres of mass, and no turn but shifts by a third of the sides."""
     centre = pair.fixed_grid.centre

@@ -1,23 +1,25 @@
 """What is likely to fail, said before it fails: what was seen, what will come of it, and the way out.
 
 It looks at two images as they were read, before a network runs. Errors are pairs that cannot be registered as they are;
-warnings are pairs whose result may be wrong and wants a look.
+warnings are pairs whose result may be wrong.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from math import prod
 from typing import Any
 
 import numpy as np
 import torch
 
-from warpzoo.errors import Finding
+from warpzoo.errors import Finding, fatal, warning
 from warpzoo.geometry.grid import Grid, voxels_between
 from warpzoo.images.content import SATURATED, centre_of, thinned, window
 from warpzoo.images.image import Image
 
+MOST_LABELS = 40
+"""Different whole numbers in an image that is more likely a label map."""
 LITTLE_OVERLAP = 0.5
 FAR_APART = 0.2
 """Distance between the centres of what two images show, over the longest side, above which few networks follow."""
@@ -34,8 +36,6 @@ def preflight(
     """What is doubtful about a pair; empty if nothing is.
 
     Args:
-        fixed: as `read_image` gives it.
-        moving: likewise.
         expectations: what the method was made for, each optional: `spatial_dims`; the ranges of its training data,
             `spacing` [finest, coarsest] in millimetres and `size` [shortest, longest side] in voxels; `displacement`,
             how far it can follow, in the world's unit (infinity for methods that find any placement). Other keys,
@@ -44,160 +44,114 @@ def preflight(
     """
     known = expectations or {}
     if fixed.grid.dims != moving.grid.dims:
-        return [
-            Finding(
-                "error",
-                f"{fixed.header.path} is {fixed.grid.dims}-D and {moving.header.path} {moving.grid.dims}-D: "
-                f"they cannot be carried onto each other.",
-                "Give two images or two volumes; one slice of a volume can be saved as an image of its own.",
-            )
-        ]
+        message = (
+            f"{fixed.header.path} is {fixed.grid.dims}-D and {moving.header.path} {moving.grid.dims}-D: "
+            f"both images of a pair must have the same number of axes."
+        )
+        way_out = "Give two images or two volumes; one slice of a volume can be saved as an image of its own."
+        return [fatal(message, way_out)]
     dims = known.get("spatial_dims")
     if dims is not None and fixed.grid.dims != dims:
-        return [
-            Finding(
-                "error",
-                f"{fixed.header.path} is {fixed.grid.dims}-D; this method takes {dims}-D images only.",
-                f"Choose a method for {fixed.grid.dims}-D images: `warpzoo methods` lists them.",
-            )
-        ]
-    broken = [finding for image in (fixed, moving) for finding in broken_values(image)]
-    if broken:
+        message = f"{fixed.header.path} is {fixed.grid.dims}-D; this method takes {dims}-D images only."
+        return [fatal(message, f"Choose a method for {fixed.grid.dims}-D images: `warpzoo methods` lists them.")]
+    if broken := [finding for image in (fixed, moving) for finding in broken_values(image)]:
         return broken
-    findings = [finding for image in (fixed, moving) for finding in [*of_header(image), *of_values(image, known)]]
-    findings += world_units(fixed, moving) + content(fixed, moving)
-    return findings if placed else findings + placement(fixed, moving, known.get("displacement"))
+    findings = [finding for image in (fixed, moving) for finding in (*of_header(image), *of_values(image, known))]
+    findings += [*world_units(fixed, moving), *content(fixed, moving)]
+    return findings if placed else [*findings, *placement(fixed, moving, known.get("displacement"))]
 
 
-def broken_values(image: Image) -> list[Finding]:
+def broken_values(image: Image) -> Iterator[Finding]:
     """Values that no registration can do anything with."""
     path, array = image.header.path, image.array
-    bad = int((~array.isfinite()).sum())
-    if bad:
-        return [
-            Finding(
-                "error",
-                f"{path} has {bad} voxels that are NaN or infinite: every number computed from it would be one too.",
-                "Replace them by the background's value in the program that made the file.",
-            )
-        ]
-    if bool(array.amin() == array.amax()):
-        return [
-            Finding(
-                "error",
-                f"{path} has the same value, {float(array.amax()):g}, everywhere: there is nothing to align.",
-                "Look at the file in a viewer; it may be an empty export or the wrong channel.",
-            )
-        ]
-    return []
+    if bad := int((~array.isfinite()).sum()):
+        yield fatal(
+            f"{path} has {bad} voxels that are NaN or infinite: every number computed from it would be one too.",
+            "Replace them by the background's value in the program that made the file.",
+        )
+    elif bool(array.amin() == array.amax()):
+        yield fatal(
+            f"{path} has the same value, {float(array.amax()):g}, everywhere: there is nothing to align.",
+            "Look at the file in a viewer; it may be an empty export or the wrong channel.",
+        )
 
 
-def of_header(image: Image) -> list[Finding]:
+def of_header(image: Image) -> Iterator[Finding]:
     """What the reader found doubtful: no orientation, or two that differ."""
-    return [
-        Finding(
-            "warning",
-            f"{warning} If that is wrong, left and right or the axes may be swapped.",
+    for doubt in image.header.warnings:
+        yield warning(
+            f"{doubt} If that is wrong, left and right or the axes may be swapped.",
             "Check in the report that both images lie the same way, and repair the header if they do not.",
         )
-        for warning in image.header.warnings
-    ]
 
 
-def of_values(image: Image, known: Mapping[str, Any]) -> list[Finding]:
+def of_values(image: Image, known: Mapping[str, Any]) -> Iterator[Finding]:
     path, grid, dtype = image.header.path, image.grid, np.dtype(image.header.dtype)
     size = " × ".join(map(str, grid.shape))
-    findings = []
     if dtype.kind in "iu":
         highest = int(np.iinfo(dtype).max)
         share = float((thinned(image.array, 500_000) >= highest).float().mean())
         if share > SATURATED:
-            findings.append(
-                Finding(
-                    "warning",
-                    f"{path} has {100 * share:.1f} % of its voxels at {highest}, the most its "
-                    f"{8 * dtype.itemsize}-bit values can be: bright parts are cut off, and what lies in them is not "
-                    f"aligned.",
-                    "Export the original again with more bits or a wider window, if there is one.",
-                )
+            yield warning(
+                f"{path} has {100 * share:.1f} % of its voxels at {highest}, the most its {8 * dtype.itemsize}-bit "
+                f"values can be: bright parts are cut off, and what lies in them is not aligned.",
+                "Export the original again with more bits or a wider window, if there is one.",
             )
     if min(grid.shape) < SMALLEST_SIDE:
-        findings.append(
-            Finding(
-                "warning",
-                f"{path} is tiny, {size} voxels: along its shortest side there is too little to tell a displacement.",
-                "Resample it to more voxels, or register its slices one by one as 2-D images.",
-            )
+        yield warning(
+            f"{path} is tiny, {size} voxels: along its shortest side there is too little to tell a displacement.",
+            "Resample it to more voxels, or register its slices one by one as 2-D images.",
         )
     if "size" in known:
         low, high = known["size"]
         if min(grid.shape) * SIZE_RATIO < low or max(grid.shape) > high * SIZE_RATIO:
-            findings.append(
-                Finding(
-                    "warning",
-                    f"{path} has {size} voxels; the method was trained on sides of {low} to {high}: structures look "
-                    f"larger or smaller to it than any it has seen, and it may miss them.",
-                    "Resample both images to about that many voxels, or refine on the pair (--refine 100).",
-                )
+            yield warning(
+                f"{path} has {size} voxels; the method was trained on sides of {low} to {high}: structures look "
+                f"larger or smaller to it than any it has seen, and it may miss them.",
+                "Resample both images to about that many voxels, or refine on the pair (--refine 100).",
             )
     if "spacing" in known and not image.header.pixels:
         low, high = known["spacing"]
         if min(grid.spacing) * SPACING_RATIO < low or max(grid.spacing) > high * SPACING_RATIO:
             spacing = " × ".join(f"{side:.3g}" for side in grid.spacing)
-            findings.append(
-                Finding(
-                    "warning",
-                    f"{path} has a spacing of {spacing} mm; the method was trained on {low:g} to {high:g} mm: its "
-                    f"result may be much worse than what is reported for it.",
-                    "Resample both images to that spacing, refine on the pair (--refine 100), or train the method on "
-                    "such data.",
-                )
+            yield warning(
+                f"{path} has a spacing of {spacing} mm; the method was trained on {low:g} to {high:g} mm: its "
+                f"result may be much worse than what is reported for it.",
+                "Resample both images to that spacing, refine on the pair (--refine 100), or train the method on such "
+                "data.",
             )
-    return findings
 
 
-def world_units(fixed: Image, moving: Image) -> list[Finding]:
-    if fixed.header.pixels == moving.header.pixels:
-        return []
-    with_pixels, other = (fixed, moving) if fixed.header.pixels else (moving, fixed)
-    return [
-        Finding(
-            "warning",
-            f"{with_pixels.header.path} knows no millimetres, {other.header.path} does: a pixel of the one is taken "
-            f"for a millimetre of the other.",
+def world_units(fixed: Image, moving: Image) -> Iterator[Finding]:
+    if fixed.header.pixels != moving.header.pixels:
+        with_pixels, other = (fixed, moving) if fixed.header.pixels else (moving, fixed)
+        yield warning(
+            f"{with_pixels.header.path} has no physical spacing, {other.header.path} has: 1 pixel of the one is "
+            f"treated as 1 mm of the other.",
             "Convert both to one kind of file with the right spacing, such as NIfTI.",
         )
-    ]
 
 
-def content(fixed: Image, moving: Image) -> list[Finding]:
+def content(fixed: Image, moving: Image) -> Iterator[Finding]:
     """Whether both images show something, and about as much."""
-    shares = [shown_share(image) for image in (fixed, moving)]
-    for image, share in zip((fixed, moving), shares, strict=True):
+    extents = []
+    for image in (fixed, moving):
+        share = shown_share(image)
         if share < NEARLY_EMPTY:
-            return [
-                Finding(
-                    "warning",
-                    f"{image.header.path} is nearly empty: {100 * share:.2g} % of its voxels stand out from the "
-                    f"background, so few points say where anything is.",
-                    "Look at the file in a viewer; crop it to what it shows, or take away outliers that hide the rest.",
-                )
-            ]
-    extents = [
-        share * prod(image.grid.shape) * prod(image.grid.spacing)
-        for image, share in zip((fixed, moving), shares, strict=True)
-    ]
+            yield warning(
+                f"{image.header.path} is nearly empty: {100 * share:.2g} % of its voxels stand out from the "
+                f"background, so few points say where anything is.",
+                "Look at the file in a viewer; crop it to what it shows, or take away outliers that hide the rest.",
+            )
+            return
+        extents.append(share * prod(image.grid.shape) * prod(image.grid.spacing))
     if max(extents) > CONTENT_RATIO * min(extents):
         more, less = (fixed, moving) if extents[0] > extents[1] else (moving, fixed)
-        return [
-            Finding(
-                "warning",
-                f"{more.header.path} shows {max(extents) / min(extents):.0f} times as much as {less.header.path} (by "
-                f"what stands out from the background): they may not show the same thing, or one spacing is wrong.",
-                "Check both files and their spacing; crop the larger one to what both show.",
-            )
-        ]
-    return []
+        yield warning(
+            f"{more.header.path} shows {max(extents) / min(extents):.0f} times as much as {less.header.path} (by "
+            f"what stands out from the background): they may not show the same thing, or one spacing is wrong.",
+            "Check both files and their spacing; crop the larger one to what both show.",
+        )
 
 
 def shown_share(image: Image) -> float:
@@ -206,42 +160,34 @@ def shown_share(image: Image) -> float:
     return float((thinned(image.array, 500_000) > low + 0.1 * (high - low)).float().mean())
 
 
-def placement(fixed: Image, moving: Image, reach: float | None) -> list[Finding]:
+def placement(fixed: Image, moving: Image, reach: float | None) -> Iterator[Finding]:
     """Whether the headers put the images where they meet, near enough for the method to find."""
     covered = max(coverage(fixed.grid, moving.grid), coverage(moving.grid, fixed.grid))
     distance = float(np.linalg.norm(centre_in_world(fixed) - centre_in_world(moving)))
     longest = max(size * side for size, side in zip(fixed.grid.shape, fixed.grid.spacing, strict=True))
     limit = FAR_APART * longest if reach is None else reach
     unit = "pixels" if fixed.header.pixels else "mm"
-    if distance <= limit and (covered >= LITTLE_OVERLAP or limit == float("inf")):
-        return []
     names = f"{fixed.header.path} and {moving.header.path}"
+    if distance <= limit and (covered >= LITTLE_OVERLAP or limit == float("inf")):
+        return
     if covered == 0:
-        return [
-            Finding(
-                "error",
-                f"{names} do not overlap: their headers put them in different places of the world, {distance:.0f} "
-                f"{unit} apart, and the moving image seen from the fixed one is empty.",
-                "Align them roughly first, as the method `affine` before it does, or repair the origin in a header.",
-            )
-        ]
-    if covered < LITTLE_OVERLAP:
-        return [
-            Finding(
-                "warning",
-                f"{names} overlap little: {100 * coverage(fixed.grid, moving.grid):.0f} % of the fixed image's field "
-                f"of view is covered by the moving one, and only there can anything be aligned.",
-                "Align them roughly first, repair the origin in a header, or crop both to what they share.",
-            )
-        ]
-    return [
-        Finding(
-            "warning",
+        yield fatal(
+            f"{names} do not overlap: their headers put them in different places of the world, {distance:.0f} "
+            f"{unit} apart, and the moving image seen from the fixed one is empty.",
+            "Align them roughly first, as the method `affine` before it does, or repair the origin in a header.",
+        )
+    elif covered < LITTLE_OVERLAP:
+        yield warning(
+            f"{names} overlap little: {100 * coverage(fixed.grid, moving.grid):.0f} % of the fixed image's field "
+            f"of view is covered by the moving one, and only there can anything be aligned.",
+            "Align them roughly first, repair the origin in a header, or crop both to what they share.",
+        )
+    else:
+        yield warning(
             f"{names} show things whose centres lie {distance:.0f} {unit} apart; the method follows displacements of "
             f"about {limit:.0f} {unit} and may align the wrong structures.",
             "Align them roughly first: the method `affine` before it finds large displacements.",
         )
-    ]
 
 
 def coverage(grid: Grid, other: Grid) -> float:
@@ -258,3 +204,12 @@ def centre_in_world(image: Image) -> np.ndarray:
     """The centre of mass of what the image shows, in the world."""
     centre = torch.tensor([centre_of(image.array[0])], dtype=torch.float64)
     return image.grid.to_world(centre)[0].numpy()
+
+
+def looks_like_labels(image: Image) -> list[Finding]:
+    """That an image to be interpolated has as few values as a label map."""
+    count = len(image.array.unique())
+    if not image.array.is_floating_point() or image.header.dtype.kind not in "iub" or count > MOST_LABELS:
+        return []
+    message = f"{image.header.path} has whole numbers, {count} of them; interpolated as an image, labels mix."
+    return [warning(message, "Give label maps as also_labels (--also_labels).")]

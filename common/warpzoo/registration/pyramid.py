@@ -13,21 +13,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from warpzoo.geometry.grid import Grid, voxels_between
-from warpzoo.geometry.sampling import sample, voxel_coordinates, warp
-from warpzoo.geometry.transforms import Affine, Composition, Transform
+from warpzoo.geometry.composition import split
+from warpzoo.geometry.grid import Grid
+from warpzoo.geometry.sampling import inside_of, sample, voxel_coordinates, warp
+from warpzoo.geometry.separable import along_axes
+from warpzoo.geometry.transforms import Transform
 
 SMALLEST_SIDE = 8
 """Voxels of a side below which it is not halved any more."""
 
 
-class Pair:
+class ImagePyramid:
     """Two images, (1, 1, *spatial) with zero mean and unit variance, and what is known of the transform between them.
 
-    Args:
-        fixed: (1, 1, *spatial), on `fixed_grid`.
-        moving: likewise.
-        start: where the fixed points lie in the moving space, as far as is known; None if nothing is.
+    `start` is where the fixed points lie in the moving space, as far as is known.
     """
 
     def __init__(
@@ -58,7 +57,7 @@ class Level:
         self.linear = torch.tensor(matrix[:-1, :-1]).to(fixed)
         self.same = fixed.shape == moving.shape and np.allclose(matrix, np.eye(len(matrix)), atol=1e-4)
         self.voxels = voxel_coordinates(list(grid.shape), fixed.dtype, fixed.device)[None]
-        self.still = self.moved(self.voxels)
+        self.unmoved = self.moved(self.voxels)
 
     def moved(self, points: Tensor) -> Tensor:
         """Points (batch, dims, *any) in voxels of the level through its matrix."""
@@ -66,13 +65,13 @@ class Level:
         return (torch.matmul(self.linear, points.flatten(2)) + shift[:, None]).reshape(points.shape)
 
     def total(self, displacement: Tensor) -> Tensor:
-        """The displacement (batch, dims, *shape), and after it what was known before."""
+        """The displacement (batch, dims, *shape), followed by the start."""
         return displacement if self.field is None else displacement + warp(self.field, displacement)
 
     def coordinates(self, displacement: Tensor) -> Tensor:
         """Where the voxels lie in the moving image, (batch, dims, *shape)."""
         total = self.total(displacement)
-        return self.still + torch.matmul(self.linear, total.flatten(2)).reshape(total.shape)
+        return self.unmoved + torch.matmul(self.linear, total.flatten(2)).reshape(total.shape)
 
     def warped(self, displacement: Tensor) -> Tensor:
         """The moving image on the fixed grid; its edge is repeated."""
@@ -82,44 +81,8 @@ class Level:
 
     def covered(self, displacement: Tensor) -> Tensor | None:
         """Which voxels lie in the moving image, (1, 1, *shape); None if all do."""
-        inside = inside_of(self.coordinates(displacement), self.moving.shape[2:])
+        inside = inside_of(self.coordinates(displacement), list(self.moving.shape[2:]))
         return None if bool(inside.all()) else inside.to(self.fixed)
-
-
-def inside_of(coordinates: Tensor, shape: Sequence[int]) -> Tensor:
-    """Which coordinates (batch, dims, *any) lie in an image of that shape, (batch, 1, *any)."""
-    last = coordinates.new_tensor(shape).view(-1, *[1] * (coordinates.dim() - 2)) - 0.5
-    return ((coordinates >= -0.5) & (coordinates < last)).all(1, keepdim=True)
-
-
-def split(transform: Transform | None, dims: int) -> tuple[Transform | None, np.ndarray]:
-    """A transform as (what comes first, the matrix of the world that all affine parts at its end make)."""
-    parts, matrix = _parts(transform), np.eye(dims + 1)
-    while parts and isinstance(affine := parts[-1], Affine):
-        last = np.eye(dims + 1)
-        last[:-1] = affine.world_matrix()[0].detach().cpu().numpy()
-        matrix = matrix @ last
-        parts.pop()
-    return (Composition(*parts) if parts else None), matrix
-
-
-def composed(*parts: Transform | None) -> Transform:
-    """Points go through the parts in order, those that are None left out; affine maps at the end become one."""
-    there = [part for part in parts if part is not None]
-    if len(there) == 1:
-        return there[0]
-    first = there[0]
-    field, matrix = split(Composition(*there), first.grid.dims)
-    affine = Affine.from_world(torch.from_numpy(matrix[None, :-1]), first.grid)
-    if field is None:
-        return affine
-    return field if np.allclose(matrix, np.eye(len(matrix))) else Composition(field, affine)
-
-
-def _parts(transform: Transform | None) -> list[Transform]:
-    if isinstance(transform, Composition):
-        return [one for part in transform.parts for one in _parts(part)]
-    return [] if transform is None else [transform]
 
 
 def pyramid(grid: Grid, most: int) -> list[list[int]]:
@@ -162,25 +125,6 @@ def shrink(image: Tensor, shape: Sequence[int]) -> Tensor:
     return along_axes(
         image, [_box_weights(old, new).to(image) for old, new in zip(image.shape[2:], shape, strict=True)]
     )
-
-
-def along_axes(image: Tensor, matrices: Sequence[Tensor]) -> Tensor:
-    """One matrix (new, old) along each spatial axis of (batch, channels, *spatial)."""
-    for axis, matrix in enumerate(matrices):
-        if axis == len(matrices) - 1:
-            return image @ matrix.t()
-        shape = image.shape
-        image = torch.matmul(matrix, image.flatten(3 + axis)).reshape(*shape[: 2 + axis], -1, *shape[3 + axis :])
-    return image
-
-
-def axis_positions(source: Grid, target: Grid) -> list[Tensor]:
-    """Where the voxels of a grid lie along each axis of a grid parallel to it, in voxels of that, float64."""
-    matrix = voxels_between(source, target)
-    return [
-        torch.arange(size, dtype=torch.float64) * matrix[axis, axis] + matrix[axis, -1]
-        for axis, size in enumerate(source.shape)
-    ]
 
 
 def _box_weights(old: int, new: int) -> Tensor:

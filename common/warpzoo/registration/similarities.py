@@ -1,4 +1,4 @@
-"""How alike a pair is, by name: (fixed, warped, mask) → one number per item of the batch, more is more alike."""
+"""Similarities by name: (fixed, warped, mask) → one number per item of the batch, larger where more similar."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from warpzoo.losses import local_normalised_cross_correlation, mutual_information, normalised_cross_correlation
+from warpzoo.losses import local_normalised_cross_correlation, mattes_mutual_information, normalised_cross_correlation
 
 Similarity = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 WINDOW = 9
@@ -26,7 +26,7 @@ def squared_error(fixed: Tensor, warped: Tensor, mask: Tensor | None = None) -> 
 
 
 def shared_information(fixed: Tensor, warped: Tensor, mask: Tensor | None = None) -> Tensor:
-    return mutual_information(fixed, warped, mask=mask)
+    return mattes_mutual_information(fixed, warped, mask=mask)
 
 
 SIMILARITIES: dict[str, Similarity] = {
@@ -35,3 +35,9 @@ SIMILARITIES: dict[str, Similarity] = {
     "mse": squared_error,
     "mi": shared_information,
 }
+
+
+def check_similarity(name: str) -> str:
+    if name not in SIMILARITIES:
+        raise ValueError(f"similarity must be one of {', '.join(SIMILARITIES)}, got {name!r}.")
+    return name

@@ -3,7 +3,7 @@
 Convention: a picture is a matrix, rows downwards and columns to the right. "matrix" shows arrays as they lie in memory,
 the first axis of a plane downwards. "world" shows images as radiologists look at them, whatever the order of their axes
 in memory: left to the right, anterior or superior upwards (axial and coronal planes), anterior to the right (sagittal
-planes). Files without a body, whose world is pixels, come out with columns to the right and rows downwards.
+planes). Images without a physical space come out with columns to the right and rows downwards.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Plane:
         return self.lay(image)
 
     def slab(self, image: Tensor) -> tuple[Tensor, int]:
-        """The plane and its neighbours on both sides (if there), still (*any, *spatial), and its place among them."""
+        """The plane and its neighbours on both sides (if there), (*any, *spatial), and its place among them."""
         if self.cut is None:
             return image, 0
         axis = image.dim() - 3 + self.cut
@@ -93,9 +93,9 @@ def planes_of(
     """
     dims = image.dim()
     if dims not in (2, 3):
-        raise ValueError(f"image has shape {tuple(image.shape)}; it wants 2 or 3 spatial axes and no others.")
+        raise ValueError(f"image must have 2 or 3 spatial axes and no others, got shape {tuple(image.shape)}.")
     if orientation not in (None, *ORIENTATIONS):
-        raise ValueError(f"orientation is {orientation!r}; it wants one of {', '.join(ORIENTATIONS)}.")
+        raise ValueError(f"orientation must be one of {', '.join(ORIENTATIONS)}, got {orientation!r}.")
     if orientation is None:
         orientation = "matrix" if dims == 2 and affine is None else "world"
     body = body and affine is not None

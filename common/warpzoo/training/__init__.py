@@ -1,15 +1,35 @@
-"""What `train.json` is made of: lists of images, pairs of them, augmentation, objectives, optimiser, handlers."""
+"""What `train.json` is made of: lists of images, pairs of them, augmentation, objectives, optimiser, engines."""
 
 from warpzoo.training.augmentation import PairAugmentation
+from warpzoo.training.averaging import AverageWeights
+from warpzoo.training.engines import registration_evaluator, registration_trainer
+from warpzoo.training.evaluation import PairMetricsd
 from warpzoo.training.lists import draw_subjects, list_images, not_of_subjects, of_subjects
-from warpzoo.training.pairs import PairDataset, RandomPairs
+from warpzoo.training.memory import keep_freed_memory
+from warpzoo.training.objectives import MultiResolutionObjective, RegistrationObjective
+from warpzoo.training.optimiser import Muon
+from warpzoo.training.pairs import PairDataset, RandomPairs, common_spacing, pad_or_crop
+from warpzoo.training.processes import begin, join_processes, local_device
 
 __all__ = [
+    "AverageWeights",
+    "MultiResolutionObjective",
+    "Muon",
     "PairAugmentation",
     "PairDataset",
+    "PairMetricsd",
     "RandomPairs",
+    "RegistrationObjective",
+    "begin",
+    "common_spacing",
     "draw_subjects",
+    "join_processes",
+    "keep_freed_memory",
     "list_images",
+    "local_device",
     "not_of_subjects",
     "of_subjects",
+    "pad_or_crop",
+    "registration_evaluator",
+    "registration_trainer",
 ]

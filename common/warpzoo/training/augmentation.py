@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from warpzoo.checks import check_truth
 from warpzoo.geometry.affine import compose_affine, half_longest_side
 from warpzoo.geometry.sampling import sample, voxel_coordinates
 
@@ -41,7 +42,7 @@ class PairAugmentation(nn.Module):
         self.rotation = rotation
         self.scale = scale
         self.shift = shift
-        self.flip = flip
+        self.flip = check_truth("flip", flip)
         self.apart = apart
         self.gamma = gamma
         self.noise = noise
@@ -56,7 +57,9 @@ class PairAugmentation(nn.Module):
             raise ValueError(
                 f"image has shape {tuple(image.shape)}, {image.dim() - 2} spatial axes; crop is {list(self.crop)}."
             )
-        return self._change_intensity(self._move(image))
+        with torch.autocast(image.device.type, enabled=False):  # it would round positions in `@` to a few digits
+            image = self._move(image)
+        return self._change_intensity(image)
 
     def _move(self, image: Tensor) -> Tensor:
         matrix = self._random_matrix(image, 1.0)

@@ -13,6 +13,7 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from torch import Tensor
 
+from warpzoo.checks import check_truth
 from warpzoo.geometry.sampling import warp_labels
 from warpzoo.losses import normalised_cross_correlation
 from warpzoo.metrics import dice, folding, surface_distances
@@ -42,7 +43,7 @@ class PairMetricsd(MapTransform):
         super().__init__(keys)
         self.structures = dict(structures or {})
         self.labels = labels
-        self.surfaces = surfaces
+        self.surfaces = check_truth("surfaces", surfaces)
         self.spacing = spacing
 
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]:

@@ -16,22 +16,24 @@ from typing import Any
 
 import numpy as np
 
+from warpzoo.images.formats import SUFFIXES
+
 Record = dict[str, Any]
-IMAGE_SUFFIXES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".png", ".jpg", ".jpeg", ".tif", ".tiff")
+IMAGE_SUFFIXES = (*SUFFIXES["nifti"], ".mha", ".mhd", ".nrrd", *SUFFIXES["picture"], *SUFFIXES["tiff"])
 
 
 def list_images(source: str | Path, **options: Any) -> list[Record]:
     """Records of a folder, a .csv or .json list, or an .npz archive; `options` are those of the reader it comes to."""
     path = Path(source)
     if not path.exists():
-        raise ValueError(f"{path} does not exist; a folder of images, a .csv or .json list or an .npz is wanted.")
+        raise ValueError(f"{path} does not exist; it must be a folder of images, a .csv or .json list or an .npz.")
     if path.is_dir():
         return images_in_folder(path, **options)
     if path.suffix == ".npz":
         return images_in_archive(path, **options)
     if path.suffix in (".csv", ".json"):
         return images_in_list(path, **options)
-    raise ValueError(f"{path} is neither a folder nor a .csv, .json or .npz file; one of these is wanted.")
+    raise ValueError(f"{path} is neither a folder nor a .csv, .json or .npz file; it must be one of these.")
 
 
 def images_in_folder(folder: Path, pattern: str = "*", labels: str | Path | None = None) -> list[Record]:
@@ -48,7 +50,7 @@ def images_in_folder(folder: Path, pattern: str = "*", labels: str | Path | None
         if labels is not None:
             label = Path(labels) / name
             if not label.exists():
-                raise ValueError(f"{label} does not exist; the image {path} wants a label map of that name.")
+                raise ValueError(f"{label} does not exist; it must be the label map of the image {path}.")
             record["label"] = label
         records.append(record)
     return records
@@ -63,7 +65,7 @@ def images_in_list(path: Path) -> list[Record]:
         except (json.JSONDecodeError, csv.Error, UnicodeDecodeError) as error:
             raise ValueError(f"{path} cannot be read as {path.suffix[1:].upper()}: {error}.") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise ValueError(f'{path} wants a list of objects, such as [{{"image": "a.nii.gz"}}, …].')
+        raise ValueError(f'{path} must be a list of objects, such as [{{"image": "a.nii.gz"}}, …].')
     if not rows:
         raise ValueError(f"{path} lists no image.")
     records = []
@@ -98,18 +100,20 @@ def images_in_archive(
     """
     with np.load(path) as archive:
         if not images and len(archive.files) > 1:
-            raise ValueError(f"{path} has the arrays {', '.join(archive.files)}; `images` wants the names of images.")
+            raise ValueError(
+                f"{path} has the arrays {', '.join(archive.files)}; `images` must name those that are images."
+            )
         images = images or archive.files
-        wanted = [*images, *labels, *group, *([subject] if subject else []), *(where or {})]
-        missing = [name for name in wanted if name not in archive]
+        names = [*images, *labels, *group, *([subject] if subject else []), *(where or {})]
+        missing = [name for name in names if name not in archive]
         if missing:
             raise ValueError(f"{path} has no array {', '.join(missing)}; it has {', '.join(archive.files)}.")
-        arrays = {name: archive[name] for name in dict.fromkeys(wanted)}
+        arrays = {name: archive[name] for name in dict.fromkeys(names)}
     counts = {name: len(array) for name, array in arrays.items()}
     if len(set(counts.values())) > 1 or len(labels) not in (0, len(images)):
         raise ValueError(
-            f"{path} has arrays of {counts} entries, {len(images)} of images and {len(labels)} of labels; it wants "
-            "as many entries in each, and label maps for all images or none."
+            f"{path} has arrays of {counts} entries, {len(images)} of images and {len(labels)} of labels; each "
+            "must have as many entries, and all images label maps or none."
         )
     keep = np.ones(len(arrays[images[0]]), dtype=bool)
     for name, values in (where or {}).items():
@@ -134,17 +138,17 @@ def images_in_archive(
 
 def of_subjects(records: Sequence[Record], subjects: Sequence[str]) -> list[Record]:
     """The records of these subjects."""
-    wanted = set(subjects)
-    kept = [record for record in records if record["subject"] in wanted]
+    chosen = set(subjects)
+    kept = [record for record in records if record["subject"] in chosen]
     if not kept:
-        raise ValueError(f"subjects names {sorted(wanted)[:5]}; the images' subjects are {records[0]['subject']!r}, ….")
+        raise ValueError(f"subjects must be among the images', {records[0]['subject']!r}, …, got {sorted(chosen)[:5]}.")
     return kept
 
 
 def not_of_subjects(records: Sequence[Record], subjects: Sequence[str]) -> list[Record]:
     """The records of all other subjects."""
-    unwanted = set(subjects)
-    return [record for record in records if record["subject"] not in unwanted]
+    left_out = set(subjects)
+    return [record for record in records if record["subject"] not in left_out]
 
 
 def draw_subjects(records: Sequence[Record], fraction: float, seed: int = 0) -> list[str]:

@@ -11,9 +11,10 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from warpzoo.checks import check_truth
 from warpzoo.geometry.sampling import warp
 from warpzoo.losses import Agreement, MultiResolutionLoss
-from warpzoo.networks.blocks import padded, pooled
+from warpzoo.networks import padded, pooled
 
 
 class RegistrationObjective(nn.Module):
@@ -26,7 +27,7 @@ class RegistrationObjective(nn.Module):
         regulariser: a loss on the displacement.
         weight: of the regulariser.
         symmetric: register each pair both ways and average.
-        agreement: weight of `Agreement` between both ways; above 0 it wants symmetric.
+        agreement: weight of `Agreement` between both ways; above 0 it needs `symmetric`.
         augmentation: applied to the batch in training.
     """
 
@@ -43,17 +44,19 @@ class RegistrationObjective(nn.Module):
         super().__init__()
         if (regulariser is None) != (weight == 0):
             raise ValueError(
-                f"weight is {weight} with regulariser {regulariser}; a regulariser wants a weight above 0."
+                f"weight must be above 0 with a regulariser and 0 without, got {weight} with {regulariser}."
             )
         if not 0 <= agreement < float("inf"):
-            raise ValueError(f"agreement is {agreement}; it wants a weight of 0 or more.")
-        if agreement and not symmetric:
-            raise ValueError(f"agreement is {agreement}; it wants each pair registered both ways (symmetric).")
+            raise ValueError(f"agreement must be a weight of 0 or more, got {agreement}.")
+        self.symmetric = check_truth("symmetric", symmetric)
+        if agreement and not self.symmetric:
+            raise ValueError(
+                f"agreement must be 0 unless each pair is registered both ways (symmetric), got {agreement}."
+            )
         self.network = network
         self.similarity = similarity
         self.regulariser = regulariser
         self.weight = weight
-        self.symmetric = symmetric
         self.agreement = Agreement() if agreement else None
         self.agreement_weight = agreement
         self.augmentation = augmentation
@@ -92,11 +95,6 @@ class MultiResolutionObjective(nn.Module):
 
     They are on the image padded to a multiple of `network.coarsest`. Each level is compared with the images pooled to
     it. There may be more levels than the loss has weights for: the coarsest are then not compared.
-
-    Args:
-        network: takes moving and fixed as two channels.
-        loss: a `MultiResolutionLoss`.
-        augmentation: applied to the batch in training.
     """
 
     def __init__(self, network: Levelled, loss: MultiResolutionLoss, augmentation: nn.Module | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Landmarks: CSV and Slicer's .fcsv and .mrk.json, and carrying them through a transform.
+"""Landmarks: CSV and Slicer's .fcsv and .mrk.json, and the way they take through a transform.
 
 Convention: in memory points (count, dims) are float64 in RAS world millimetres. A CSV has columns x, y[, z] in the same
 (in pixels, column and row, for images whose world is pixels); Slicer's files say whether they are in RAS or LPS.
@@ -20,9 +20,8 @@ import torch
 from torch import Tensor
 
 from warpzoo.files import FileError, reading, whole_file
-from warpzoo.geometry.inversion import inverted
 from warpzoo.geometry.transforms import Transform
-from warpzoo.images.image import FileHeader, flip_lps
+from warpzoo.images.image import Header, flip_lps
 
 SUFFIXES = (".csv", ".fcsv", ".mrk.json")
 KINDS = "a CSV with columns x, y (and z), a Slicer .fcsv or a .mrk.json"
@@ -36,12 +35,12 @@ class Landmarks(NamedTuple):
     rows: tuple[dict[str, str], ...]
 
 
-def carry_points(transform: Transform, points: Tensor, to_fixed: bool = True) -> Tensor:
-    """World points (count, dims) of the moving image → the fixed image, or the other way round."""
-    return (inverted(transform) if to_fixed else transform).world(points)[0]
+def warp_points(transform: Transform, points: Tensor, to_fixed: bool = True) -> Tensor:
+    """World points (count, dims) of the moving image → the fixed image, or from fixed to moving."""
+    return (transform.inverse() if to_fixed else transform).world(points)[0]
 
 
-def read_points(path: str | Path, header: FileHeader | None = None) -> Landmarks:
+def read_points(path: str | Path, header: Header | None = None) -> Landmarks:
     """The landmarks of an image in the world of its grid; `header` is the image's (None: RAS millimetres as they are).
 
     On a volume of one slice that was read as 2-D they are laid on its plane.
@@ -57,9 +56,10 @@ def read_points(path: str | Path, header: FileHeader | None = None) -> Landmarks
             values, rows = _read_csv(path)
             lps = header is not None and header.pixels
         else:
-            raise FileError(f"{path} is of no kind of landmarks that is read; {KINDS} is wanted.")
+            raise FileError(f"{path} must be {KINDS}, got another suffix.")
     if not len(values) or not np.isfinite(values).all():
-        raise FileError(f"{path} has {'no landmark' if not len(values) else 'positions that are no numbers'}.")
+        got = "NaN or infinity" if len(values) else "no landmark"
+        raise FileError(f"{path} must hold finite positions, got {got}.")
     if header is not None and len(header.shape) == 2:
         values = values[:, :2]
     dims = values.shape[1]
@@ -73,7 +73,7 @@ def read_points(path: str | Path, header: FileHeader | None = None) -> Landmarks
     return Landmarks(torch.from_numpy(np.ascontiguousarray(values, dtype=np.float64)), tuple(rows))
 
 
-def write_points(path: str | Path, landmarks: Landmarks, header: FileHeader | None = None) -> Path:
+def write_points(path: str | Path, landmarks: Landmarks, header: Header | None = None) -> Path:
     """The inverse of `read_points`: `header` is that of the image they lie in. Slicer's kinds are written in LPS."""
     path = Path(path)
     name = path.name.lower()
@@ -107,7 +107,7 @@ def write_points(path: str | Path, landmarks: Landmarks, header: FileHeader | No
         markup = {"type": "Fiducial", "coordinateSystem": "LPS", "coordinateUnits": "mm", "controlPoints": points}
         json.dump({"@schema": schema + "markups-schema-v1.0.3.json#", "markups": [markup]}, text, indent=1)
     else:
-        raise FileError(f"{path} is no name for landmarks; choose .csv, .fcsv or .mrk.json.")
+        raise FileError(f"{path}: a file of landmarks must be named .csv, .fcsv or .mrk.json.")
     with whole_file(path) as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8")
     return path
@@ -126,7 +126,7 @@ def _in_space(values: np.ndarray) -> np.ndarray:
 def _read_csv(path: Path) -> tuple[np.ndarray, list[dict[str, str]]]:
     lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     if not lines:
-        raise FileError(f"{path} is empty; {KINDS} is wanted.")
+        raise FileError(f"{path} is empty; it must be {KINDS}.")
     delimiter = next((mark for mark in ("\t", ";") if mark in lines[0]), ",")
     names = [name.strip().lower() for name in next(csv.reader(lines[:1], delimiter=delimiter))]
     if all(_is_number(name) for name in names) and len(names) in (2, 3):
@@ -135,12 +135,12 @@ def _read_csv(path: Path) -> tuple[np.ndarray, list[dict[str, str]]]:
         first = 1
     axes = ["x", "y", "z"] if "z" in names else ["x", "y"]
     if not {"x", "y"} <= set(names):
-        raise FileError(f"{path} has the columns {', '.join(names)}; x, y (and z) are wanted.")
+        raise FileError(f"{path} must have the columns x, y (and z), got {', '.join(names)}.")
     values, rows = [], []
     for number, fields in enumerate(csv.reader(lines[first:], delimiter=delimiter), first + 1):
         row = dict(zip(names, (field.strip() for field in fields), strict=False))
         if not all(_is_number(row.get(axis, "")) for axis in axes):
-            raise FileError(f"{path}, line {number}: {delimiter.join(fields)} holds no number for each of {axes}.")
+            raise FileError(f"{path}, line {number}: {delimiter.join(fields)} must have numbers as {axes}.")
         values.append([float(row[axis]) for axis in axes])
         rows.append({key: value for key, value in row.items() if key not in axes})
     return np.array(values), rows
@@ -181,5 +181,5 @@ def _read_markups(path: Path) -> tuple[np.ndarray, list[dict[str, str]], bool]:
 
 def _is_lps(path: Path, system: str) -> bool:
     if system not in ("RAS", "LPS"):
-        raise FileError(f"{path} is in the coordinate system {system}; RAS or LPS is wanted: save it as one of them.")
+        raise FileError(f"{path} must be in the coordinate system RAS or LPS, got {system}; save it as one of them.")
     return system == "LPS"

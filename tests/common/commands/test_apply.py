@@ -163,11 +163,11 @@ def test_a_slice_goes_through_a_transform_of_space(files: dict[str, str], tmp_pa
 
 def test_what_does_not_fit_is_said(files: dict[str, str], tmp_path: Path) -> None:
     sitk.WriteTransform(sitk.TranslationTransform(2, (4.0, -3.0)), str(tmp_path / "flat.tfm"))
-    with pytest.raises(FileError, match="3-D and the transform 2-D"):
+    with pytest.raises(FileError, match="must be 2-D as the transform is, got 3-D"):
         apply(str(tmp_path / "flat.tfm"), files["moving"], files["fixed"])
     with pytest.raises(FileError, match=r"affine.tfm 3-D, .*flat.tfm 2-D"):
         apply(f"{files['affine']},{tmp_path / 'flat.tfm'}", files["moving"], files["fixed"])
-    with pytest.raises(ValueError, match="reference is missing"):
+    with pytest.raises(ValueError, match="reference must be given for an image"):
         apply(files["affine"], files["moving"])
     with pytest.raises(FileError, match="the image itself"):
         apply(files["affine"], files["labels"], files["fixed"], output=files["labels"])

@@ -64,5 +64,5 @@ def test_arguments_are_read_by_their_types() -> None:
 
 def test_the_console_script_is_this_function() -> None:
     tomllib = pytest.importorskip("tomllib")  # from Python 3.11 on
-    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
     assert project["scripts"] == {"warpzoo": f"{main.__module__}:{main.__name__}"}

@@ -40,15 +40,15 @@ def test_box3d_is_of_volumes(tmp_path):
     assert filter_stack(open_stack(tmp_path / "in.tif", 3), tmp_path / "out.tif", "box3d", 3, tile=8) == 3
     expected = ndimage.uniform_filter(volume, 3)
     np.testing.assert_allclose(tifffile.imread(tmp_path / "out.tif"), expected, atol=1e-5)
-    with pytest.raises(ValueError, match="box3d wants volumes"):
+    with pytest.raises(ValueError, match="spatial_dims must be 3 for the filter box3d"):
         filter_stack(open_stack(tmp_path / "in.tif", 2), tmp_path / "out.tif", "box3d", 3)
-    with pytest.raises(ValueError, match="size is -1"):
+    with pytest.raises(ValueError, match="size must be above 0, got -1"):
         filter_stack(open_stack(tmp_path / "in.tif", 2), tmp_path / "out.tif", "box", -1)
 
 
 @pytest.mark.parametrize(("method", "size"), [("box", 4), ("median", 2), ("box", 3.5)])
 def test_windows_have_a_middle(tmp_path, method, size):
     tifffile.imwrite(tmp_path / "in.tif", np.zeros((20, 24), np.uint8))
-    with pytest.raises(ValueError, match=f"{method} wants an odd number"):
+    with pytest.raises(ValueError, match=f"an odd number of pixels for {method}"):
         filter_stack(open_stack(tmp_path / "in.tif"), tmp_path / "out.tif", method, size)
     assert not any(size % 2 == 0 for method in ("box", "box3d", "median") for size in FILTERS[method].sizes)

@@ -159,13 +159,13 @@ def test_gradient_reaches_the_neighbour_and_not_the_hidden_voxel():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"fraction": 0}, "fraction is 0"),
-        ({"fraction": 0.3}, "fraction is 0.3"),
-        ({"radius": 0}, "radius is 0"),
-        ({"radius": -1}, "radius is -1"),
-        ({"radius": [2, -1]}, "radius is"),
-        ({"radius": []}, "radius is"),
-        ({"radius": 1.5}, "radius is 1.5"),
+        ({"fraction": 0}, "fraction must be in .* got 0"),
+        ({"fraction": 0.3}, "fraction must be in .* got 0.3"),
+        ({"radius": 0}, "radius must be .* got 0"),
+        ({"radius": -1}, "radius must be .* got -1"),
+        ({"radius": [2, -1]}, "radius must be"),
+        ({"radius": []}, "radius must be"),
+        ({"radius": 1.5}, "radius must be .* got 1.5"),
     ],
 )
 def test_bad_options_are_named(options, message):
@@ -176,11 +176,11 @@ def test_bad_options_are_named(options, message):
 @pytest.mark.parametrize(
     ("options", "shape", "message"),
     [
-        ({}, (5, 5), "image has shape"),
-        ({}, (1, 1, 1, 1), "no neighbours"),
-        ({"radius": [0, 2]}, (1, 1, 8, 1), "no neighbours"),
-        ({"radius": [2, 2, 2]}, (1, 1, 8, 8), "radius is"),
-        ({"fraction": 0.2}, (1, 1, 8, 8, 8), "fraction is 0.2; in 3-D"),
+        ({}, (5, 5), "image must be"),
+        ({}, (1, 1, 1, 1), "image must have neighbours"),
+        ({"radius": [0, 2]}, (1, 1, 8, 1), "image must have neighbours"),
+        ({"radius": [2, 2, 2]}, (1, 1, 8, 8), "radius must be"),
+        ({"fraction": 0.2}, (1, 1, 8, 8, 8), r"fraction must be in \(0, 0.125\] in 3-D, got 0.2"),
     ],
 )
 def test_bad_images_are_named(options, shape, message):

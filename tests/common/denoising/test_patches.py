@@ -54,5 +54,5 @@ def test_every_image_is_drawn_from_as_often_as_it_has_pixels(stack, tmp_path):
 def test_wrong_sizes_and_no_images(stack):
     with pytest.raises(ValueError, match="2 spatial axes"):
         Patches([stack], [8, 8, 8])
-    with pytest.raises(ValueError, match="no image"):
+    with pytest.raises(ValueError, match="data must be one stack or more"):
         Patches([])

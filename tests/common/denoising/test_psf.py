@@ -3,10 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from PIL import Image as Picture
 from scipy import ndimage
 from torch import nn
 
-from warpzoo.denoising.psf import GaussianPSF, MeasuredPSF
+from warpzoo.denoising.psf import GaussianPSF, MeasuredPSF, is_isotropic, make_psf
 
 
 @pytest.mark.parametrize("sigma", [0.5, 1.0, [1.5, 0.7], 3])
@@ -41,7 +42,7 @@ def test_measured_psf_from_a_file(tmp_path):
     from_file = MeasuredPSF(tmp_path / "bead.tif")
     assert torch.equal(from_file.kernel, MeasuredPSF(torch.from_numpy(kernel.astype(np.float32))).kernel)
     tifffile.imwrite(tmp_path / "even.tif", kernel[:2])
-    with pytest.raises(ValueError, match=r"even\.tif has 2 × 5 pixels.*odd"):
+    with pytest.raises(ValueError, match=r"even\.tif must have .* odd .* got 2 × 5 pixels"):
         MeasuredPSF(tmp_path / "even.tif")
 
 
@@ -71,10 +72,29 @@ def test_learnable_sigma_finds_the_blur_of_an_image():
 
 @pytest.mark.parametrize("sigma", [0, -1, [1, 2, 3]])
 def test_impossible_sigmas(sigma):
-    with pytest.raises(ValueError, match="sigma is"):
+    with pytest.raises(ValueError, match="sigma must be"):
         GaussianPSF(2, sigma)
 
 
 def test_weights_of_another_psf_are_refused():
-    with pytest.raises(ValueError, match="deviation 3 × 3, wanted is 1 × 1"):
+    with pytest.raises(ValueError, match="psf_sigma must be 3 × 3, .* got 1 × 1"):
         GaussianPSF(2, 1.0).load_state_dict(GaussianPSF(2, 3.0).state_dict())
+
+
+def test_a_psf_in_words(tmp_path):
+    assert isinstance(make_psf(2, "none"), nn.Identity)
+    assert make_psf(2, "learn").log_ratio.requires_grad
+    for sigma, sides in ((1.5, [1.5, 1.5]), ("1.5", [1.5, 1.5]), ("2,1", [2.0, 1.0]), ([2, 1], [2.0, 1.0])):
+        psf = make_psf(2, sigma)
+        assert psf.sigma().tolist() == sides
+        assert is_isotropic(psf) == (sides[0] == sides[1])
+    Picture.fromarray(np.eye(5, dtype=np.uint8)).save(tmp_path / "bead.png")
+    assert not is_isotropic(make_psf(2, measured=str(tmp_path / "bead.png")))
+
+
+@pytest.mark.parametrize("sigma", ["wide", "-1", "1,2,3", "", 0, [1.0, -2.0]])
+def test_a_psf_that_is_none(sigma):
+    with pytest.raises(ValueError, match="psf_sigma must be"):
+        make_psf(2, sigma)
+    with pytest.raises(ValueError, match="with a measured PSF"):
+        make_psf(2, sigma, "bead.tif")

@@ -13,9 +13,9 @@ from torch import nn
 
 from warpzoo.denoising.patches import Patches
 from warpzoo.denoising.stacks import open_stacks
-from warpzoo.denoising.training import Budget, Calibrate, FitIntensities, SaveWeights, parse_budget
+from warpzoo.denoising.training import Calibrate, FitIntensities, SaveWeights, TrainingLimit, parse_budget
 from warpzoo.denoising.wiener import WienerFilter
-from warpzoo.training.handlers import AverageWeights
+from warpzoo.training.averaging import AverageWeights
 
 
 @pytest.mark.parametrize(
@@ -60,19 +60,19 @@ class Trainer:
 
 def test_a_budget_of_steps_ends_then_and_the_rate_falls_to_nearly_0():
     trainer = Trainer(rate=2.0)
-    assert trainer.run(Budget("200steps", trainer.optimizer, warm_up=10)) == 200
+    assert trainer.run(TrainingLimit("200steps", trainer.optimizer, warm_up=10)) == 200
     assert max(trainer.rates) == pytest.approx(2, abs=0.02)
     assert trainer.rates[0] == pytest.approx(0.2)
     assert trainer.rates[100] == pytest.approx(1, abs=0.02)
     assert trainer.rates[-1] < 0.001
     constant = Trainer(rate=2.0)
-    constant.run(Budget("20steps", constant.optimizer, constant=True))
+    constant.run(TrainingLimit("20steps", constant.optimizer, constant=True))
     assert set(constant.rates) == {2.0}
 
 
 def test_a_budget_of_time_ends_by_its_clock():
     trainer, now = Trainer(), iter(np.arange(0, 1e6, 0.5))
-    assert trainer.run(Budget("30s", trainer.optimizer, clock=lambda: next(now))) == 60
+    assert trainer.run(TrainingLimit("30s", trainer.optimizer, clock=lambda: next(now))) == 60
     assert trainer.rates[-1] < 0.01
 
 
@@ -81,7 +81,7 @@ def test_ctrl_c_ends_the_training_well_and_a_second_one_breaks_off():
     before = signal.getsignal(signal.SIGINT)
     trainer.engine.add_event_handler(Events.ITERATION_COMPLETED(once=7), lambda _: os.kill(os.getpid(), signal.SIGINT))
     average = AverageWeights(trainer.network, use=True)
-    assert trainer.run(Budget("1h", trainer.optimizer), average) in (7, 8)
+    assert trainer.run(TrainingLimit("1h", trainer.optimizer), average) in (7, 8)
     assert 1 < trainer.network.weight.item() < 7  # what was learnt till then is used
     assert signal.getsignal(signal.SIGINT) is before
 
@@ -90,13 +90,13 @@ def test_ctrl_c_ends_the_training_well_and_a_second_one_breaks_off():
         Events.ITERATION_STARTED(once=7), lambda _: [os.kill(os.getpid(), signal.SIGINT) for _ in range(2)]
     )
     with pytest.raises(KeyboardInterrupt):
-        impatient.run(Budget("1h", impatient.optimizer))
+        impatient.run(TrainingLimit("1h", impatient.optimizer))
     assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_weights_are_averaged_over_the_last_steps():
     trainer = Trainer()
-    trainer.run(Budget("400steps", trainer.optimizer), AverageWeights(trainer.network, decay=0.9, use=True))
+    trainer.run(TrainingLimit("400steps", trainer.optimizer), AverageWeights(trainer.network, decay=0.9, use=True))
     assert float(trainer.network.weight) == pytest.approx(400 - 9, abs=0.1)  # mean age of decay^n: 0.9 / 0.1
 
 
@@ -164,16 +164,17 @@ def test_the_mean_of_the_filtered_image_is_kept_and_its_noise_measured(patches):
 
 def test_weights_are_saved_with_their_record(patches, tmp_path):
     trainer = Trainer()
-    save = SaveWeights(tmp_path / "out" / "model.pt", trainer.network, {"seed": 3}, patches)
-    trainer.run(Budget("250steps", trainer.optimizer), save)
+    limit = TrainingLimit("250steps", trainer.optimizer)
+    trainer.run(limit, SaveWeights(tmp_path / "out" / "model.pt", trainer.network, {"seed": 3}, patches, limit))
     assert float(torch.load(tmp_path / "out" / "model.pt", weights_only=True)["weight"]) == 250
     run = json.loads((tmp_path / "out" / "model.training.json").read_text(encoding="utf-8"))
     assert (run["steps"], run["settings"], run["images"]) == (250, {"seed": 3}, ["in.tif"])
     assert [point["step"] for point in run["curve"]] == [100, 200]
+    assert run["interrupted"] is False
 
 
 def test_one_process_of_several_tells_when_to_end(monkeypatch):
     trainer = Trainer()
     monkeypatch.setattr("ignite.distributed.get_world_size", lambda: 2)
     monkeypatch.setattr("ignite.distributed.broadcast", lambda used: 1e9 if trainer.engine.state.iteration == 5 else 0)
-    assert trainer.run(Budget("1h", trainer.optimizer)) == 5
+    assert trainer.run(TrainingLimit("1h", trainer.optimizer)) == 5

@@ -8,7 +8,7 @@ import SimpleITK as sitk
 import torch
 from scipy.interpolate import BSpline as ScipyBSpline
 
-from warpzoo.geometry.bspline import BSplineField, _kept_weights, bspline_at, bspline_field, control_shape
+from warpzoo.geometry.bspline import BSplineField, _cached_weights, bspline_at, bspline_field, control_shape
 from warpzoo.geometry.sampling import voxel_coordinates
 
 CASES = [((17, 22), (4, 5)), ((11, 9, 14), (4, 3, 2))]
@@ -137,19 +137,19 @@ def test_a_prediction_leaves_nothing_that_training_cannot_use():
 
 def test_what_is_refused():
     control_points = torch.zeros(1, 2, 4, 4)
-    with pytest.raises(ValueError, match=r"control_points has \(4, 4\) points; .* wants \(5, 4\)"):
+    with pytest.raises(ValueError, match=r"control_points must be \(5, 4\) points .* got \(4, 4\)"):
         bspline_field(control_points, [17, 16], [4, 4])
-    with pytest.raises(ValueError, match="order is 1; it wants 2"):
+    with pytest.raises(ValueError, match="order must be 2 .* got 1"):
         bspline_field(control_points, [16, 16], [4, 4], order=1)
-    with pytest.raises(ValueError, match="order is 4"):
+    with pytest.raises(ValueError, match="order must be .* got 4"):
         BSplineField(4, order=4)
-    with pytest.raises(ValueError, match="want 2 of each"):
+    with pytest.raises(ValueError, match="must have 2 numbers each"):
         bspline_field(control_points, [16, 16, 16], [4, 4, 4])
-    with pytest.raises(ValueError, match="want 2 of each, 1 or more"):
+    with pytest.raises(ValueError, match="must have 2 numbers each, 1 or more"):
         bspline_field(control_points, [16, 16], [4, 0])
-    with pytest.raises(ValueError, match="control_points has 3 components on 2"):
+    with pytest.raises(ValueError, match="control_points must have one component per spatial axis, got 3"):
         bspline_field(torch.zeros(1, 3, 4, 4), [16, 16], [4, 4])
-    with pytest.raises(ValueError, match="control_points has 1 values that are NaN"):
+    with pytest.raises(ValueError, match="control_points must be finite, got 1 values"):
         bspline_field(
             control_points.index_fill(2, torch.tensor([0]), 0).index_put(
                 (torch.tensor(0),) * 4, torch.tensor(torch.nan)
@@ -160,6 +160,6 @@ def test_what_is_refused():
 
 
 def test_large_weights_are_not_kept():
-    before = _kept_weights.cache_info().currsize
+    before = _cached_weights.cache_info().currsize
     bspline_field(torch.zeros(1, 2, 2500, 1), [10000, 3], [4, 3])
-    assert _kept_weights.cache_info().currsize <= before + 1  # those of the short axis
+    assert _cached_weights.cache_info().currsize <= before + 1  # those of the short axis

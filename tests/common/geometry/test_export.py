@@ -171,7 +171,7 @@ def test_onnx_by_dynamo(chosen: list[str], dims: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
-def test_a_thin_plate_spline_says_what_its_export_wants(tmp_path: Path) -> None:
+def test_a_thin_plate_spline_says_what_its_export_needs(tmp_path: Path) -> None:
     arguments = tuple(inputs(["control_points", "image"], 1, EXPORTED[2]).values())
     with pytest.raises(ValueError, match="run the layer once on that size first"):
         torch.onnx.export(ThinPlateField(SPACING).eval(), arguments, str(tmp_path / "layer.onnx"), dynamo=False)

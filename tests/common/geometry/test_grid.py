@@ -140,12 +140,12 @@ def test_half_precision_does_not_reach_the_world():
 @pytest.mark.parametrize(
     ("shape", "affine", "message"),
     [
-        ((4,), None, r"shape is \(4,\); a grid wants 2 or 3 sides"),
+        ((4,), None, r"shape must be 2 or 3 sides .* got \(4,\)"),
         ((4, 0), None, "of 1 voxel or more"),
-        ((4, 5), np.eye(4), r"affine has shape \(4, 4\); a grid of shape \(4, 5\) wants \(3, 3\)"),
-        ((4, 5), np.diag([1.0, 0, 1]), "affine is singular"),
-        ((4, 5), np.array([[1.0, 2, 0], [2, 4, 0], [0, 0, 1]]), "affine is singular"),
-        ((4, 5), np.diag([1, np.nan, 1]), "it wants finite numbers"),
+        ((4, 5), np.eye(4), r"affine must be \(3, 3\) for shape \(4, 5\), got shape \(4, 4\)"),
+        ((4, 5), np.diag([1.0, 0, 1]), "affine must be invertible"),
+        ((4, 5), np.array([[1.0, 2, 0], [2, 4, 0], [0, 0, 1]]), "affine must be invertible"),
+        ((4, 5), np.diag([1, np.nan, 1]), "affine must be finite"),
         ((4, 5), np.ones((3, 3)), "a last row of 0"),
     ],
 )
@@ -156,11 +156,11 @@ def test_what_is_refused(shape, affine, message):
 
 def test_what_the_methods_refuse():
     grid = Grid((4, 5))
-    with pytest.raises(ValueError, match=r"points is \(4, 3\); it wants a tensor of points"):
+    with pytest.raises(ValueError, match=r"points must be a tensor of points .* got \(4, 3\)"):
         grid.to_world(torch.zeros(4, 3))
-    with pytest.raises(ValueError, match="shape is .* it wants 2 sides"):
+    with pytest.raises(ValueError, match="shape must be 2 sides"):
         grid.resized((4, 5, 6))
-    with pytest.raises(ValueError, match="spacing is .* it wants one positive length"):
+    with pytest.raises(ValueError, match="spacing must be one positive length"):
         grid.with_spacing((1, 0))
     with pytest.raises(ValueError, match="same number of axes"):
         voxels_between(grid, Grid((4, 5, 6)))

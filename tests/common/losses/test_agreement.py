@@ -5,8 +5,9 @@ import pytest
 import torch
 from scipy.ndimage import map_coordinates
 
+from warpzoo.geometry.grid import Grid
 from warpzoo.geometry.sampling import warp
-from warpzoo.geometry.velocity import invert
+from warpzoo.geometry.transforms import DisplacementField
 from warpzoo.losses import Agreement
 
 SHAPES = [(40, 36), (20, 18, 16)]
@@ -41,7 +42,7 @@ def test_nothing_where_one_way_undoes_the_other(shape):
     wave = np.stack([np.sin(coordinates(shape)[axis] / 4) for axis in range(len(shape))])  # still at the borders
     wave *= np.prod([np.cos(np.pi * part / size) for part, size in zip(coordinates(shape), shape, strict=True)], axis=0)
     there = torch.from_numpy(wave)
-    back = invert(there[None])[0][0]
+    back = DisplacementField(there[None], Grid(shape)).inverse().field()[0]
     images = ball(shape, 4), ball(shape, 6)
     assert agreement(*images, torch.stack([there, back])).item() < 1e-3
     assert agreement(*images, torch.stack([there, there])).item() > 0.1
@@ -145,18 +146,18 @@ def test_autocast_does_not_change_which_way_is_better():
 
 
 @pytest.mark.parametrize(("images", "displacements"), [(3, 3), (2, 4)])
-def test_each_pair_is_wanted_both_ways(images, displacements):
-    with pytest.raises(ValueError, match=f"{images} images and {displacements} displacements; each pair wants"):
+def test_each_pair_must_come_in_both_directions(images, displacements):
+    with pytest.raises(ValueError, match=f"in both directions, got {images} and {displacements} items"):
         Agreement()(*torch.rand(2, images, 1, 8, 8), torch.zeros(displacements, 2, 8, 8))
 
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("nan")])
 def test_a_scale_is_above_zero(scale):
-    with pytest.raises(ValueError, match="it wants a number of voxels above 0"):
+    with pytest.raises(ValueError, match="scale must be a number of voxels above 0"):
         Agreement(scale)
 
 
 def test_a_field_too_thin_for_derivatives_is_named():
-    with pytest.raises(ValueError, match=r"shape \(2, 2, 2, 9\); it wants sides of 3 voxels or more"):
+    with pytest.raises(ValueError, match=r"3 voxels or more on every axis, got .*\(2, 2, 2, 9\)"):
         Agreement()(torch.zeros(2, 1, 2, 9), torch.zeros(2, 1, 2, 9), torch.zeros(2, 2, 2, 9))
     assert Agreement()(torch.zeros(2, 1, 3, 3), torch.zeros(2, 1, 3, 3), torch.zeros(2, 2, 3, 3)).item() == 0

@@ -41,11 +41,11 @@ def test_gradient_reaches_every_level() -> None:
 
 
 def test_bad_arguments_are_named() -> None:
-    with pytest.raises(ValueError, match="weights is"):
+    with pytest.raises(ValueError, match="weights must be"):
         MultiResolutionLoss(MSELoss(), TotalVariation(), [])
-    with pytest.raises(ValueError, match="weights is"):
+    with pytest.raises(ValueError, match="weights must be"):
         MultiResolutionLoss(MSELoss(), TotalVariation(), [1.0, -1.0])
-    with pytest.raises(ValueError, match="regularisation_weight is"):
+    with pytest.raises(ValueError, match="regularisation_weight must be"):
         MultiResolutionLoss(MSELoss(), TotalVariation(), [1.0], -0.1)
-    with pytest.raises(ValueError, match="levels has 3 resolutions; it wants 2"):
+    with pytest.raises(ValueError, match="levels must be 2 resolutions, .* got 3"):
         MultiResolutionLoss(MSELoss(), TotalVariation(), [1.0, 0.5])(levels((16, 12)))

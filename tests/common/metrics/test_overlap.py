@@ -64,11 +64,16 @@ def test_symmetric_and_between_0_and_1(seed, other):
     ("prediction", "reference", "labels", "message"),
     [
         (torch.ones(1, 1, 4, 4), torch.ones(1, 1, 4, 5), None, "same shape"),
-        (torch.ones(1, 2, 4, 4), torch.ones(1, 2, 4, 4), None, "2 channels"),
-        (torch.full((1, 1, 4, 4), 0.5), torch.ones(1, 1, 4, 4), None, "prediction has values between whole numbers"),
-        (torch.ones(1, 1, 4, 4), torch.full((1, 1, 4, 4), torch.nan), None, "reference has 16 values that are NaN"),
-        (torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4), None, "labels is empty"),
-        (torch.ones(1, 1, 4, 4), torch.ones(1, 1, 4, 4), [], "labels is empty"),
+        (torch.ones(1, 2, 4, 4), torch.ones(1, 2, 4, 4), None, "1 channel, got 2"),
+        (
+            torch.full((1, 1, 4, 4), 0.5),
+            torch.ones(1, 1, 4, 4),
+            None,
+            "prediction must be a label map",
+        ),
+        (torch.ones(1, 1, 4, 4), torch.full((1, 1, 4, 4), torch.nan), None, "reference must be finite, got 16 values"),
+        (torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4), None, "labels must have at least one label"),
+        (torch.ones(1, 1, 4, 4), torch.ones(1, 1, 4, 4), [], "labels must have at least one label"),
     ],
 )
 def test_bad_input_is_named(prediction, reference, labels, message):

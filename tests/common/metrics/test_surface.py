@@ -74,5 +74,5 @@ def test_labels_absent_from_either_map_have_no_distance_and_no_warning():
 @pytest.mark.parametrize("spacing", [(1.0,) * 3, (1.0, 0.0), (1.0, float("nan")), -1.0])
 def test_bad_spacing_is_named(spacing):
     labels = torch.ones(1, 1, 5, 5, dtype=torch.uint8)
-    with pytest.raises(ValueError, match="spacing is"):
+    with pytest.raises(ValueError, match="spacing must be"):
         surface_distances(labels, labels, spacing=spacing)

@@ -25,10 +25,10 @@ def test_registration_error_is_a_length_in_world_units(dims):
 @pytest.mark.parametrize(
     ("points", "reference", "spacing", "message"),
     [
-        (torch.zeros(5, 4), torch.zeros(5, 4), 1.0, r"points has shape \(5, 4\)"),
-        (torch.zeros(5, 2), torch.zeros(4, 2), 1.0, r"reference has \(4, 2\)"),
-        (torch.full((5, 2), torch.nan), torch.zeros(5, 2), 1.0, "points has 10 values that are NaN"),
-        (torch.zeros(5, 2), torch.zeros(5, 2), (1.0, 1.0, 1.0), "spacing is"),
+        (torch.zeros(5, 4), torch.zeros(5, 4), 1.0, r"points must be .* got shape \(5, 4\)"),
+        (torch.zeros(5, 2), torch.zeros(4, 2), 1.0, r"points and reference must have the same shape, got .* \(4, 2\)"),
+        (torch.full((5, 2), torch.nan), torch.zeros(5, 2), 1.0, "points must be finite, got 10 values"),
+        (torch.zeros(5, 2), torch.zeros(5, 2), (1.0, 1.0, 1.0), "spacing must be"),
     ],
 )
 def test_bad_points_are_named(points, reference, spacing, message):

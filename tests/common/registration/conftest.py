@@ -50,16 +50,20 @@ def make_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cal
         root, dims = folder / name, len(shift)
         config = json.loads((ROOT / "bundles/dirnet/configs/inference.json").read_text())
         config["network_def"] = {"_target_": f"{name}_network.Known", "dims": dims}
-        config["dataset"] |= {"spatial_dims": dims, **override}
+        config["method"] |= {"spatial_dims": dims, **override}
         metadata = json.loads((ROOT / "bundles/dirnet/configs/metadata.json").read_text())
         metadata["training_data"] = {"content": "anything"}
-        for role in ("network_data_format", "registration_data_format"):
-            for image in metadata[role]["inputs"].values():
-                image["spatial_shape"] = ["*"] * dims
+        metadata["network_data_format"]["inputs"]["image"]["spatial_shape"] = ["*"] * dims
         (root / "configs").mkdir(parents=True)
         (root / "models").mkdir()
         (root / "configs/inference.json").write_text(json.dumps(config))
         (root / "configs/metadata.json").write_text(json.dumps(metadata))
+        objective = {
+            "_target_": "warpzoo.training.objectives.RegistrationObjective",
+            "network": "@network_def",
+            "similarity": {"_target_": "warpzoo.losses.LNCCLoss"},
+        }
+        (root / "configs/train.json").write_text(json.dumps({"network_def": None, "objective": objective}))
         (root / f"{name}_network.py").write_text(NETWORK)
         if weights is None:
             weights = {"known": torch.tensor([*map(float, shift), wave])}
@@ -106,7 +110,7 @@ def smooth(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
 
 
 def save(path: Path, values: np.ndarray, affine: np.ndarray | None = None) -> Path:
-    image = nibabel.Nifti1Image(values, np.diag([-1.0, -1, 1, 1]) if affine is None else affine)
+    image = nibabel.Nifti1Image(values, np.eye(4) if affine is None else affine)
     image.set_qform(image.affine, 1)
     nibabel.save(image, path)
     return path

@@ -24,7 +24,7 @@ def test_budgets(value: str | int, amount: float, seconds: bool) -> None:
 
 @pytest.mark.parametrize("value", ["10 parsecs", "-3", "", "s", "1.5", "True", "nan"])
 def test_no_budgets(value: str) -> None:
-    with pytest.raises(ValueError, match=f"refine is '{value}'; .* 50, or seconds such as 10s"):
+    with pytest.raises(ValueError, match=f"refine must be .* 50, or seconds such as 10s, got '{value}'"):
         Budget.read("refine", value)
 
 

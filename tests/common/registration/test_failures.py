@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,9 +13,11 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from monai.bundle import ConfigWorkflow
 from PIL import Image as Picture
 
-from warpzoo.images import image as images
+from warpzoo.errors import plain_reason
+from warpzoo.images.formats import nifti
 from warpzoo.registration.listing import list_pairs
 
 from .conftest import Ended, save, smooth
@@ -46,10 +49,10 @@ def failed(ended: Ended, *words: str) -> None:
         ([], "fixed and moving"),
         (["a.nii.gz"], "moving is not given"),
         (["a.nii.gz", "none.nii.gz"], "none.nii.gz does not exist"),
-        (["a.nii.gz", "b.nii.gz", "--method", "voxelmorf"], "'voxelmorf' is not there"),
-        (["a.nii.gz", "b.nii.gz", "--output", "a.nii.gz"], "a.nii.gz is a file"),
-        (["a.nii.gz", "b.nii.gz", "--refine", "many"], "refine is 'many'"),
-        (["a.nii.gz", "b.nii.gz", "--refine", "-3"], "refine is '-3'"),
+        (["a.nii.gz", "b.nii.gz", "--method", "voxelmorf"], "got 'voxelmorf'"),
+        (["a.nii.gz", "b.nii.gz", "--output", "a.nii.gz"], "got the file a.nii.gz"),
+        (["a.nii.gz", "b.nii.gz", "--refine", "many"], "got 'many'"),
+        (["a.nii.gz", "b.nii.gz", "--refine", "-3"], "got '-3'"),
         (["a.nii.gz", "b.nii.gz", "--fixed_labels", "a.nii.gz"], "without moving_labels"),
         (["a.nii.gz", "b.nii.gz", "--also", "a.nii.gz,a.nii.gz"], "two results"),
         (["a.nii.gz", "b.nii.gz", "--pairs", "x.csv"], "both given"),
@@ -145,7 +148,8 @@ def test_own_weights_know_other_sizes(warpzoo: Call, folder: Path) -> None:
     path.write_text(json.dumps(metadata))
     arguments = ("register", "a.nii.gz", "b.nii.gz", "--method", "shift", "--noreport")
     assert "trained on sides of 1000 to 2000" in warpzoo(*arguments).out
-    own = warpzoo(*arguments, "--weights", str(folder / "bundles of mine/shift/models/model.pt"))
+    shutil.copy(folder / "bundles of mine/shift/models/model.pt", "own.pt")
+    own = warpzoo(*arguments, "--weights", "own.pt")
     assert own.code == 0, own.err
     assert "trained on" not in own.out
     failed(warpzoo(*arguments, "--weights", str(folder)), "is a folder", folder.name)
@@ -193,7 +197,7 @@ def test_interruption_in_mid_write(warpzoo: Call, folder: Path, monkeypatch: pyt
         file.write(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(images, "write_values", write_values)
+    monkeypatch.setattr(nifti, "write_values", write_values)
     failed(warpzoo("register", "a.nii.gz", "b.nii.gz", "--method", "shift", "--noreport"), "interrupted")
     assert not list((folder / "registered").iterdir())
 
@@ -212,7 +216,7 @@ def test_names_are_never_evaluated(warpzoo: Call, folder: Path, letter: str) -> 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("fixed\na.nii.gz\n", "wants fixed and moving"),
+        ("fixed\na.nii.gz\n", "must have fixed and moving"),
         ("fixed,moving,age\na,b,3\n", "age"),
         ("fixed,moving\na.nii.gz,\n", "row 1: moving is not given"),
         ("fixed,moving\na,b,c\n", "row 1: it has more fields"),
@@ -231,3 +235,46 @@ def test_lists_that_cannot_be_used(tmp_path: Path, text: str, words: str) -> Non
 def test_ids_stay_in_the_folder(tmp_path: Path) -> None:
     (tmp_path / "pairs.csv").write_text("id,fixed,moving\n../../x,a,b\n..,a,b\n.,a,b\n")
     assert [pair["id"] for pair in list_pairs("pairs.csv", tmp_path)] == ["_.._x", "2", "3"]
+
+
+def test_a_report_that_cannot_be_drawn_costs_nothing_else(
+    warpzoo: Call, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_report(*_: object, **__: object) -> None:
+        raise ValueError("no font is there")
+
+    monkeypatch.setattr("warpzoo.report.page.write_report", write_report)
+    ended = warpzoo("register", "a.nii.gz", "b.nii.gz", "--method", "shift")
+    assert ended.code == 0, ended.err
+    assert "warning: the report could not be drawn: no font is there" in ended.out
+    assert {"metrics.json", "warped.nii.gz", "transform.h5"} <= {
+        path.name for path in (folder / "registered").iterdir()
+    }
+
+
+def test_debugging_shows_the_way_to_a_failure(warpzoo: Call, folder: Path) -> None:
+    with pytest.raises(ValueError, match="method must be one of"):
+        warpzoo("register", "a.nii.gz", "b.nii.gz", "--method", "none", "--debug")
+
+
+def test_monais_command_names_a_missing_bundle_root(folder: Path) -> None:
+    config = ConfigWorkflow(str(folder / "bundles of mine/shift/configs/inference.json"), workflow_type="inference")
+    config.initialize()
+    with pytest.raises(RuntimeError) as failure:
+        config.run()
+    assert plain_reason(failure.value).startswith("bundle_root must be the folder of a bundle, with configs/metadata")
+
+
+def test_pairs_may_be_read_by_other_processes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "pairs.csv").write_text("fixed,moving\na.nii.gz,b.nii.gz\nb.nii.gz,a.nii.gz\n")
+    root = folder / "bundles of mine/shift"
+    options = {"bundle_root": str(root), "pairs": "pairs.csv", "output_dir": str(folder / "out"), "report": "false"}
+    for workers in (0, 1):
+        options["evaluator#num_workers"] = workers
+        config = ConfigWorkflow(str(root / "configs/inference.json"), workflow_type="inference", **options)
+        config.initialize()
+        config.run()
+        assert f"{folder / 'out' / '2'}: ncc" in capsys.readouterr().out
+        numbers = json.loads((folder / "out/2/metrics.json").read_text())
+        assert numbers["method"] == "shift"
+        assert not (folder / "out/2/report.html").exists()

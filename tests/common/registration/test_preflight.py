@@ -8,7 +8,7 @@ import torch
 
 from warpzoo.errors import Finding, raise_if
 from warpzoo.geometry.grid import Grid
-from warpzoo.images.image import FileHeader, Image
+from warpzoo.images.image import Header, Image
 from warpzoo.registration.preflight import coverage, preflight
 
 SHAPES = [(60, 48), (40, 34, 28)]
@@ -29,7 +29,7 @@ def file(array, spacing=1.0, origin=0.0, name="image.nii.gz", dtype="int16", pix
     if affine is None:
         affine = np.diag([*np.broadcast_to(spacing, dims), 1.0])
         affine[:dims, dims] = origin
-    header = FileHeader(Path(name), tuple(array.shape[1:]), affine, np.dtype(dtype), pixels=pixels, warnings=warnings)
+    header = Header(Path(name), tuple(array.shape[1:]), affine, np.dtype(dtype), pixels=pixels, warnings=warnings)
     return Image(array, Grid(array.shape[1:], affine), header)
 
 
@@ -152,7 +152,7 @@ def test_headers_without_orientation_and_mixed_units():
     doubtful = file(picture(SHAPES[1]), warnings=("m.nii says nothing of its orientation.",))
     only(preflight(file(picture(SHAPES[1])), doubtful), "warning", "says nothing of its orientation", "swapped")
     pixels = file(picture(SHAPES[0]), pixels=True, name="p.png")
-    only(preflight(pixels, file(picture(SHAPES[0]), name="m.nii")), "warning", "p.png knows no millimetres", "m.nii")
+    only(preflight(pixels, file(picture(SHAPES[0]), name="m.nii")), "warning", "p.png has no physical spacing", "m.nii")
 
 
 @pytest.mark.parametrize("shape", [(120, 100), (48, 44, 40)])

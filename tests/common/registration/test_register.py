@@ -142,7 +142,7 @@ def test_a_chain_keeps_its_order(warpzoo: Call, make_bundle: Call, tmp_path: Pat
         save(tmp_path / f"{name}.nii.gz", smooth((49, 40), seed).astype(np.float32))
     files = (tmp_path / "fixed.nii.gz", tmp_path / "moving.nii.gz")
     assert warpzoo("register", *files, "--method", chain, "--output", tmp_path, "--noreport").code == 0
-    field = np.asarray(nibabel.load(tmp_path / "displacement.nii.gz").dataobj).reshape(49, 40, 2)
+    field = -np.asarray(nibabel.load(tmp_path / "displacement.nii.gz").dataobj).reshape(49, 40, 2)  # LPS
     # what the second method finds is where a point goes first
     place = np.arange(49.0) + (6 if chain == "wavy,shift" else 0)
     wave = 4 * np.sin(2 * np.pi * np.minimum(place, 48) / 48)
@@ -156,7 +156,7 @@ def test_what_comes_along(warpzoo: Call, make_bundle: Call, tmp_path: Path, dims
     shift = [4.0, -3.0, 2.0][:dims]
     make_bundle("shift", shift)
     shape, here = (48, 44, 30)[:dims], np.array([20.0, 24, 14])[:dims]
-    affine = oblique([1.5, 1.2, 2.0], [-30.0, -25, 9], 12) if dims == 3 else np.diag([-1.5, -1.2, 1, 1])
+    affine = oblique([1.5, 1.2, 2.0], [-30.0, -25, 9], 12) if dims == 3 else np.diag([1.5, 1.2, 1, 1])
 
     def blob(centre: np.ndarray) -> np.ndarray:
         lattice = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
@@ -318,5 +318,29 @@ def test_methods(warpzoo: Call, make_bundle: Call) -> None:
     make_bundle("flat", [0.0, 0.0])
     make_bundle("deep", [0.0, 0.0, 0.0])
     lines = warpzoo("methods").out.splitlines()
-    bundles = [["deep", "3-D", "MR"], ["flat", "2-D", "MR"]]
-    assert [line.split()[:3] for line in lines] == [*bundles, *([name, "2/3-D", "any"] for name in OPTIMISED)]
+    found = [line.split()[:3] for line in lines]
+    assert found[:2] == [["deep", "3-D", "MR"], ["flat", "2-D", "MR"]]
+    assert ["dirnet", "2-D", "MR"] in found, "the shipped ones are still there"
+    assert found[-4:] == [[name, "2/3-D", "any"] for name in OPTIMISED]
+
+
+@pytest.mark.parametrize("axes", [(0, 1, 2), (2, 0, 1), (1, 0, 2)])
+@pytest.mark.parametrize("signs", [(1, 1, 1), (-1, 1, -1)])
+def test_a_network_sees_volumes_in_one_orientation(
+    warpzoo: Call, make_bundle: Call, tmp_path: Path, axes: tuple[int, ...], signs: tuple[int, ...]
+) -> None:
+    """However a volume's axes are stored: the network's shift along its first axis is one to the right of the body."""
+    make_bundle("shift", [2.0, 0.0, 0.0])
+    for seed, name in enumerate(("fixed", "moving")):
+        image = nibabel.Nifti1Image(smooth((24, 28, 20), seed).astype(np.float32), np.diag([1.5, 1.5, 1.5, 1]))
+        stored = nibabel.orientations.ornt_transform(
+            nibabel.io_orientation(image.affine), np.stack([axes, signs], axis=1).astype(float)
+        )
+        nibabel.save(image.as_reoriented(stored), tmp_path / f"{name}.nii.gz")
+    files = (tmp_path / "fixed.nii.gz", tmp_path / "moving.nii.gz")
+    ended = warpzoo("register", *files, "--method", "shift", "--output", tmp_path / "out", "--noreport")
+    assert ended.code == 0, ended.err
+    field = sitk.ReadTransform(str(tmp_path / "out/transform.h5"))
+    middle = sitk.ReadImage(str(files[0]))
+    centre = middle.TransformContinuousIndexToPhysicalPoint([0.5 * (size - 1) for size in middle.GetSize()])
+    np.testing.assert_allclose(np.subtract(field.TransformPoint(centre), centre), [-3.0, 0, 0], atol=1e-4)

@@ -5,6 +5,7 @@ import html
 import io
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +18,9 @@ from warpzoo.geometry.sampling import warp
 from warpzoo.images.content import centre_of, window
 from warpzoo.report import panels
 from warpzoo.report.figure import save_registration_figure
-from warpzoo.report.page import folding_verdict, write_report
+from warpzoo.report.page import write_report
 from warpzoo.report.planes import planes_of
+from warpzoo.report.verdicts import folding_verdict
 
 SHAPES = [(40, 56), (28, 36, 22)]
 TURNED = np.array([[0, 0, -2.0, 36], [1, 0, 0, 0], [0, -3.0, 0, 27], [0, 0, 0, 1]])
@@ -133,8 +135,8 @@ def test_names_are_escaped_and_everything_is_told(tmp_path, shape):
     assert "<script>alert" not in page
     assert "<b>odd" not in page
     text = text_of(page)
-    for said in ("<script>alert(1).nii → <fixed> & $co_$.nii.gz", "<b>odd</b> header. Mend & see.", "dirnet"):
-        assert said in text
+    for phrase in ("<script>alert(1).nii → <fixed> & $co_$.nii.gz", "<b>odd</b> header. Mend & see.", "dirnet"):
+        assert phrase in text
     for number in ("0.432", "0.988", "0.512", "0.733", "0.522", "12.34", "1.57", "0 %", "0.25 s", "1.75 s", "1234"):
         assert number in text
     for words in (PROVENANCE["command"], "9.8.7", "17", "–", "rose from 0.432 to 0.988", "fell from 12.34 to 1.57 mm"):
@@ -163,6 +165,30 @@ def test_verdicts_say_what_the_numbers_mean(tmp_path):
     assert "nowhere" in folding_verdict({"folding": 0.0, "folding_corners": 0.0})[1]
     assert "10 %" in folding_verdict({"folding": 0.0, "folding_corners": 0.1})[1]
     assert folding_verdict({}) is None
+
+
+def test_notes_on_the_run_come_first(tmp_path):
+    notes = ["Optimisation <interrupted> by the user; best result so far."]
+    findings = [Finding("error", "No overlap.", "Align them.")]
+    page = report(tmp_path, SHAPES[0], notes=notes, findings=findings)
+    verdicts = re.findall(r'<li class="(\w+)">(.*?)</li>', page)
+    assert [grade for grade, _ in verdicts] == ["fair", "bad", "good", "good"]
+    assert html.unescape(verdicts[0][1]) == notes[0]
+    assert verdicts[1][1] == "Before the run: No overlap. Align them."
+
+
+def test_one_page_at_a_path_of_its_own(tmp_path):
+    page = report(tmp_path / "new" / "pair 7.html", SHAPES[0])
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["pair 7.html"]
+    assert page == report(tmp_path / "folder", SHAPES[0])
+
+
+def test_what_every_page_has_is_installed_with_the_package():
+    tomllib = pytest.importorskip("tomllib")  # from Python 3.11 on
+    settings = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["tool"]["setuptools"]
+    files = {f"report/{path.name}" for path in Path(panels.__file__).parent.glob("page.*") if path.suffix != ".py"}
+    assert len(files) == 3
+    assert files <= set(settings["package-data"]["warpzoo"])
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -204,7 +230,7 @@ def test_arrays_are_matrices_and_pixel_files_come_out_as_such():
     assert planes_of(volume, np.eye(4), body=False)[0].name == "across axis 3"
     with pytest.raises(ValueError, match="orientation"):
         planes_of(volume, orientation="upside down")
-    with pytest.raises(ValueError, match="image has shape"):
+    with pytest.raises(ValueError, match="image must have 2 or 3"):
         planes_of(torch.rand(2, 3, 4, 5))
 
 
@@ -329,7 +355,7 @@ def test_the_picture_of_a_training_has_a_panel_for_everything(tmp_path, shape):
 
 def test_wrong_shapes_are_named_and_nothing_is_written(tmp_path):
     fixed = phantom(SHAPES[0])
-    with pytest.raises(ValueError, match="warped has shape"):
+    with pytest.raises(ValueError, match="warped must have shape"):
         write_report(tmp_path / "x", fixed, fixed, fixed[1:], bend(SHAPES[0]), Grid(SHAPES[0]), {}, {})
     with pytest.raises(ValueError, match="components"):
         write_report(tmp_path / "x", fixed, fixed, fixed, bend(SHAPES[0])[:1], Grid(SHAPES[0]), {}, {})

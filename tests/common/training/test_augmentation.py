@@ -154,3 +154,16 @@ def test_values_are_those_of_linear_interpolation():
     assert inside.mean() > 0.5
     expected = map_coordinates(image[0, 0].numpy().astype(float), coordinates, order=1)
     np.testing.assert_allclose(changed[inside], expected[inside], rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("shape", [(200, 300), (40, 60, 50)])
+def test_autocast_keeps_the_digits_of_positions(shape):
+    ramps = torch.meshgrid(*[torch.arange(side, dtype=torch.float32) for side in shape], indexing="ij")
+    image = torch.stack([torch.stack([ramp, ramp]) for ramp in ramps])  # where a voxel was is its value
+    augmentation = PairAugmentation(**GEOMETRY, apart=0.5, padding="border")
+    moved = []
+    for enabled in (False, True):
+        torch.manual_seed(0)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            moved.append(augmentation(image))
+    torch.testing.assert_close(moved[1], moved[0], rtol=0, atol=1e-4)

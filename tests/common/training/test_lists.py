@@ -111,8 +111,8 @@ def test_json_with_numbers_for_names_gives_text(folder):
         ("list.csv", "image\na/1.png\nmissing.png\n", r"entry 2: .*missing\.png does not exist"),
         ("list.csv", "image,label\na/1.png,none.png\n", r"entry 1: .*none\.png does not exist"),
         ("list.json", "[]", "lists no image"),
-        ("list.json", '{"image": "a/1.png"}', "wants a list of objects"),
-        ("list.json", '["a/1.png"]', "wants a list of objects"),
+        ("list.json", '{"image": "a/1.png"}', "must be a list of objects"),
+        ("list.json", '["a/1.png"]', "must be a list of objects"),
         ("list.json", '[{"image": "a/1.png"}', "cannot be read as JSON"),
     ],
 )
@@ -169,7 +169,7 @@ def test_subjects_are_split_without_overlap(archive):
     held_out = of_subjects(records, ["bob", "unknown"])
     rest = not_of_subjects(records, ["bob", "unknown"])
     assert [record["id"] for record in held_out + rest] == ["2/ed", "2/es", "0/ed", "0/es", "1/ed", "1/es"]
-    with pytest.raises(ValueError, match=r"subjects names \['carl'\]; the images' subjects are 'anna'"):
+    with pytest.raises(ValueError, match=r"subjects must be among the images', 'anna', …, got \['carl'\]"):
         of_subjects(records, ["carl"])
 
 

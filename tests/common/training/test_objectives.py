@@ -77,10 +77,10 @@ def test_agreement_is_of_both_ways_of_each_pair(shape):
 
 
 def test_agreement_wants_both_ways():
-    with pytest.raises(ValueError, match=r"agreement is 0\.5; it wants each pair registered both ways"):
+    with pytest.raises(ValueError, match=r"agreement must be 0 unless each pair is registered both ways .*got 0\.5"):
         RegistrationObjective(Shift(2), MSELoss(), agreement=0.5)
     for weight in (-1.0, float("nan")):
-        with pytest.raises(ValueError, match="it wants a weight of 0 or more"):
+        with pytest.raises(ValueError, match="must be a weight of 0 or more"):
             RegistrationObjective(Shift(2), MSELoss(), symmetric=True, agreement=weight)
 
 
@@ -129,5 +129,5 @@ def test_network_alone_is_what_a_checkpoint_would_hold():
 
 @pytest.mark.parametrize(("regulariser", "weight"), [(None, 1.0), (Diffusion(), 0.0)])
 def test_weight_and_regulariser_belong_together(regulariser, weight):
-    with pytest.raises(ValueError, match="a regulariser wants a weight above 0"):
+    with pytest.raises(ValueError, match="weight must be above 0 with a regulariser and 0 without"):
         RegistrationObjective(Shift(2), MSELoss(), regulariser, weight)

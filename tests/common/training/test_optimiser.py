@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from warpzoo.networks.blocks import channels_last_weights
+from warpzoo.networks import channels_last_weights
 from warpzoo.training.optimiser import Muon
 
 

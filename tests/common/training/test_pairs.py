@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+import logging
 from itertools import product
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 import torch.distributed
 from monai.data import DataLoader
-from monai.transforms import ResizeWithPadOrCropd
+from monai.transforms import LoadImage, ResizeWithPadOrCropd
 from PIL import Image
 
-from warpzoo.training import PairDataset, RandomPairs
+from warpzoo.losses import normalised_cross_correlation
+from warpzoo.training import PairDataset, RandomPairs, common_spacing, list_images
 
 
 def records(count=5, groups=("",), shape=(4, 5), labels=False):
@@ -77,13 +80,13 @@ def test_transform_brings_images_and_labels_to_one_size():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"pairing": "random"}, r"pairing is 'random'; it wants one of \('all', 'same_group', 'to_fixed'\)"),
-        ({"data": []}, "data is empty; it wants at least two images"),
+        ({"pairing": "random"}, r"pairing must be one of \('all', 'same_group', 'to_fixed'\), got 'random'"),
+        ({"data": []}, "data must list at least two images, got none"),
         ({"data": records(1)}, "no two of the 1 images can be paired by 'same_group'"),
         ({"data": records(3, groups="abc")}, "no two of the 3 images can be paired by 'same_group'"),
         ({"data": records(1), "pairing": "to_fixed", "fixed": "0"}, "no two of the 1 images"),
-        ({"pairing": "to_fixed"}, "fixed is None; it wants the id of an image, such as '0'"),
-        ({"pairing": "to_fixed", "fixed": "9"}, "fixed is '9'"),
+        ({"pairing": "to_fixed"}, "fixed must be the id of an image, such as '0', got None"),
+        ({"pairing": "to_fixed", "fixed": "9"}, "fixed must be .* got '9'"),
     ],
 )
 def test_data_that_make_no_pair_say_so(options, message):
@@ -116,11 +119,11 @@ def broken(kind, tmp_path):
     ("kind", "message"),
     [
         ("constant", r"^the broken one is constant \(3\.0\); nothing can be registered to it\.$"),
-        ("not a number", r"^the broken one has NaN or infinite values"),
-        ("infinite", r"^the broken one has NaN or infinite values"),
-        ("size", r"^moving the broken one has size \(5, 5\) and fixed 0 \(4, 5\); .* one grid"),
+        ("not a number", r"^the broken one must hold finite numbers, got NaN or infinite values"),
+        ("infinite", r"^the broken one must hold finite numbers, got NaN or infinite values"),
+        ("size", r"^moving the broken one has size \(5, 5\) and fixed 0 \(4, 5\); .* one size"),
         ("rank", r"^moving the broken one has size \(2, 4, 5\) and fixed 0 \(4, 5\)"),
-        ("colour", r"^the broken one has 3 channels; one is wanted\.$"),
+        ("colour", r"colour\.png is a colour image"),
     ],
 )
 def test_images_that_cannot_be_registered_are_named_in_one_sentence(kind, message, tmp_path):
@@ -169,3 +172,95 @@ def test_loader_batches_pairs(monkeypatch):
     assert [batch["image"].shape for batch in batches] == [(3, 2, 4, 5)] * 2
     drawn = [dataset[index]["id"] for index in pairs]
     assert [name for batch in batches for name in batch["id"]] == drawn
+
+
+def blobs(shape=(20, 22, 24), spacing=(1.0, 1.0, 1.0)):
+    """The same anatomy, not symmetric, on any grid: two balls of different size in millimetres."""
+    axes = np.meshgrid(*(np.arange(size) * step for size, step in zip(shape, spacing, strict=True)), indexing="ij")
+    balls = (((5, 12, 8), 3.0, 100), ((13, 7, 14), 4.5, 60))
+    return sum(
+        height * np.exp(-sum((x - c) ** 2 for x, c in zip(axes, centre, strict=True)) / (2 * width**2))
+        for centre, width, height in balls
+    ).astype(np.float32)
+
+
+def save(path, values, affine):
+    nib.save(nib.Nifti1Image(values, affine), path)
+    return path
+
+
+def similarity(dataset, index=0):
+    moving, fixed = dataset[index]["image"]
+    return float(normalised_cross_correlation(moving[None, None], fixed[None, None]))
+
+
+@pytest.mark.parametrize("axes", [(0,), (0, 1), (2,)])
+def test_orientation_of_the_file_makes_no_difference(tmp_path, axes):
+    values, affine = blobs(), np.eye(4)
+    labels = (values > 50).astype(np.uint8)
+    turned = affine.copy()
+    for axis in axes:
+        turned[axis, axis], turned[axis, 3] = -1, values.shape[axis] - 1
+    for folder, array in (("images", values), ("labels", labels)):
+        (tmp_path / folder).mkdir()
+        save(tmp_path / folder / "a.nii.gz", array, affine)
+        save(tmp_path / folder / "b.nii.gz", np.flip(array, axes).transpose(2, 0, 1), turned[:, [2, 0, 1, 3]])
+    dataset = PairDataset(list_images(tmp_path / "images", labels=tmp_path / "labels"))
+    assert similarity(dataset) == pytest.approx(1, abs=1e-6)
+    pair = dataset[0]
+    assert torch.equal(pair["image"][0], torch.from_numpy(values))
+    assert torch.equal(pair["moving_labels"], pair["fixed_labels"])
+    assert torch.equal(pair["fixed_labels"][0], torch.from_numpy(labels).long())
+
+
+def test_differing_spacings_become_their_median(tmp_path, caplog):
+    shapes = {"a": ((20, 22, 24), (1, 1, 1)), "b": ((20, 22, 12), (1, 1, 2)), "c": ((20, 22, 24), (1, 1, 1))}
+    for name, (shape, spacing) in shapes.items():
+        affine = np.diag([*spacing, 1.0])
+        affine[:3, 3] = 0.5 * np.array(spacing)  # the fields of view coincide
+        save(tmp_path / f"{name}.nii.gz", blobs(shape, spacing), affine)
+    records = list_images(tmp_path)
+    dataset = PairDataset(records, cache=True)
+    with caplog.at_level(logging.INFO):
+        pairs = [dataset[index]["image"] for index in range(len(dataset))]
+    assert {pair.shape for pair in pairs} == {(2, 20, 22, 24)}
+    assert len([record for record in caplog.records if "resampled" in record.message]) == 1
+    assert common_spacing(records) == (1, 1, 1)
+    assert common_spacing(records[::2]) is None
+    assert min(similarity(dataset, index) for index in range(len(dataset))) > 0.95
+    coarse = PairDataset(records, spacing=2.0)
+    assert coarse[0]["image"].shape == (2, 10, 11, 12)
+    assert min(similarity(coarse, index) for index in range(len(coarse))) > 0.95
+    with pytest.raises(ValueError, match="spacing"):
+        PairDataset(records, spacing=(1.0, 2.0))[0]
+
+
+def test_pictures_and_arrays_are_as_they_are_and_grey_colours_are_grey(tmp_path):
+    grey = np.random.default_rng(0).integers(0, 255, (6, 7)).astype(np.uint8)
+    Image.fromarray(grey).save(tmp_path / "a.png")
+    Image.fromarray(np.repeat(grey[..., None], 3, -1)).save(tmp_path / "b.png")
+    data = [*list_images(tmp_path), records(1, shape=(7, 6))[0] | {"group": "."}]
+    pairs = PairDataset(data, spacing=3.0)
+    assert torch.equal(pairs[0]["image"], torch.from_numpy(np.stack([grey.T, grey.T])).float())
+    assert torch.equal(pairs[1]["image"][0], torch.from_numpy(data[2]["image"]))
+
+
+def test_a_label_map_on_another_grid_is_refused(tmp_path):
+    for folder, affine in (("images", np.eye(4)), ("labels", np.diag([-1, 1, 1, 1]))):
+        (tmp_path / folder).mkdir()
+        for name in "ab":
+            save(tmp_path / folder / f"{name}.nii.gz", (blobs() > 50).astype(np.uint8), affine)
+    with pytest.raises(ValueError, match=r"labels/a\.nii\.gz must have the grid of .*images/a\.nii\.gz"):
+        PairDataset(list_images(tmp_path / "images", labels=tmp_path / "labels"))[0]
+
+
+def test_real_volumes_of_one_orientation_are_read_as_before(example_data):
+    folder = example_data / "hippocampus"
+    data = list_images(folder / "images", labels=folder / "labels")
+    assert common_spacing(data) is None
+    read = LoadImage(image_only=True, ensure_channel_first=True)
+    dataset = PairDataset(data, pairing="all")
+    for index in range(0, len(data), 20):
+        member = dataset._read(index)
+        for key in ("image", "label"):
+            assert torch.equal(member[key].double(), read(data[index][key]).as_tensor().double())

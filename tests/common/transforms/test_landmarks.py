@@ -14,8 +14,8 @@ from PIL import Image as Picture
 from warpzoo.files import FileError
 from warpzoo.geometry.grid import Grid
 from warpzoo.geometry.transforms import Affine, Composition, DisplacementField, Transform, resample
-from warpzoo.images.image import FileHeader, read_image
-from warpzoo.transforms.landmarks import Landmarks, carry_points, read_points, write_points
+from warpzoo.images.image import Header, read_image
+from warpzoo.transforms.landmarks import Landmarks, read_points, warp_points, write_points
 
 POINTS = torch.tensor([[10.5, -20.25, 30.0], [-1.0, 2.0, 3.125], [0.0, 100.0, -7.5]], dtype=torch.float64)
 ROWS = ({"label": "left eye"}, {"label": "tip, of nose"}, {"label": "F-3"})
@@ -51,10 +51,10 @@ def test_landmarks_move_to_where_the_image_moves(dims: int) -> None:
     warped = resample(blob, moving, transform, fixed).flatten().double()
     world = fixed.to_world(fixed.coordinates(torch.float64))
     centre = (warped[:, None] * world).sum(0) / warped.sum()
-    carried = carry_points(transform, marks)
-    assert (carried[0] - centre).norm() < 0.2
+    warped = warp_points(transform, marks)
+    assert (warped[0] - centre).norm() < 0.2
     assert (marks[0] - centre).norm() > 1, "the transform moves too little to tell one direction from the other"
-    assert torch.allclose(carry_points(transform, carried, to_fixed=False), marks, atol=1e-3)
+    assert torch.allclose(warp_points(transform, warped, to_fixed=False), marks, atol=1e-3)
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".fcsv", ".mrk.json"])
@@ -119,22 +119,22 @@ def test_landmarks_of_one_slice_lie_on_its_plane(tmp_path: Path) -> None:
 
 
 def test_what_is_no_landmark_file_is_said_with_its_line(tmp_path: Path) -> None:
-    header = FileHeader(tmp_path / "fixed.nii.gz", (4, 5, 6), np.eye(4), np.dtype("uint8"))
+    header = Header(tmp_path / "fixed.nii.gz", (4, 5, 6), np.eye(4), np.dtype("uint8"))
     for name, content, message in (
-        ("a.csv", "label,u,v\nnose,1,2\n", "columns label, u, v"),
+        ("a.csv", "label,u,v\nnose,1,2\n", "got label, u, v"),
         ("b.csv", "x,y,z\n1,2,3\n1,two,3\n", "line 3: 1,two,3"),
         ("c.csv", "", "empty"),
         ("d.csv", "x,y,z\n", "no landmark"),
-        ("e.csv", "x,y,z\n1,nan,2\n", "no numbers"),
+        ("e.csv", "x,y,z\n1,nan,2\n", "finite positions, got NaN"),
         ("f.csv", "x,y\n1,2\n", "2-D landmarks for the 3-D image"),
         ("a.fcsv", "# CoordinateSystem = IJK\nid,1,2,3\n", "IJK"),
         ("b.fcsv", "id,1\n", "cannot be read"),
         ("a.mrk.json", '{"markups": [', "cannot be read"),
-        ("a.txt", "1 2 3", "no kind of landmarks"),
+        ("a.txt", "1 2 3", "another suffix"),
     ):
         (tmp_path / name).write_text(content)
         with pytest.raises(FileError, match=message) as caught:
             read_points(tmp_path / name, header)
         assert name in str(caught.value)
-    with pytest.raises(FileError, match=r"choose .csv"):
+    with pytest.raises(FileError, match=r"must be named .csv"):
         write_points(tmp_path / "a.txt", Landmarks(POINTS, ROWS))

@@ -1,13 +1,13 @@
-"""Public microscopy images with noise, and where they come from: the sets that the study of filters and networks used.
+"""Public noisy microscopy images and their sources: the sets on which filters and networks are compared.
 
-Layout, as unpacked from the publishers' archives:
+Layout, as in the publishers' archives:
 
     Convallaria_diaphragm/20190520_tl_25um_50msec_05pc_488_130EM_Conv.tif    100 frames of one field
     Mouse actin/sample_attempt2.tif                                          100 frames of one field
     images/livecell_train_val_images/*.tif, images/livecell_test_images/*.tif    phase contrast, 520 × 704, 8 bit
 
-A field's frames differ by their noise alone, so that their mean is the clean image. LIVECell's images have little
-noise; the study added some.
+The frames of a field differ only by their noise, so their mean is the clean image. LIVECell's images have little noise;
+more is added.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LICENCE_CC_BY = "CC BY 4.0"
 
 @dataclass(frozen=True)
 class PublicSet:
-    """An archive: its address, its SHA-256 where a publisher has told one, its pattern of image files and its terms."""
+    """An archive: its address, its SHA-256 if published, its pattern of image files and its licence."""
 
     url: str
     archive: str
@@ -64,7 +64,7 @@ SETS = {
 def fetch(name: str, folder: str | Path) -> list[Path]:
     """The set's images below the folder, downloaded and unpacked if they are not there yet."""
     if name not in SETS:
-        raise ValueError(f"{name!r} is none of the public sets {', '.join(SETS)}.")
+        raise ValueError(f"name must be one of {', '.join(SETS)}, got {name!r}.")
     chosen, folder = SETS[name], Path(folder)
     if not (found := sorted(folder.glob(chosen.files))):
         from monai.apps.utils import download_url, extractall
@@ -74,7 +74,7 @@ def fetch(name: str, folder: str | Path) -> list[Path]:
         extractall(archive, folder)
         found = sorted(folder.glob(chosen.files))
     if not found:
-        raise ValueError(f"{folder} holds no {chosen.files}, which {chosen.url} should have: it has changed.")
+        raise ValueError(f"{folder} holds no {chosen.files} after unpacking {chosen.url}: the archive has changed.")
     return found
 
 
@@ -83,7 +83,7 @@ def frame_and_mean(path: str | Path, frame: int = 0) -> tuple[np.ndarray, np.nda
     stack = open_stack(path)
     count, rows, columns = stack.shape
     if not 0 <= frame < count or count < 2:
-        raise ValueError(f"{path} has {count} frames; two or more are wanted, and frame is {frame}, counted from 0.")
+        raise ValueError(f"frame must be in [0, {count}) of two frames or more, got {frame} ({path}: {count} frames).")
     window = (slice(0, rows), slice(0, columns))
     mean = np.zeros((rows, columns))
     for index in range(count):
@@ -92,7 +92,7 @@ def frame_and_mean(path: str | Path, frame: int = 0) -> tuple[np.ndarray, np.nda
 
 
 def with_noise(paths: Sequence[str | Path], deviation: float, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Every image with Gaussian noise added, not clipped, and as it was: pairs of float32 (rows, columns)."""
+    """Each image with Gaussian noise added, not clipped, and without: pairs of float32 (rows, columns)."""
     random = np.random.default_rng(seed)
     pairs = []
     for path in paths:

@@ -1,0 +1,216 @@
+"""Bundles: where they lie, what they say of themselves, and their configurations with variants on top.
+
+A bundle is a folder with `configs/metadata.json`. It is given by its path, or by its name: looked for in the folders
+that WARPZOO_BUNDLES lists (separated as in PATH), then among the shipped ones, first found first taken.
+
+Importing this module makes the bundles' own packages importable (`dirnet.network`), which MONAI does in `run` only: a
+bundle's configuration therefore imports it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import warpzoo
+
+if TYPE_CHECKING:
+    from monai.bundle import ConfigParser, ConfigWorkflow
+
+FOLDERS_VARIABLE = "WARPZOO_BUNDLES"
+METADATA = Path("configs", "metadata.json")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """One bundle: its folder and its metadata."""
+
+    root: Path
+    metadata: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        return self.root.name
+
+    @property
+    def task(self) -> str:
+        """ "registration" or "denoising"."""
+        output = self.metadata["network_data_format"]["outputs"]["pred"]
+        return "registration" if output["format"] == "registration" else "denoising"
+
+    @property
+    def spatial_dims(self) -> int:
+        return len(self.metadata["network_data_format"]["inputs"]["image"]["spatial_shape"])
+
+    @property
+    def variants(self) -> list[str]:
+        return sorted(path.stem for path in (self.root / "configs" / "variants").glob("*.json"))
+
+    def weights(self, variants: Sequence[str] = ()) -> Path:
+        """Where the shipped weights of the last of these variants are, or those of the bundle itself."""
+        return self.root / "models" / f"{variants[-1] if variants else 'model'}.pt"
+
+    def shipped_weights(self) -> list[str]:
+        models = self.root / "models"
+        return [path.relative_to(models).with_suffix("").as_posix() for path in sorted(models.rglob("*.pt"))]
+
+    def settings(self, name: str, variants: Sequence[str] = ()) -> dict[str, Any]:
+        """`configs/<name>.json` with variants on top, later ones last.
+
+        Of a variant counts what the configuration has, and what that refers to: a variant of a training may change
+        things that its inference does not have.
+        """
+        found = self._read(f"{name}.json")
+        for variant in variants:
+            if variant not in self.variants:
+                there = ", ".join(self.variants) or "none"
+                raise ValueError(f"variant must be one of {self.name}'s ({there}), got {variant!r}.")
+            changes = self._read(f"variants/{variant}.json")
+            known = {key for key in changes if key.partition("#")[0] in found}
+            while more := {key for key in changes.keys() - known if _refers(found, changes, known, key)}:
+                known |= more
+            found |= {key: value for key, value in changes.items() if key in known}
+        return found
+
+    def config(self, name: str, variants: Sequence[str] = (), **settings: Any) -> ConfigParser:
+        """The same, and `settings` on top, to get parts from."""
+        from monai.bundle import ConfigParser
+
+        parser = ConfigParser({})
+        for key, value in self.settings(name, variants).items():  # as MONAI puts one file on top of another
+            parser[key] = value
+        parser.read_meta(str(self.root / METADATA))
+        parser.update({"bundle_root": str(self.root), **settings})
+        return parser
+
+    def workflow(self, name: str, variants: Sequence[str] = (), **settings: Any) -> ConfigWorkflow:
+        """MONAI's workflow of "train" or "inference", initialised."""
+        from monai.bundle import ConfigWorkflow
+
+        workflow = ConfigWorkflow(
+            config_file=str(self.root / "configs" / f"{name}.json"),
+            meta_file=str(self.root / METADATA),
+            logging_file=False,
+            workflow_type="train" if name == "train" else "inference",
+        )
+        workflow.parser = self.config(name, variants, **settings)
+        workflow.initialize()
+        return workflow
+
+    def _read(self, name: str) -> dict[str, Any]:
+        path = self.root / "configs" / name
+        if not path.is_file():
+            raise ValueError(f"{path} does not exist; a bundle must have it.")
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return content
+
+
+def open_bundle(root: str | Path) -> Bundle:
+    """The bundle in a folder, whose package can be imported from then on."""
+    root = Path(root).expanduser().resolve()
+    if not (root / METADATA).is_file():
+        raise ValueError(f"bundle_root must be the folder of a bundle, with {METADATA.as_posix()}, got {root}.")
+    package = sys.modules.get(root.name)
+    if package is not None and root not in Path(getattr(package, "__file__", None) or "").parents:
+        raise ValueError(f"{root} cannot be used: another package {root.name} is loaded already ({package}).")
+    _PACKAGES.opened[root.name] = root
+    return Bundle(root, json.loads((root / METADATA).read_text(encoding="utf-8")))
+
+
+def find_bundle(name: str, task: str) -> Bundle:
+    """The bundle of that name, or in that folder, if it is for the task; otherwise a ValueError that lists those."""
+    if os.sep in name or "/" in name or name in (".", ".."):
+        bundle = open_bundle(name)
+    else:
+        root = next((root for root in bundle_roots() if root.name == name), None)
+        if root is None:
+            there = ", ".join(bundle.name for bundle in bundles(task)) or "none"
+            raise ValueError(
+                f"no bundle is called {name!r}; for {task} there are: {there}. Others are found by their path, or in "
+                f"the folders that the environment variable {FOLDERS_VARIABLE} lists."
+            )
+        bundle = open_bundle(root)
+    if bundle.task != task:
+        raise ValueError(f"method must be a bundle for {task}, got {name!r}, which is for {bundle.task}.")
+    return bundle
+
+
+def bundles(task: str) -> list[Bundle]:
+    """All that are found by name, for that task."""
+    found = [Bundle(root, json.loads((root / METADATA).read_text(encoding="utf-8"))) for root in bundle_roots()]
+    return [bundle for bundle in found if bundle.task == task]
+
+
+def bundle_roots() -> Iterator[Path]:
+    """The folders of all bundles that are found by name; the first of a name hides others."""
+    seen = set()
+    for folder in bundle_folders():
+        for path in sorted(folder.glob(f"*/{METADATA.as_posix()}")):
+            root = path.parents[1].resolve()
+            if root.name not in seen:
+                seen.add(root.name)
+                yield root
+
+
+def bundle_folders() -> list[Path]:
+    """The folders that hold bundles: those of WARPZOO_BUNDLES, then that of the shipped ones."""
+    listed = [Path(name).expanduser() for name in os.environ.get(FOLDERS_VARIABLE, "").split(os.pathsep) if name]
+    package = Path(warpzoo.__file__).resolve().parent
+    if (package.parent / METADATA).is_file():  # a bundle that comes with its own copy of this package
+        return [*listed, package.parents[1]]
+    return [*listed, package.parents[1] / "bundles"]
+
+
+def training_objective(root: str | Path, network: Any, variants: Sequence[str] = ()) -> Any:
+    """What the bundle trains its network for, around this network: `objective(image)["loss"]`."""
+    return (
+        open_bundle(root)
+        .config("train", variants, network=network, network_def=network)
+        .get_parsed_content("objective")
+    )
+
+
+def _refers(found: Mapping[str, Any], changes: Mapping[str, Any], known: set[str], key: str) -> bool:
+    """Whether what is known of the changes refers to one of their own entries."""
+    if key in found or "#" in key:
+        return False
+    return any(re.search(rf"@{re.escape(key)}\b", json.dumps(changes[one])) for one in known)
+
+
+class _Packages:
+    """Finds modules in the folders of bundles: those opened, the one that the command line names, and, for a package
+    that is called as its bundle, all that are found by name."""
+
+    def __init__(self) -> None:
+        self.opened: dict[str, Path] = {}
+
+    def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> Any:
+        if path is not None or "." in name:
+            return None
+        for root in self._roots(name):
+            spec: ModuleSpec | None = PathFinder.find_spec(name, [str(root)])
+            if spec is not None:
+                return spec
+        return None
+
+    def _roots(self, name: str) -> Iterator[Path]:
+        yield from reversed(self.opened.values())
+        for argument in sys.argv[1:]:
+            for found in re.findall(r"[^'\",\[\]=]+?(?=/configs/[^/]+\.json)", argument):
+                if (Path(found.strip()) / METADATA).is_file():
+                    yield Path(found.strip()).resolve()
+        if METADATA.is_file():
+            yield Path.cwd()
+        yield from (root for root in bundle_roots() if root.name == name)
+
+
+_PACKAGES = _Packages()
+sys.meta_path.append(_PACKAGES)

@@ -1,0 +1,16 @@
+"""The command `warpzoo methods`."""
+
+from __future__ import annotations
+
+from warpzoo.bundles import bundles
+from warpzoo.registration.methods import OPTIMISED
+
+
+def methods() -> None:
+    """Lists the registration methods, with the kind of data and the dimensions they are for."""
+    for bundle in bundles("registration"):
+        kind, weights = bundle.metadata.get("data_type", "any"), bundle.weights().exists()
+        missing = "" if weights else " (no weights yet: train it first)"
+        print(f"{bundle.name:20}{f'{bundle.spatial_dims}-D':8}{kind:6}{bundle.metadata['task']}{missing}")
+    for name, task in OPTIMISED.items():
+        print(f"{name:20}{'2/3-D':8}{'any':6}no network: {task}")

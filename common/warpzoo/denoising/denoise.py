@@ -1,0 +1,149 @@
+"""The pure call: a noisy stack in, its denoised windows out, by a bundle's network or by a filter."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from warpzoo.bundles import Bundle, bundles, find_bundle
+from warpzoo.checks import chosen_device
+from warpzoo.denoising.filters import FILTERS, filter_stack
+from warpzoo.denoising.preflight import little_to_learn_from, other_intensities, preflight
+from warpzoo.denoising.stacks import Stack
+from warpzoo.denoising.training import parse_budget
+from warpzoo.errors import Finding, raise_if
+
+
+@dataclass(frozen=True)
+class Denoised:
+    """What was done.
+
+    method: a bundle's name, or a filter's.
+    findings: what is doubtful about the noisy image.
+    size: of the filter.
+    steps, seconds: of training; 0 where weights were given.
+    mean_ratio: the mean of the result over that of the noisy image.
+    interrupted: whether Ctrl-C ended the training.
+    """
+
+    method: str
+    findings: Sequence[Finding]
+    size: float | None = None
+    steps: int = 0
+    seconds: float = 0.0
+    mean_ratio: float | None = None
+    interrupted: bool = False
+
+
+def denoise_stack(
+    stack: Stack,
+    output: str | Path | np.ndarray,
+    method: str | None = None,
+    *,
+    budget: str | None = None,
+    size: float | None = None,
+    weights: str | Path | None = None,
+    save_weights: str | Path | None = None,
+    variants: Sequence[str] = (),
+    phantom: bool = False,
+    dtype: str | None = None,
+    tile: int | None = None,
+    seed: int = 0,
+    strict: bool = False,
+    device: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Denoised:
+    """Denoises a stack into a file, or into an array of the stack's axes, the slowest first.
+
+    Args are those of the command; `settings` are further ones that a bundle's configurations may have, None for not
+    given.
+    """
+    if tile is not None and tile < 1:
+        raise ValueError(f"tile must be 1 pixel or more, got {tile}.")
+    if seed < 0:
+        raise ValueError(f"seed must be 0 or more, got {seed}.")
+    if method in FILTERS:
+        if weights or save_weights or variants or phantom or budget:
+            raise ValueError(
+                f"weights, variant, phantom and budget must not be given with the filter {method}: it learns nothing."
+            )
+        findings = preflight(stack)
+        raise_if(findings, strict)
+        return Denoised(method, findings, size=filter_stack(stack, output, method, size, dtype))
+    bundle = denoiser(method)
+    if size is not None:
+        raise ValueError(f"size must only be given with a filter, got {size} with {bundle.name}, a network.")
+    if weights and (save_weights or budget):
+        raise ValueError("budget and save_weights must not be given with weights: nothing is learnt then.")
+    if budget is not None:
+        parse_budget(budget)
+    variants = [*dict.fromkeys([*_dims_variant(bundle, stack.dims), *variants])]
+    own = _own_settings(bundle, variants, settings or {})
+    common: dict[str, Any] = {"spatial_dims": stack.dims, **own}
+    if device is not None:
+        common["device"] = torch.device(chosen_device(device))
+    findings = preflight(stack)
+    raise_if(findings, strict)
+    with tempfile.TemporaryDirectory() as folder:
+        learnt = Path(weights or save_weights or f"{folder}/model.pt").expanduser().absolute()
+        run: dict[str, Any] = {"steps": 0, "seconds": 0.0, "interrupted": False}
+        if weights is not None:
+            findings = [*findings, *other_intensities(stack, learnt)]
+            raise_if(findings, strict)
+        else:
+            training = {"images": stack, "weights": str(learnt), "seed": seed}
+            workflow = bundle.workflow(
+                "train", variants, **common, **training, **({"budget": budget} if budget else {})
+            )
+            patch = workflow.parser.get_parsed_content("train#dataset").size
+            findings = [*findings, *little_to_learn_from(stack, patch)]
+            raise_if(findings, strict)
+            workflow.run()
+            run |= json.loads(learnt.with_suffix(".training.json").read_text(encoding="utf-8"))
+        inference = {"image": stack, "output": output, "weights": str(learnt), "dtype": dtype, "phantom": phantom}
+        workflow = bundle.workflow("inference", variants, **common, **inference, **({"tile": tile} if tile else {}))
+        workflow.run()
+        ratio = workflow.parser.get_parsed_content("postprocessing").mean_ratio
+    return Denoised(
+        bundle.name,
+        findings,
+        steps=run["steps"],
+        seconds=run["seconds"],
+        mean_ratio=ratio,
+        interrupted=run["interrupted"],
+    )
+
+
+def denoiser(method: str | None = None) -> Bundle:
+    """The bundle of that name or in that folder; the first one for denoising if none is named."""
+    there = bundles("denoising")
+    if method is None and there:
+        return find_bundle(there[0].name, "denoising")
+    if method is not None and ("/" in method or "\\" in method or method in [bundle.name for bundle in there]):
+        return find_bundle(method, "denoising")
+    names = ", ".join([*(bundle.name for bundle in there), *FILTERS])
+    raise ValueError(f"method must be one of {names}, or a bundle's folder such as ./my_bundle, got {method!r}.")
+
+
+def _dims_variant(bundle: Bundle, dims: int) -> list[str]:
+    """A bundle for other dimensions has a variant for these, such as 3d."""
+    return [] if dims == bundle.spatial_dims else [f"{dims}d"]
+
+
+def _own_settings(bundle: Bundle, variants: Sequence[str], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that are given, as far as the bundle has them and no variant says otherwise."""
+    given = {name: value for name, value in settings.items() if value is not None}
+    known, plain = bundle.settings("train", variants), bundle.settings("train")
+    for name, value in given.items():
+        if name not in known:
+            raise ValueError(f"{name} must not be given for {bundle.name}, which has no such setting, got {value!r}.")
+        if known[name] != plain[name]:
+            raise ValueError(f"{name} must not be given with a variant that sets it to {known[name]!r}, got {value!r}.")
+    return given

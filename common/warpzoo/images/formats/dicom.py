@@ -1,0 +1,60 @@
+"""A folder with one DICOM series: a volume of slices at equal steps, read by GDCM."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from warpzoo.files import FileError, reading
+from warpzoo.images.image import Header, from_lps
+from warpzoo.images.source import Source, colour
+
+
+def open_file(folder: Path, labels: bool = False) -> Source:
+    import itk
+
+    with reading(folder, "a folder with one DICOM series"):
+        names = itk.GDCMSeriesFileNames.New()
+        names.SetUseSeriesDetails(True)
+        names.SetDirectory(str(folder))
+        series = list(names.GetSeriesUIDs())
+        if len(series) != 1:
+            raise FileError(f"{folder} must hold one DICOM series, got {len(series) or 'no DICOM series'}.")
+        files = list(names.GetFileNames(series[0]))
+        image = itk.imread(files)
+        values = itk.array_from_image(image)
+        if values.ndim != 3:
+            raise colour(folder)
+        direction = itk.array_from_matrix(image.GetDirection())
+        affine = from_lps(direction, list(image.GetSpacing()), list(image.GetOrigin()))
+        _check_slices(folder, files)
+    header = Header(folder, values.shape[::-1], affine, values.dtype)
+    return Source(header, "XYZ", header.shape, (0, 1, 2), values)
+
+
+def _check_slices(folder: Path, files: Sequence[str]) -> None:
+    """Slices at equal steps, each position once."""
+    import itk
+
+    if len(files) < 3:
+        return
+    origins = []
+    for file in files:
+        information = itk.GDCMImageIO.New()
+        information.SetFileName(file)
+        information.ReadImageInformation()
+        origins.append([information.GetOrigin(axis) for axis in range(3)])
+    steps = np.linalg.norm(np.diff(np.array(origins), axis=0), axis=1)
+    usual = float(np.median(steps))
+    if steps.min() < 1e-3 * max(usual, 1e-3):
+        raise FileError(
+            f"{folder} holds several slices at one position, a time series or several echoes; "
+            f"put the files of one volume in a folder of their own."
+        )
+    if np.abs(steps - usual).max() > 0.1 * usual:
+        raise FileError(
+            f"{folder} has slices {steps.min():.2f} to {steps.max():.2f} mm apart, so some are missing; "
+            f"the steps must be equal."
+        )

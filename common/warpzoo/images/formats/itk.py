@@ -1,0 +1,123 @@
+"""MetaImage, NRRD and whatever else ITK reads; MetaImage and NRRD are written, uncompressed."""
+
+from __future__ import annotations
+
+import re
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from warpzoo.files import FileError, reading
+from warpzoo.images.formats.nifti import AXES, write_values
+from warpzoo.images.image import Header, flip_lps, from_lps, to_lps, unknown_name
+from warpzoo.images.source import Source, Unpacked, check_size, several
+
+KINDS = "NIfTI, MetaImage, NRRD, PNG, JPEG, TIFF, OME-Zarr or a folder with one DICOM series"
+
+
+def open_file(path: Path, labels: bool = False) -> Source:
+    import itk
+
+    with reading(path, KINDS):
+        io = itk.ImageIOFactory.CreateImageIO(str(path), itk.CommonEnums.IOFileMode_ReadMode)
+        if io is None:
+            raise FileError(f"{path} is of no kind that is read; it must be {KINDS}.")
+        io.SetFileName(str(path))
+        io.ReadImageInformation()
+        dims, components = io.GetNumberOfDimensions(), io.GetNumberOfComponents()
+        if dims < 2:
+            raise FileError(f"{path} must have two or three axes, got {dims}.")
+        shape = tuple(io.GetDimensions(axis) for axis in range(dims))
+        while len(shape) > 3 and shape[-1] == 1:
+            shape = shape[:-1]
+        if components > 1:
+            raise several(path, (*shape, components))
+        stored = _component(io.GetComponentTypeAsString(io.GetComponentType()), io.GetComponentSize())
+        _check_header(path, shape, np.dtype(stored))
+        direction = np.array([[*io.GetDirection(axis)] for axis in range(dims)]).T
+        affine = from_lps(direction, *([get(axis) for axis in range(dims)] for get in (io.GetSpacing, io.GetOrigin)))
+    kept = [*range(min(3, dims)), dims]
+    header = Header(path, shape[:3], affine[np.ix_(kept, kept)], np.dtype(stored))
+    stored_values = Unpacked(path, partial(_unpack, shape=shape[::-1], stored=stored))
+    return Source(header, AXES[: len(shape)], shape, tuple(range(len(header.shape))), stored_values)
+
+
+def _unpack(path: Path, shape: tuple[int, ...], stored: str) -> np.ndarray:
+    import itk
+
+    with reading(path, KINDS):
+        # ITK's Python has no images of some types: they are read as a wider one
+        wider = {"int8": itk.SS, "int64": itk.D, "uint64": itk.D}.get(stored)
+        image = itk.imread(str(path), wider) if wider else itk.imread(str(path))
+        return itk.array_from_image(image).reshape(shape)
+
+
+def _check_header(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    """That a MetaImage or NRRD in one file, uncompressed, is as long as its header says."""
+    with open(path, "rb") as file:
+        text = file.read(4096)
+    here, elsewhere = rb"^(ElementDataFile *= *LOCAL|encoding: *raw)", rb"^(CompressedData *= *T|data ?file:)"
+    if re.search(here, text, re.M) and not re.search(elsewhere, text, re.M):
+        check_size(path, shape, dtype)
+
+
+def write(file: Any, path: Path, values: np.ndarray, like: Header) -> None:
+    headers = {".mha": _mha_header, ".nrrd": _nrrd_header}
+    if path.suffix.lower() not in headers:
+        raise unknown_name(path)
+    file.write(headers[path.suffix.lower()](values, like.affine).encode("ascii"))
+    write_values(values, file)
+
+
+def _mha_header(values: np.ndarray, affine: np.ndarray) -> str:
+    direction, spacing, origin = to_lps(affine)
+    lines = {
+        "ObjectType": "Image",
+        "NDims": values.ndim,
+        "BinaryData": True,
+        "BinaryDataByteOrderMSB": sys.byteorder == "big",
+        "CompressedData": False,
+        "TransformMatrix": _numbers(direction.T.ravel()),
+        "Offset": _numbers(origin),
+        "ElementSpacing": _numbers(spacing),
+        "DimSize": " ".join(map(str, values.shape)),
+        "ElementType": _met_type(values.dtype),
+        "ElementDataFile": "LOCAL",
+    }
+    return "".join(f"{key} = {value}\n" for key, value in lines.items())
+
+
+def _nrrd_header(values: np.ndarray, affine: np.ndarray) -> str:
+    dims, lps = values.ndim, flip_lps(values.ndim) @ affine
+    lines = {
+        "type": {"float32": "float", "float64": "double"}.get(values.dtype.name, values.dtype.name),
+        "dimension": dims,
+        **({"space": "left-posterior-superior"} if dims == 3 else {"space dimension": dims}),
+        "sizes": " ".join(map(str, values.shape)),
+        "space directions": " ".join(f"({_numbers(column, ',')})" for column in lps[:dims, :dims].T),
+        "kinds": " ".join(["domain"] * dims),
+        "endian": sys.byteorder,
+        "encoding": "raw",
+        "space origin": f"({_numbers(lps[:dims, dims], ',')})",
+    }
+    return "NRRD0004\n" + "".join(f"{key}: {value}\n" for key, value in lines.items()) + "\n"
+
+
+def _numbers(values: np.ndarray, between: str = " ") -> str:
+    return between.join(map(repr, values.tolist()))
+
+
+def _component(name: str, size: int) -> str:
+    """numpy's name of ITK's type: `unsigned_char` of 1 byte → uint8."""
+    kind = "float" if name in ("float", "double") else "uint" if name.startswith("unsigned") else "int"
+    return f"{kind}{8 * size}"
+
+
+def _met_type(dtype: np.dtype) -> str:
+    if dtype.kind == "f":
+        return {4: "MET_FLOAT", 8: "MET_DOUBLE"}[dtype.itemsize]
+    widths = {1: "CHAR", 2: "SHORT", 4: "INT", 8: "LONG_LONG"}
+    return f"MET_{'U' * (dtype.kind == 'u')}{widths[dtype.itemsize]}"

@@ -1,0 +1,116 @@
+"""NIfTI-1 and NIfTI-2, compressed or not: volumes and series, placed in the world as ITK, ANTs and Slicer do it."""
+
+from __future__ import annotations
+
+import gzip
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from warpzoo.files import FileError, reading
+from warpzoo.images.image import Header, flatten_affine
+from warpzoo.images.source import DEFLATE_RATIO, OnDisk, Source, Stored, Unpacked, check_size, colour
+
+GZIP_LEVEL = 1
+AXES = "XYZTCQR"
+"""Letters of the seven axes that a NIfTI can have; the format names the first four."""
+
+
+def open_file(path: Path, labels: bool = False) -> Source:
+    import nibabel
+
+    with reading(path, "NIfTI"):
+        nifti: Any = nibabel.load(path)
+        header = nifti.header
+        shape = tuple(int(side) for side in nifti.shape)
+        stored_dtype = header.get_data_dtype()
+        if stored_dtype.fields is not None:
+            raise colour(path)
+        while len(shape) > 3 and shape[-1] == 1:
+            shape = shape[:-1]
+        if len(shape) < 2:
+            raise FileError(f"{path} must have two or three axes, got {len(shape)}.")
+        packed = path.name.lower().endswith(".gz")
+        proxy = nifti.dataobj
+        scaled = (proxy.slope, proxy.inter) != (1.0, 0.0)
+        check_size(path, shape, stored_dtype, proxy.offset, DEFLATE_RATIO if packed else 1)
+        affine, warnings = nifti_affine(path, header)
+        if not np.isfinite(affine).all() or abs(np.linalg.det(affine)) < 1e-12:
+            raise FileError(
+                f"{path} has a header whose matrix from voxels to millimetres cannot be inverted; "
+                f"repair its qform or sform."
+            )
+    stored: Stored = OnDisk(path, stored_dtype, proxy.offset, shape[::-1])
+    if packed or scaled:
+        stored = Unpacked(path, partial(_unpack, shape=shape, scaled=scaled))
+    if len(shape) == 2:
+        affine = flatten_affine(affine, axis=2)[0]
+    dtype = np.dtype(np.float32) if scaled else stored_dtype.newbyteorder("=")
+    spatial = tuple(range(min(3, len(shape))))
+    described = Header(path, shape[:3], affine, dtype, warnings=warnings, nifti=header)
+    return Source(described, AXES[: len(shape)], shape, spatial, stored)
+
+
+def _unpack(path: Path, shape: tuple[int, ...], scaled: bool) -> np.ndarray:
+    import nibabel
+
+    with reading(path, "NIfTI"):
+        nifti: Any = nibabel.load(path)
+        values = nifti.get_fdata(dtype=np.float32, caching="unchanged") if scaled else np.asanyarray(nifti.dataobj)
+    return values.reshape(shape, order="F").T
+
+
+def nifti_affine(path: Path, header: Any) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Voxels → RAS as ITK, ANTs and Slicer understand the header, so that transforms fit what they see."""
+    qform, q_code = header.get_qform(coded=True)
+    sform, s_code = header.get_sform(coded=True)
+    if not q_code and not s_code:
+        zooms = [*header.get_zooms()[:3], 1.0]
+        warning = (
+            f"{path} says nothing of its orientation (qform and sform codes are 0): voxels are laid along x, y and z."
+        )
+        return np.diag([-zooms[0], -zooms[1], zooms[2], 1.0]).astype(np.float64), (warning,)
+    if q_code and s_code and not np.allclose(qform, sform, atol=1e-2):
+        used = "sform" if s_code == 1 else "qform"
+        warning = f"{path} has a qform and an sform that differ: the {used} is used, as ITK does."
+        return (sform if s_code == 1 else qform).astype(np.float64), (warning,)
+    return (sform if s_code else qform).astype(np.float64), ()
+
+
+def write(file: Any, path: Path, values: np.ndarray, like: Header) -> None:
+    import nibabel
+
+    if like.nifti is not None:
+        kind = nibabel.Nifti2Image if like.nifti["sizeof_hdr"] == 540 else nibabel.Nifti1Image
+        header = like.nifti.copy()
+        header["cal_min"] = header["cal_max"] = 0  # the window to show the other image's values in
+        image = kind(values, None, header, dtype=values.dtype)
+    else:
+        affine = np.eye(4)
+        dims = values.ndim
+        affine[:dims, :dims], affine[:dims, 3] = like.affine[:dims, :dims], like.affine[:dims, dims]
+        image = nibabel.Nifti1Image(values, affine, dtype=values.dtype)
+        image.set_sform(affine, 1)
+        image.set_qform(affine, 1)
+        image.header.set_xyzt_units("unknown" if like.pixels else "mm")
+    image.header.set_data_dtype(values.dtype)
+    image.header.set_slope_inter(1, 0)
+    if path.name.lower().endswith(".gz"):
+        with gzip.GzipFile("", "wb", GZIP_LEVEL, file, mtime=0) as packed:
+            _stream(image, values, packed)
+    else:
+        _stream(image, values, file)
+
+
+def _stream(image: Any, values: np.ndarray, file: Any) -> None:
+    image.update_header()
+    image.header.write_to(file)
+    write_values(values.astype(image.header.get_data_dtype(), copy=False), file)
+
+
+def write_values(values: np.ndarray, file: Any) -> None:
+    """First axis fastest, slab by slab."""
+    for slab in values.T:
+        file.write(np.ascontiguousarray(slab).data)

@@ -1,0 +1,77 @@
+"""OME-Zarr (NGFF 0.1 to 0.5): the full resolution of the first image, in pixels, read and written part by part."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from warpzoo.files import FileError, reading
+from warpzoo.images.formats import SUFFIXES
+from warpzoo.images.source import Source, in_pixels
+
+
+def open_file(path: Path, labels: bool = False) -> Source:
+    zarr = _zarr()
+    with reading(path, "OME-Zarr"):
+        group = zarr.open_group(path, mode="r")
+        described = group.attrs.get("ome", group.attrs)["multiscales"][0]  # version 0.5 has a key of its own for it
+        array = group[described["datasets"][0]["path"]]
+        axes = "".join(map(_letter, described["axes"]))
+        return in_pixels(path, axes, array.shape, array.dtype, array, dict(group.attrs))
+
+
+def _letter(axis: str | dict[str, str]) -> str:
+    """Of an axis; before version 0.4 an axis was its name, and a type is not obligatory."""
+    described = {"name": axis} if isinstance(axis, str) else axis
+    return {"time": "T", "channel": "C"}.get(described.get("type", ""), described["name"].upper())
+
+
+@contextmanager
+def created(source: Source, path: Path, dtype: np.dtype) -> Iterator[Any]:
+    """Zeros like the source, to be written part by part; the folder is at `path` when the block ends well.
+
+    Of full resolution alone: coarser levels would have to be made anew from the result.
+    """
+    if not path.name.lower().endswith(SUFFIXES["ome_zarr"]):
+        raise FileError(
+            f"{path} is no OME-Zarr, as {source.header.path} is; the result must have its input's format: .zarr."
+        )
+    if path.exists():
+        raise FileError(f"{path} is there already; remove it or choose another name.")
+    stored: Any = source.stored
+    attributes = json.loads(json.dumps(source.details))
+    described = attributes.get("ome", attributes)["multiscales"]
+    del described[1:], described[0]["datasets"][1:]
+    version = stored.metadata.zarr_format
+    temporary = path.with_name(f".{secrets.token_hex(4)}-{path.name}")
+    try:
+        group = _zarr().create_group(temporary, zarr_format=version, attributes=attributes)
+        yield group.create_array(
+            described[0]["datasets"][0]["path"],
+            shape=stored.shape,
+            dtype=dtype,
+            chunks=stored.chunks,
+            shards=stored.shards,
+            compressors=stored.compressors,
+            chunk_key_encoding={"name": "v2", "separator": "/"} if version == 2 else None,
+            dimension_names=stored.metadata.dimension_names if version == 3 else None,
+        )
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _zarr() -> Any:
+    try:
+        return import_module("zarr")
+    except ImportError:
+        raise FileError("OME-Zarr is read by the package zarr, which is not installed: pip install zarr.") from None

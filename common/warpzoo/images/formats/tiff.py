@@ -1,0 +1,146 @@
+"""TIFF, OME-TIFF and ImageJ TIFF: the first series, with the axes it names, in pixels.
+
+Uncompressed files in one piece are read and written part by part; axes, pixel size and metadata are kept.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from xml.dom import minidom
+
+import numpy as np
+
+from warpzoo.files import FileError, reading, whole_file
+from warpzoo.images.formats import SUFFIXES
+from warpzoo.images.image import Header
+from warpzoo.images.source import OnDisk, Source, Stored, Unpacked, check_size, in_pixels
+
+IN_MEMORY = 2**28
+"""Bytes of a compressed file above which it is unpacked into a temporary file."""
+
+
+def open_file(path: Path, labels: bool = False) -> Source:
+    import tifffile
+
+    with reading(path, "TIFF"), tifffile.TiffFile(path) as file:
+        if file.is_ome:
+            _refuse_entities(path, file.ome_metadata)
+        series = file.series[0]
+        _check_pages(path, file)
+        page, dtype, offset = series.keyframe, series.dtype, series.dataoffset
+        if page.compression == tifffile.COMPRESSION.NONE and all(page.databytecounts):
+            check_size(path, series.shape, dtype, offset or 0)
+        if offset is not None:
+            stored: Stored = OnDisk(path, dtype.newbyteorder(file.byteorder), offset, series.shape)
+        else:  # compressed, or in pieces
+            stored = Unpacked(path, _unpack)
+        return in_pixels(path, series.axes, series.shape, dtype, stored, _details(file, series))
+
+
+def _check_pages(path: Path, file: Any) -> None:
+    """That no page is missing at the end: tifffile reads the pages before it without a word."""
+    handle, tiff = file.filehandle, file.tiff
+    handle.seek(file.pages[-1].offset)
+    (tags,) = struct.unpack(tiff.tagnoformat, handle.read(tiff.tagnosize))
+    handle.seek(tags * tiff.tagsize, 1)
+    (following,) = struct.unpack(tiff.offsetformat, handle.read(tiff.offsetsize))
+    if following > handle.size:
+        raise FileError(f"{path} is incomplete: it ends after page {len(file.pages)}; copy or export it again.")
+
+
+def _unpack(path: Path) -> np.ndarray:
+    import tifffile
+
+    with reading(path, "TIFF"), tifffile.TiffFile(path) as file:
+        series = file.series[0]
+        return series.asarray(out="memmap" if series.nbytes > IN_MEMORY else None)
+
+
+def _details(file: Any, series: Any) -> dict[str, Any]:
+    """The arguments with which `tifffile.imwrite` writes the same axes, pixel size and metadata."""
+    page = series.keyframe
+    tags = page.tags
+    colours = series.sizes.get("sample", 1)
+    inverted = page.photometric is not None and page.photometric.name == "MINISWHITE"
+    photometric = "rgb" if colours in (3, 4) else "miniswhite" if inverted else "minisblack"
+    details: dict[str, Any] = {"shape": series.shape, "photometric": photometric}
+    if colours == 2:
+        details["planarconfig"] = "contig"
+    if series.axes.endswith("SYX"):
+        details["planarconfig"] = "separate"
+    if "XResolution" in tags and "YResolution" in tags:
+        details["resolution"] = tuple(
+            value[0] / (value[1] or 1) for value in (tags["XResolution"].value, tags["YResolution"].value)
+        )
+        if "ResolutionUnit" in tags:
+            details["resolutionunit"] = int(tags["ResolutionUnit"].value)
+    if file.is_ome:
+        details["description"] = file.ome_metadata
+    elif file.is_imagej:
+        details |= {"imagej": True, "metadata": {**file.imagej_metadata, "axes": series.axes}}
+    else:
+        details["metadata"] = {"axes": series.axes}
+        if not file.is_shaped and page.description:
+            details |= {"description": page.description, "metadata": None}
+    return details
+
+
+def write(file: Any, path: Path, values: np.ndarray, like: Header) -> None:
+    import tifffile
+
+    axes = "ZYX"[-values.ndim :]
+    tifffile.imwrite(file, np.ascontiguousarray(values.T), photometric="minisblack", metadata={"axes": axes})
+
+
+@contextmanager
+def created(source: Source, path: Path, dtype: np.dtype) -> Iterator[OnDisk]:
+    """An empty file like the source, to be written part by part; it is at `path` when the block ends well."""
+    import tifffile
+
+    if not path.name.lower().endswith(SUFFIXES["tiff"]):
+        raise FileError(
+            f"{path} is no TIFF, as {source.header.path} is; the result must have its input's format: .tif."
+        )
+    details = dict(source.details)
+    if "description" in details and details["description"].lstrip().startswith("<?xml"):
+        description = _ome_description(source.header.path, details["description"], dtype)
+        details |= {"description": description, "metadata": None}
+    elif details.get("imagej") and dtype.kind not in "f" and dtype.itemsize > 2:
+        raise FileError(f"{source.header.path} is an ImageJ TIFF, which holds no {dtype} values; choose float32.")
+    with whole_file(path) as unfinished:
+        tifffile.imwrite(unfinished, None, dtype=dtype, byteorder=">" if details.get("imagej") else None, **details)
+        with tifffile.TiffFile(unfinished) as file:
+            offset, order = file.series[0].dataoffset, file.byteorder
+        assert offset is not None  # written in one piece
+        yield OnDisk(unfinished, dtype.newbyteorder(order), offset, source.shape[::-1])
+
+
+def _ome_description(path: Path, description: str, dtype: np.dtype) -> bytes:
+    """The same OME-XML for a file of its own that holds the values of the first image as another type."""
+    _refuse_entities(path, description)
+    document: Any = minidom.parseString(description)
+    first, *others = document.getElementsByTagNameNS("*", "Image")
+    for other in others:
+        other.parentNode.removeChild(other)
+    if document.documentElement.hasAttribute("UUID"):
+        document.documentElement.removeAttribute("UUID")
+    pixels = first.getElementsByTagNameNS("*", "Pixels")[0]
+    pixels.setAttribute("Type", {"float32": "float", "float64": "double"}.get(dtype.name, dtype.name))
+    if pixels.hasAttribute("SignificantBits"):
+        pixels.removeAttribute("SignificantBits")
+    for data in pixels.getElementsByTagNameNS("*", "TiffData"):
+        pixels.removeChild(data)
+    channels = pixels.getElementsByTagNameNS("*", "Channel")
+    data = document.createElement(pixels.tagName.replace("Pixels", "TiffData"))
+    pixels.insertBefore(data, channels[-1].nextSibling if channels else pixels.firstChild)
+    return document.toxml(encoding="UTF-8")
+
+
+def _refuse_entities(path: Path, description: Any) -> None:
+    """OME-XML needs no document type; entities declared in one can unpack to more than fits into memory."""
+    if "<!DOCTYPE" in description or "<!ENTITY" in description:
+        raise FileError(f"{path} declares a document type or entities in its OME-XML, which are not read: remove them.")

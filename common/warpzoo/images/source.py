@@ -1,0 +1,200 @@
+"""Image files open for reading, whole or a part at a time, so that memory need not grow with the file.
+
+Convention: a source's axes are told by letters, x first: "XY", "XYZ", "XYZT", "XYCZT"; S are the samples of a colour.
+In the files x is the fastest axis: `stored` has the same axes the other way round, and `Source` turns them.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from warpzoo.files import FileError
+from warpzoo.images.image import Header, by, flip_lps, write_image
+
+Index = tuple[int | slice, ...]
+
+KEPT_BYTES = 2**31
+"""Of files that were unpacked as a whole, what is kept in memory to read more of them from."""
+DEFLATE_RATIO = 1032
+"""No file compressed by deflate unpacks to more than this many times its size."""
+
+
+class Stored(Protocol):
+    """The values of a file by an index of all its axes, the slowest first."""
+
+    def __getitem__(self, index: Any) -> np.ndarray: ...
+
+
+class OnDisk:
+    """The values of an uncompressed file, mapped anew for every part: a mapping that lives on keeps what it read."""
+
+    def __init__(self, path: Path, dtype: np.dtype, offset: int, shape: tuple[int, ...]) -> None:
+        self.path, self.dtype, self.offset, self.shape = path, dtype, offset, shape
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        return np.asarray(np.memmap(self.path, self.dtype, "r", self.offset, self.shape)[index])
+
+    def __setitem__(self, index: Any, values: np.ndarray) -> None:
+        mapped = np.memmap(self.path, self.dtype, "r+", self.offset, self.shape)
+        mapped[index] = values
+        mapped.flush()
+
+
+_kept: OrderedDict[tuple[Path, int], np.ndarray] = OrderedDict()
+
+
+class Unpacked:
+    """The values of a file that can only be read as a whole: unpacked by `unpack(path)` when they are needed.
+
+    The files used last are kept unpacked, up to KEPT_BYTES of them; what is read at once (`[...]`) is not.
+    """
+
+    def __init__(self, path: Path, unpack: Callable[[Path], np.ndarray]) -> None:
+        self.path, self.unpack, self.changed = path, unpack, path.stat().st_mtime_ns
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        if index is Ellipsis:
+            return self.unpack(self.path)
+        key = (self.path, self.changed)
+        if key not in _kept:
+            _kept[key] = self.unpack(self.path)
+            while len(_kept) > 1 and sum(values.nbytes for values in _kept.values()) > KEPT_BYTES:
+                _kept.popitem(last=False)
+        _kept.move_to_end(key)
+        return _kept[key][index]
+
+
+@dataclass(frozen=True)
+class Source:
+    """An image file: all its axes, and its values where they are indexed.
+
+    Attributes:
+        header: of one image of it.
+        axes: a capital letter for each axis, x first.
+        shape: of all axes, x first.
+        spatial: which axes are x, y[, z], in this order.
+        stored: the values as they lie in the file.
+        details: for formats that are written part by part, what they need beside the header to write another like it.
+    """
+
+    header: Header
+    axes: str
+    shape: tuple[int, ...]
+    spatial: tuple[int, ...]
+    stored: Stored
+    details: Any = None
+
+    def read(self, index: Index) -> np.ndarray:
+        """The part at an index of all axes, x first; a whole number takes its axis away."""
+        return np.asarray(self.stored[index[::-1]]).T
+
+    def frame(self, time: int | None = None, channel: int | None = None) -> np.ndarray:
+        """One image, (x, y[, z]). `time` and `channel` count from 0, and must be given where there are several."""
+        for name, letters, place in (("time", "T", time), ("channel", "CS", channel)):
+            count = max(size if axis in letters else 1 for axis, size in zip(self.axes, self.shape, strict=True))
+            if place is not None and not 0 <= place < count:
+                raise FileError(f"{self.header.path}: {name} must be in [0, {count - 1}], got {place}.")
+        chosen = {"T": time, "C": channel, "S": channel}
+        index: list[int | slice] = []
+        for number, (axis, size) in enumerate(zip(self.axes, self.shape, strict=True)):
+            if number in self.spatial or (axis == "S" and size > 1 and channel is None):
+                index.append(slice(None))
+            elif size > 1 and chosen.get(axis) is None:
+                raise several(self.header.path, self.shape)
+            else:
+                index.append(chosen.get(axis) or 0)
+        kept = [number for number, one in enumerate(index) if isinstance(one, slice)]
+        if any(number not in kept and size > 1 for number, size in enumerate(self.shape)):
+            values = self.read(tuple(index))
+        else:
+            values = np.asarray(self.stored[...]).T[tuple(index)]
+        if len(kept) > len(self.spatial):
+            samples = next(place for place, number in enumerate(kept) if number not in self.spatial)
+            if (values != values.take([0], samples)).any():
+                raise colour(self.header.path)
+            values = values.take(0, samples)
+            del kept[samples]
+        return values.transpose([kept.index(number) for number in self.spatial])
+
+
+def in_pixels(path: Path, axes: str, shape: Sequence[int], dtype: np.dtype, stored: Stored, details: Any) -> Source:
+    """A source without a place in the world; `axes` and `shape` are those of the file, the slowest first.
+
+    An axis that is neither time, channel nor sample and has more than one place is the third of space.
+    """
+    axes, shape = axes[::-1], tuple(shape)[::-1]
+    spatial = [number for letter in "XY" if (number := axes.find(letter)) >= 0]
+    if len(spatial) < 2:
+        raise FileError(f"{path} must have rows (Y) and columns (X), got the axes {axes[::-1]} of {by(shape[::-1])}.")
+    stacked = [number for number, axis in enumerate(axes) if axis not in "XYTCS" and shape[number] > 1]
+    if len(stacked) == 1:
+        spatial += stacked
+    sides = tuple(shape[number] for number in spatial)
+    header = Header(path, sides, flip_lps(len(sides)), dtype.newbyteorder("="), pixels=True)
+    return Source(header, axes, shape, tuple(spatial), stored, details)
+
+
+@contextmanager
+def create_like(source: Source, path: Path, dtype: np.dtype) -> Iterator[Any]:
+    """Zeros to be overwritten by an index of the file's axes, the slowest first, with the source's axes and metadata.
+
+    The file is at `path` when the block ends well. TIFF and OME-Zarr are written on disk part by part; values of other
+    formats wait in memory, as float32, until then.
+    """
+    from warpzoo.images.formats import format_of
+
+    if source.details is not None:
+        with format_of(source.header.path).created(source, path, dtype) as stored:
+            yield stored
+        return
+    if len(source.shape) > len(source.spatial):
+        raise several(source.header.path, source.shape)
+    memory = np.zeros(source.shape[::-1], np.float32)
+    yield memory
+    write_image(path, torch.from_numpy(np.ascontiguousarray(memory.T))[None], source.header, dtype)
+
+
+class _DiscardedError(Exception):
+    """Ends the writing of a file that is only tried."""
+
+
+def check_output(source: Source, path: Path, dtype: np.dtype) -> None:
+    """Finds out what `create_like` cannot write: writes an empty file and discards it."""
+    if source.details is not None:
+        with suppress(_DiscardedError), create_like(source, path, dtype):
+            raise _DiscardedError
+    else:
+        with TemporaryDirectory() as folder, create_like(source, Path(folder) / path.name, dtype):
+            pass
+
+
+def several(path: Path, shape: Sequence[int]) -> FileError:
+    """A file of several images where one is needed."""
+    return FileError(
+        f"{path} is a series or has several channels ({by(shape)}); it must be one volume or "
+        f"image: save the frame or channel that you need as a file of its own."
+    )
+
+
+def colour(path: Path) -> FileError:
+    """A picture of colours where one value per pixel is needed."""
+    return FileError(f"{path} is a colour image; it must be greyscale: save it, or one of its channels, as grey.")
+
+
+def check_size(path: Path, shape: Sequence[int], dtype: np.dtype, offset: int = 0, ratio: int = 1) -> None:
+    """That the file can hold what its header declares, before memory is taken for it; `ratio` is the compression's."""
+    declared, size = int(np.prod(shape, dtype=object)) * dtype.itemsize + offset, path.stat().st_size
+    if declared > ratio * size:
+        raise FileError(
+            f"{path} is incomplete or has a wrong header: it declares {by(shape)} {dtype.name} values ({declared} "
+            f"bytes), the file has {size} bytes: copy or export it again."
+        )

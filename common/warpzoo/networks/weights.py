@@ -1,0 +1,67 @@
+"""Weights of networks: initialisation, the tag of an architecture, files that must fit it, folding for prediction."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils import fuse_conv_bn_eval
+
+
+def zero_initialised(layer: Any) -> Any:
+    """The layer with zero weights and bias; as a network's last layer: an untrained network predicts the identity."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def tag_architecture(network: nn.Module, *choices: str) -> None:
+    """Registers an empty buffer named after choices that are not visible in a network's weights otherwise, so that
+    weights load only into a network of the same choices."""
+    network.register_buffer("_".join(["made_with", *choices]), torch.empty(0))
+
+
+def load_weights(path: str | Path, network: nn.Module) -> None:
+    """Loads a plain state dict, without running any code; a missing or damaged file, or one of another network, is a
+    ValueError that names it."""
+    if not Path(path).is_file():
+        state = "is a folder" if Path(path).is_dir() else "does not exist"
+        raise ValueError(f"{path} {state}: the network has no weights. Train some, or give the file by `weights`.")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"{path} cannot be read as weights ({type(error).__name__}); it may be damaged.") from error
+    state = state.get("network", state) if isinstance(state, dict) else {}
+    own = network.state_dict()
+    differing = sorted(
+        name
+        for name in own.keys() | state.keys()
+        if getattr(own.get(name), "shape", 0) != getattr(state.get(name), "shape", 1)
+    )
+    if differing:
+        telling = min(differing, key=lambda name: (name not in state, "made_with" not in name))
+        raise ValueError(
+            f"{path} holds the weights of another network: {len(differing)} parameters are missing, extra or of "
+            f"another shape, such as {telling}. Use the configuration (variant) it was trained with."
+        )
+    network.load_state_dict(state)
+
+
+def fold_norms(network: nn.Module) -> nn.Module:
+    """The same network for prediction only, in place: each batch norm is merged into the convolution before it.
+
+    That takes less time, and memory for the largest features only once.
+    """
+    network.eval()
+    for layers in network.modules():
+        if isinstance(layers, nn.Sequential):
+            for index, (layer, following) in enumerate(pairwise(list(layers))):
+                if isinstance(layer, _ConvNd) and isinstance(following, _BatchNorm):
+                    layers[index] = fuse_conv_bn_eval(layer, following, layer.transposed)
+                    layers[index + 1] = nn.Identity()
+    return network

@@ -1,0 +1,114 @@
+"""Registration inside MONAI's engines: what the bundles' `inference.json` is made of.
+
+The dataset reads pairs of files, the inferer calls `register_pair`, the postprocessing writes its result. The batch
+carries the images themselves, one pair at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai.data import DataLoader
+from monai.engines import SupervisedEvaluator
+from monai.inferers import Inferer
+from monai.transforms import Transform
+from torch.utils.data import Dataset
+
+from warpzoo.checks import check_truth
+from warpzoo.registration.budget import Budget
+from warpzoo.registration.listing import read_pair
+from warpzoo.registration.network import NetworkMethod
+from warpzoo.registration.optimisation import Refinement
+from warpzoo.registration.pair import Method, Registration, register_pair
+from warpzoo.registration.results import summary, write_results
+
+
+class FilePairs(Dataset):
+    """Pairs of files, read, as {"files", "fixed", "moving", "companions"}; `data` is what `list_pairs` gives."""
+
+    def __init__(self, data: Sequence[Mapping[str, Any]]) -> None:
+        self.data = list(data)
+
+    def __len__(self) -> int:
+        if not self.data:
+            raise ValueError("fixed and moving, or pairs, must be given; there is nothing to register.")
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        files = self.data[index]
+        fixed, moving, companions = read_pair(files)
+        return {"files": files, "fixed": fixed, "moving": moving, "companions": companions}
+
+
+class RegistrationInferer(Inferer):
+    """A pair of `FilePairs` → a `Registration`, by a bundle's network and refinement.
+
+    Args:
+        method: the bundle's.
+        refine: iterations, or seconds such as "10s", of optimisation on the pair at hand from the network's answer.
+        similarity: what refinement maximises; see `warpzoo.registration.similarities`.
+        strict: whether the preflight's warnings are errors.
+    """
+
+    def __init__(
+        self, method: NetworkMethod, refine: str | float = 0, similarity: str | None = None, strict: bool = False
+    ) -> None:
+        super().__init__()
+        self.method = method
+        self.methods: list[Method] = [method]
+        if budget := Budget.read("refine", refine):
+            self.methods.append(Refinement(budget, similarity, str(method.device)))
+        self.strict = check_truth("strict", strict)
+
+    def __call__(self, inputs: Any, network: Any, *args: object, **kwargs: object) -> Registration:
+        return register_pair(
+            inputs["fixed"], inputs["moving"], self.methods, companions=inputs["companions"], strict=self.strict
+        )
+
+
+class WriteRegistration(Transform):
+    """Postprocessing: writes a registration into `output_dir`, or with a list of pairs into a folder below it by the
+    pair's id, and says so in one line.
+
+    `settings` are kept in metrics.json beside the numbers.
+    """
+
+    def __init__(self, output_dir: str | Path, report: bool = True, settings: Mapping[str, Any] | None = None) -> None:
+        self.output_dir = Path(output_dir)
+        self.report = check_truth("report", report)
+        self.settings = dict(settings or {})
+
+    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
+        registration, files = data["pred"], data["image"]["files"]
+        folder = write_results(self.output_dir / files["id"], registration, files, self.settings, self.report)
+        for finding in registration.findings:
+            print(f"warning: {finding}")
+        print(f"{folder}: {summary({**registration.metrics, 'interrupted': registration.interrupted})}")
+        return {}
+
+
+class RegistrationEvaluator(SupervisedEvaluator):
+    """MONAI's evaluator over pairs of files, one at a time; `num_workers` processes read pairs ahead."""
+
+    def __init__(
+        self, dataset: FilePairs, inferer: RegistrationInferer, postprocessing: Transform, num_workers: int = 0
+    ) -> None:
+        super().__init__(
+            device=inferer.method.device,
+            val_data_loader=DataLoader(dataset, batch_size=1, collate_fn=_only, num_workers=num_workers),
+            network=inferer.method.network,
+            inferer=inferer,
+            prepare_batch=_as_it_is,
+            postprocessing=postprocessing,
+            decollate=False,
+        )
+
+
+def _only(batch: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return batch[0]
+
+
+def _as_it_is(batch: dict[str, Any], *_: object, **__: object) -> tuple[dict[str, Any], None]:
+    return batch, None

@@ -1,0 +1,133 @@
+"""A method that is a network: one pass gives a transform, of the kind that the network predicts.
+
+A network of a bundle takes moving and fixed as channels and returns [warped | displacement]. One that also has
+`transform(image, grid)` says what the displacement is made of: a matrix, B-spline coefficients, a velocity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from warpzoo.bundles import Bundle, open_bundle, training_objective
+from warpzoo.geometry.composition import composed
+from warpzoo.geometry.grid import Grid
+from warpzoo.geometry.transforms import DisplacementField, Transform
+from warpzoo.images.image import Image
+from warpzoo.images.orientation import working_grid
+from warpzoo.networks import fold_norms, load_weights
+from warpzoo.registration.budget import Budget
+from warpzoo.registration.descent import Descent, Interrupted
+from warpzoo.registration.pair import on_working_grid
+
+ADAPTATION_RATE = 1e-4
+
+
+class PredictsTransform(Protocol):
+    """A network that says what its displacement is made of; (1, 2, *grid) of moving and fixed."""
+
+    def transform(self, image: Tensor, grid: Grid) -> Transform: ...
+
+
+class NetworkMethod:
+    """One pass of a bundle's network, before which, if `adapt` says how long, it is trained on the pair at hand.
+
+    Args:
+        network: the bundle's.
+        bundle: its folder.
+        weights: file of its weights; loaded at the first pair.
+        device: where it runs.
+        spatial_dims: what it takes; as the metadata say if not given.
+        spacing: of the grid that it works on, in the world's unit; None for the fixed image's own. Its axes are the
+            fixed image's, in the order and direction of RAS.
+        adapt: iterations, or seconds such as "10s", of training by the bundle's own objective on each pair, always from
+            the weights in the file.
+        variants: of the bundle, for its objective.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        bundle: str | Path,
+        weights: str | Path,
+        device: torch.device | str = "cpu",
+        spatial_dims: int | None = None,
+        spacing: float | Sequence[float] | None = None,
+        adapt: str | float = 0,
+        variants: Sequence[str] = (),
+    ) -> None:
+        self.network = network
+        self.bundle: Bundle = open_bundle(bundle)
+        self.weights = Path(weights)
+        self.device = torch.device(device)
+        self.spatial_dims = self.bundle.spatial_dims if spatial_dims is None else spatial_dims
+        self.spacing = spacing
+        self.adapt = Budget.read("adapt", adapt)
+        self.variants = tuple(variants)
+        self.loaded = False
+
+    @property
+    def name(self) -> str:
+        return self.bundle.name
+
+    @property
+    def expectations(self) -> Mapping[str, Any]:
+        """What the shipped weights were trained on; of others it is not known."""
+        shipped = self.weights.resolve() == self.bundle.weights().resolve()
+        known = self.bundle.metadata.get("training_data", {}) if shipped else {}
+        return {"spatial_dims": self.spatial_dims, **known}
+
+    def __call__(self, fixed: Image, moving: Image, start: Transform | None) -> Transform:
+        grid = working_grid(fixed)
+        if self.spacing is not None:
+            grid = grid.with_spacing(self.spacing)
+        image = on_working_grid(fixed, moving, start, grid).to(self.device)
+        network, interrupted = self._ready(), False
+        if self.adapt:
+            network, interrupted = adapted(network, self._objective, image, self.adapt)
+        found = composed(predict(network, image, grid), start)
+        if interrupted:
+            raise Interrupted(found)
+        return found
+
+    def _ready(self) -> nn.Module:
+        if not self.loaded:
+            load_weights(self.weights, self.network)
+            fold_norms(self.network).to(self.device)
+            self.loaded = True
+        return self.network
+
+    def _objective(self, network: nn.Module) -> nn.Module:
+        objective: nn.Module = training_objective(self.bundle.root, network, self.variants)
+        return objective
+
+
+def predict(network: nn.Module, image: Tensor, grid: Grid) -> Transform:
+    """The transform that a network predicts for (1, 2, *grid) of moving and fixed, on the CPU."""
+    transform: Transform
+    with torch.no_grad():
+        if hasattr(network, "transform"):
+            transform = cast(PredictsTransform, network).transform(image, grid)
+        else:
+            transform = DisplacementField(network(image)[:, 1:].float(), grid)
+    return transform.cpu()
+
+
+def adapted(
+    network: nn.Module, objective_of: Callable[[nn.Module], nn.Module], image: Tensor, budget: Budget
+) -> tuple[nn.Module, bool]:
+    """A copy of the network that registers this image (1, 2, *spatial) of moving and fixed better, and whether that was
+    interrupted; the original is not modified.
+
+    The weights with the lowest loss are kept. Layers stay in evaluation mode, and there is no augmentation.
+    """
+    network = deepcopy(network).eval().requires_grad_(True)
+    objective = objective_of(network).eval()
+    with Descent(budget, "adapt") as descent, torch.enable_grad():
+        descent.minimise(lambda: objective(image)["loss"], list(network.parameters()), ADAPTATION_RATE)
+    return network.requires_grad_(False), descent.interrupted

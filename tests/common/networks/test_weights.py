@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from warpzoo.networks.weights import load_weights
+
+
+def network(width=3):
+    return nn.Sequential(nn.Conv2d(2, width, 3), nn.BatchNorm2d(width))
+
+
+def test_load_weights_takes_plain_states_and_checkpoints(tmp_path):
+    source = network()
+    torch.save(source.state_dict(), tmp_path / "plain.pt")
+    torch.save({"network": source.state_dict(), "trainer": {}}, tmp_path / "last.pt")
+    for name in ("plain.pt", "last.pt"):
+        target = network()
+        load_weights(tmp_path / name, target)
+        assert all(torch.equal(source.state_dict()[key], value) for key, value in target.state_dict().items())
+
+
+class Unsafe:
+    """Not plain weights: reading it would run code."""
+
+
+@pytest.mark.parametrize("kind", ["missing", "another width", "another depth", "damaged", "code", "no state"])
+def test_weights_that_do_not_fit_are_one_sentence_that_names_the_file(tmp_path, kind):
+    path = tmp_path / "model.pt"
+    if kind == "another width":
+        torch.save(network(5).state_dict(), path)
+    elif kind == "another depth":
+        torch.save(network()[:1].state_dict(), path)
+    elif kind == "damaged":
+        torch.save(network().state_dict(), path)
+        path.write_bytes(path.read_bytes()[:300])
+    elif kind == "code":
+        torch.save(Unsafe(), path)
+    elif kind == "no state":
+        torch.save(torch.zeros(3), path)
+    layers = network()
+    before = {key: value.clone() for key, value in layers.state_dict().items()}
+    wanted = {"missing": "does not exist", "damaged": "cannot be read", "code": "cannot be read"}
+    with pytest.raises(ValueError, match=wanted.get(kind, "another network")) as error:
+        load_weights(path, layers)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+    assert all(torch.equal(before[key], value) for key, value in layers.state_dict().items())

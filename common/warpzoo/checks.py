@@ -94,7 +94,10 @@ def check_mask(name: str, mask: Tensor, image_name: str, image: Tensor) -> None:
 
 def check_spacing(name: str, spacing: float | Sequence[float], dims: int) -> tuple[float, ...]:
     """Requires one positive length, or one per axis (number, sequence, array or tensor); returns one per axis."""
-    sides = torch.as_tensor(spacing, dtype=torch.float64).flatten().tolist()
+    try:
+        sides = torch.as_tensor(spacing, dtype=torch.float64).flatten().tolist()
+    except (TypeError, ValueError, RuntimeError):
+        sides = []
     if len(sides) not in (1, dims) or not all(0 < side < float("inf") for side in sides):
         raise ValueError(f"{name} must be one positive length, or one for each of the {dims} axes, got {spacing}.")
     return tuple(sides * dims if len(sides) == 1 else sides)

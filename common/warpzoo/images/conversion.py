@@ -1,13 +1,14 @@
 """Images as programs hold them ↔ the one model: paths, numpy, torch, MONAI, nibabel, SimpleITK and ITK.
 
 Convention: arrays and tensors are (*spatial) or, as MONAI has them, (1, *spatial); their axes are the image's axes in
-that order, and their world is index · spacing. SimpleITK's and ITK's images keep their own world (LPS millimetres
-there, RAS here).
+that order, and their world is index · spacing, as of a NIfTI with that affine. SimpleITK's and ITK's images keep their
+own world (LPS millimetres there, RAS here). A volume of one slice is 2-D, as when it is read from a file.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,7 @@ import torch
 from torch import Tensor
 
 from warpzoo.checks import check_spacing
-from warpzoo.geometry.grid import Grid
-from warpzoo.images.image import Header, Image, flip_lps, from_lps, read_image, to_dtype, to_lps
+from warpzoo.images.image import Header, Image, from_lps, read_image, to_dtype, to_lps
 
 KINDS = "a path, a numpy array, a torch tensor, a MetaTensor or an image of nibabel, SimpleITK or ITK"
 Back = Callable[[Image], Any]
@@ -34,17 +34,18 @@ def as_image(
         name: what messages call it.
         labels: whether it is a label map: whole numbers.
     """
-    if spacing is not None and not isinstance(source, (np.ndarray, Tensor)):
-        raise ValueError(f"spacing must only be given with arrays and tensors, got it with {type(source).__name__}.")
+    if spacing is not None and not is_array(source):
+        raise ValueError(
+            f"spacing must only be given with arrays and tensors; {name} is {type(source).__name__}, got {spacing}."
+        )
     if isinstance(source, Image):
         return source, lambda image: image
     if isinstance(source, (str, Path)):
         return read_image(source, labels=labels), lambda image: image
+    if isinstance(source, np.ndarray):
+        return _from_array(source, spacing, name, labels)
     if isinstance(source, Tensor):
         return _from_tensor(source, spacing, name, labels)
-    if isinstance(source, np.ndarray):
-        image, lead = _from_array(source, spacing, name, labels)
-        return image, lambda image: to_dtype(image.array[0], source.dtype).reshape(lead + image.grid.shape)
     module = type(source).__module__.partition(".")[0]
     if module == "nibabel":
         return _from_nibabel(source, name, labels)
@@ -55,35 +56,62 @@ def as_image(
     raise ValueError(f"{name} must be {KINDS}, got {type(source).__name__}.")
 
 
+def as_image_of(
+    source: Any, other: Image, spacing: float | Sequence[float] | None = None, name: str = "image", labels: bool = False
+) -> tuple[Image, Back]:
+    """As `as_image`, for what belongs to another image: an array without a spacing lies on that one's grid if it has
+    its shape, and has its spacing otherwise, if that is an array too."""
+    if not is_array(source) or spacing is not None:
+        return as_image(source, spacing, name, labels)
+    shape = tuple(source.shape)
+    if other.header.shape in (shape, shape[1:] if shape[:1] == (1,) else None):
+        image, back = as_image(source, None, name, labels)
+        header = replace(other.header, path=image.header.path, dtype=image.header.dtype)
+        return Image(image.array.reshape(1, *other.grid.shape), other.grid, header), back
+    if not other.header.indexed:
+        raise ValueError(
+            f"{name} must have the shape of {other.header.path}, {other.header.shape}, or come with a spacing, got "
+            f"{shape}."
+        )
+    return as_image(source, other.grid.spacing, name, labels)
+
+
+def is_array(source: Any) -> bool:
+    """Whether an image is numbers alone, without a place in the world."""
+    return isinstance(source, np.ndarray) or (isinstance(source, Tensor) and not hasattr(source, "affine"))
+
+
 def _image(
     values: np.ndarray, affine: np.ndarray, name: str, labels: bool, pixels: bool = False, indexed: bool = False
 ) -> Image:
-    dims = values.ndim
-    if dims not in (2, 3) or 0 in values.shape:
+    if values.ndim not in (2, 3) or 0 in values.shape:
         raise ValueError(f"{name} must have 2 or 3 spatial axes, got shape {values.shape}.")
     if values.dtype.kind not in "biuf":
-        raise ValueError(f"{name} must hold real numbers, got {values.dtype}.")
-    kind: type = np.int64 if labels else np.float32
-    array = torch.from_numpy(np.ascontiguousarray(values).astype(kind))
+        raise ValueError(f"{name} must hold one real number per voxel, got {values.dtype}.")
+    array = torch.from_numpy(np.ascontiguousarray(values).astype(np.int64 if labels else np.float32))
+    if labels and values.dtype.kind == "f" and not (array.numpy() == values).all():
+        raise ValueError(f"{name} must be a label map of whole numbers, got fractions.")
     dtype = values.dtype if values.dtype.kind != "b" else np.dtype(np.uint8)
-    return Image(
-        array[None],
-        Grid(values.shape, affine),
-        Header(Path(name), values.shape, affine, dtype, pixels, indexed=indexed),
-    )
+    grid, header = Header(Path(name), values.shape, affine, dtype, pixels, indexed=indexed).place()
+    return Image(array.reshape(1, *grid.shape), grid, header)
+
+
+def _values(image: Image, dtype: np.dtype) -> np.ndarray:
+    """In the shape of the file or array that the image's header describes."""
+    array = image.array[0].reshape(image.header.shape)
+    return array.numpy() > 0.5 if dtype.kind == "b" else to_dtype(array, dtype)
 
 
 def _from_array(
-    values: np.ndarray, spacing: float | Sequence[float] | None, name: str, labels: bool
-) -> tuple[Image, tuple[int, ...]]:
-    """The image, and the leading axis that the array has beside those of space."""
-    lead = (1,) if values.ndim > 2 and values.shape[0] == 1 else ()
-    values = values[0] if lead else values
+    source: np.ndarray, spacing: float | Sequence[float] | None, name: str, labels: bool
+) -> tuple[Image, Back]:
+    lead = (1,) if source.ndim > 2 and source.shape[0] == 1 else ()
+    values = source[0] if lead else source
     if values.ndim not in (2, 3):
-        raise ValueError(f"{name} must have 2 or 3 spatial axes, got shape {values.shape}.")
+        raise ValueError(f"{name} must have 2 or 3 spatial axes, got shape {source.shape}.")
     sides = check_spacing("spacing", 1.0 if spacing is None else spacing, values.ndim)
-    affine = flip_lps(values.ndim) @ np.diag([*sides, 1.0])
-    return _image(values, affine, name, labels, pixels=spacing is None, indexed=True), lead
+    image = _image(values, np.diag([*sides, 1.0]), name, labels, pixels=spacing is None, indexed=True)
+    return image, lambda image: _values(image, source.dtype).reshape(lead + image.header.shape)
 
 
 def _from_tensor(
@@ -91,57 +119,54 @@ def _from_tensor(
 ) -> tuple[Image, Back]:
     from monai.data import MetaTensor
 
-    values = source.detach().cpu().as_subclass(Tensor).numpy()
+    plain = source.detach().cpu().as_subclass(Tensor)
+    values = (plain.float() if plain.dtype == torch.bfloat16 else plain).numpy()
     if not isinstance(source, MetaTensor):
-        image, lead = _from_array(values, spacing, name, labels)
-
-        def back(image: Image) -> Tensor:
-            array = torch.from_numpy(to_dtype(image.array[0], values.dtype)).to(source.device)
-            return array.reshape(lead + image.grid.shape)
-
-        return image, back
-    if spacing is not None:
-        raise ValueError("spacing must not be given with a MetaTensor, which has its own.")
-    if values.shape[0] != 1:
+        image, back = _from_array(values, spacing, name, labels)
+        return image, lambda image: torch.from_numpy(back(image)).to(source.device, source.dtype)
+    if values.ndim not in (3, 4) or values.shape[0] != 1:
         raise ValueError(f"{name} must be (1, *spatial), got {values.shape}.")
-    affine, dims = source.affine.detach().cpu().numpy(), values.ndim - 1
-    affine = affine[np.ix_([*range(dims), -1], [*range(dims), -1])]
+    dims = values.ndim - 1
+    kept = np.ix_([*range(dims), -1], [*range(dims), -1])
 
     def back_meta(image: Image) -> MetaTensor:
-        array = torch.from_numpy(to_dtype(image.array, values.dtype)).to(source.device)
+        array = torch.from_numpy(_values(image, values.dtype)[None]).to(source.device, source.dtype)
         full = np.eye(source.affine.shape[0])
-        full[np.ix_([*range(dims), -1], [*range(dims), -1])] = image.grid.affine
+        full[kept] = image.header.affine
         meta = {key: value for key, value in source.meta.items() if key not in ("affine", "spatial_shape")}
         return MetaTensor(array, affine=torch.from_numpy(full), meta=meta)
 
-    return _image(values[0], affine, name, labels), back_meta
+    return _image(values[0], source.affine.detach().cpu().numpy()[kept], name, labels), back_meta
 
 
 def _from_nibabel(source: Any, name: str, labels: bool) -> tuple[Image, Back]:
     values = np.asanyarray(source.dataobj)
     while values.ndim > 3 and values.shape[-1] == 1:
         values = values[..., 0]
-    affine, dims = np.asarray(source.affine, dtype=np.float64), values.ndim
-    affine = affine[np.ix_([*range(dims), 3], [*range(dims), 3])]
+    if values.ndim not in (2, 3):
+        raise ValueError(f"{name} must have 2 or 3 spatial axes, got shape {values.shape}.")
+    kept = np.ix_([*range(values.ndim), 3], [*range(values.ndim), 3])
 
     def back(image: Image) -> Any:
-        full, dims = np.eye(4), image.grid.dims
-        full[np.ix_([*range(dims), 3], [*range(dims), 3])] = image.grid.affine
-        return type(source)(to_dtype(image.array[0], values.dtype), full)
+        full, dims = np.eye(4), len(image.header.shape)
+        full[np.ix_([*range(dims), 3], [*range(dims), 3])] = image.header.affine
+        return type(source)(_values(image, values.dtype), full)
 
-    return _image(values, affine, name, labels), back
+    return _image(values, np.asarray(source.affine, dtype=np.float64)[kept], name, labels), back
 
 
 def _from_simpleitk(source: Any, name: str, labels: bool) -> tuple[Image, Back]:
     import SimpleITK
 
+    if source.GetNumberOfComponentsPerPixel() > 1:
+        raise ValueError(f"{name} must hold one real number per voxel, got {source.GetPixelIDTypeAsString()}.")
     values = SimpleITK.GetArrayFromImage(source).T
     dims = source.GetDimension()
     affine = from_lps(np.array(source.GetDirection()).reshape(dims, dims), source.GetSpacing(), source.GetOrigin())
 
     def back(image: Image) -> Any:
-        result = SimpleITK.GetImageFromArray(np.ascontiguousarray(to_dtype(image.array[0], values.dtype).T))
-        direction, spacing, origin = to_lps(image.grid.affine)
+        result = SimpleITK.GetImageFromArray(np.ascontiguousarray(_values(image, values.dtype).T))
+        direction, spacing, origin = to_lps(image.header.affine)
         result.SetDirection(direction.ravel().tolist())
         result.SetSpacing(spacing.tolist())
         result.SetOrigin(origin.tolist())
@@ -154,12 +179,14 @@ def _from_itk(source: Any, name: str, labels: bool) -> tuple[Image, Back]:
     import itk
 
     values = itk.array_from_image(source).T
+    if values.ndim != source.GetImageDimension():
+        raise ValueError(f"{name} must hold one real number per voxel, got {values.shape[0]} values.")
     direction = itk.array_from_matrix(source.GetDirection())
     affine = from_lps(direction, list(source.GetSpacing()), list(source.GetOrigin()))
 
     def back(image: Image) -> Any:
-        result = itk.image_from_array(np.ascontiguousarray(to_dtype(image.array[0], values.dtype).T))
-        direction, spacing, origin = to_lps(image.grid.affine)
+        result = itk.image_from_array(np.ascontiguousarray(_values(image, values.dtype).T))
+        direction, spacing, origin = to_lps(image.header.affine)
         result.SetDirection(itk.matrix_from_array(direction))
         result.SetSpacing(spacing.tolist())
         result.SetOrigin(origin.tolist())

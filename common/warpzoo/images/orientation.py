@@ -42,7 +42,7 @@ def canonical(image: Image, spacing: float | Sequence[float] | None = None) -> I
 def working_grid(image: Image) -> Grid:
     """The grid that networks see an image on: its own voxels, in the order and direction of RAS if its axes have an
     anatomical direction."""
-    return image.grid if image.header.pixels or image.header.indexed else canonical_grid(image.grid)
+    return image.grid if image.header.pixels else canonical_grid(image.grid)
 
 
 def canonical_grid(grid: Grid) -> Grid:

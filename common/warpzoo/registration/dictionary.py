@@ -7,6 +7,7 @@ from typing import Any
 
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
+from monai.utils import ensure_tuple
 
 from warpzoo.registration.interface import register
 from warpzoo.registration.methods import USUAL
@@ -16,7 +17,7 @@ class Registerd(MapTransform):
     """Registers one item of a dictionary to another and brings others along, without a way through files.
 
     The warped images have the fixed image's affine. The item `transform_key` becomes the transform, to apply to what is
-    not an image, to invert and to save.
+    not an image, to invert and to save; a DataLoader must then have a collate function that takes it.
 
     Args:
         keys: the moving image and others of its space, resampled with it; the first one is registered.
@@ -38,12 +39,13 @@ class Registerd(MapTransform):
         fixed_key: str,
         method: str = USUAL,
         label_keys: Sequence[Hashable] = (),
-        transform_key: str | None = "transform",
+        transform_key: str | None = None,
         metrics_key: str | None = None,
         allow_missing_keys: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
+        label_keys = ensure_tuple(label_keys)
         unknown = set(label_keys) - set(self.keys)
         if unknown:
             raise ValueError(f"label_keys must be among keys {self.keys}, got {sorted(map(str, unknown))}.")

@@ -12,12 +12,13 @@ import numpy as np
 import torch
 
 from warpzoo.errors import Finding
-from warpzoo.images.conversion import as_image
+from warpzoo.geometry.transforms import Transform
+from warpzoo.images.conversion import as_image, as_image_of, is_array
 from warpzoo.images.image import Image, flip_lps
 from warpzoo.registration.methods import USUAL, find_methods
 from warpzoo.registration.pair import Companions, Registration, register_pair
 from warpzoo.transforms.landmarks import Landmarks, read_points
-from warpzoo.transforms.placed import PlacedTransform, read_transform
+from warpzoo.transforms.placed import PlacedTransform, as_points, read_transform
 
 
 @dataclass(frozen=True)
@@ -110,51 +111,50 @@ def register(
         >>> result.warped, result.metrics["ncc"], result.transform.apply(labels=moving_labels)
     """
     methods = find_methods(method, similarity, refine, adapt, weights, variant, device)
-    other_spacing = moving_spacing if moving_spacing is not None or not _is_array(moving) else spacing
-    reference, _ = as_image(fixed, spacing if _is_array(fixed) else None, "fixed")
+    if spacing is not None and not is_array(fixed) and not is_array(moving):
+        raise ValueError(f"spacing must only be given with arrays and tensors, got {spacing}.")
+    other_spacing = spacing if moving_spacing is None and is_array(moving) else moving_spacing
+    reference, _ = as_image(fixed, spacing if is_array(fixed) else None, "fixed")
     image, back = as_image(moving, other_spacing, "moving")
-    labels = {"fixed": (fixed_labels, spacing, reference), "moving": (moving_labels, other_spacing, image)}
-    points = {"fixed": (fixed_points, fixed, reference), "moving": (moving_points, moving, image)}
-    _check_both(fixed_labels, moving_labels, "labels")
-    _check_both(fixed_points, moving_points, "points")
+    if reference.header.pixels and image.header.pixels and reference.header.indexed != image.header.indexed:
+        raise ValueError("fixed and moving must both be arrays or both be files where they have no spacing.")
+    sides = {"fixed": (reference, fixed_labels, fixed_points), "moving": (image, moving_labels, moving_points)}
+    for index, what in ((1, "labels"), (2, "points")):
+        if sides["fixed"][index] is not None and sides["moving"][index] is None:
+            raise ValueError(f"moving_{what} must be given with fixed_{what}, which they are compared with.")
     companions = Companions(
         labels={
-            side: as_image(source, sides if _is_array(source) else None, f"{side}_labels", labels=True)[0]
-            for side, (source, sides, _) in labels.items()
-            if source is not None
+            side: as_image_of(labels, own, None, f"{side}_labels", labels=True)[0]
+            for side, (own, labels, _) in sides.items()
+            if labels is not None
         },
         points={
-            side: _landmarks(source, _is_array(came_as), own)
-            for side, (source, came_as, own) in points.items()
-            if source is not None
+            side: _landmarks(f"{side}_points", points, own)
+            for side, (own, _, points) in sides.items()
+            if points is not None
         },
     )
-    if start is not None and not isinstance(start, PlacedTransform):
+    registration = register_pair(reference, image, methods, _start(start, reference), companions, strict)
+    return Result(registration, PlacedTransform(registration.transform, reference, image), back)
+
+
+def _start(start: Any, fixed: Image) -> Transform | None:
+    if start is None:
+        return None
+    if isinstance(start, (str, Path)):
         start = read_transform(start)
-    registration = register_pair(
-        reference, image, methods, None if start is None else start.transform, companions, strict
-    )
-    transform = PlacedTransform(registration.transform, reference, image, indexed=_is_array(fixed))
-    return Result(registration, transform, back)
+    if not isinstance(start, PlacedTransform):
+        raise ValueError(f"start must be a transform of warpzoo or a file, got {type(start).__name__}.")
+    dims = start.transform.grid.dims
+    if dims != fixed.grid.dims:
+        raise ValueError(f"start must be {fixed.grid.dims}-D as the images are, got {dims}-D.")
+    return start.transform
 
 
-def _is_array(source: Any) -> bool:
-    """Whether the world of an image is index · spacing."""
-    return isinstance(source, np.ndarray) or (isinstance(source, torch.Tensor) and not hasattr(source, "affine"))
-
-
-def _check_both(fixed: Any, moving: Any, what: str) -> None:
-    if fixed is not None and moving is None:
-        raise ValueError(f"moving_{what} must be given with fixed_{what}, which they are compared with.")
-
-
-def _landmarks(source: Any, indexed: bool, image: Image) -> Landmarks:
+def _landmarks(name: str, source: Any, image: Image) -> Landmarks:
     if isinstance(source, (str, Path)):
         return read_points(source, image.header)
-    points = torch.as_tensor(np.asarray(source), dtype=torch.float64)
-    dims = image.grid.dims
-    if points.dim() != 2 or points.shape[1] != dims:
-        raise ValueError(f"points must be (count, {dims}), got {tuple(points.shape)}.")
-    if indexed:
-        points = points * torch.from_numpy(np.diag(flip_lps(dims))[:dims].copy())
+    points = as_points(name, source, image.grid.dims)
+    if image.header.pixels and not image.header.indexed:
+        points = points * torch.from_numpy(np.diag(flip_lps(image.grid.dims))[: image.grid.dims].copy())
     return Landmarks(points, tuple({} for _ in points))

@@ -41,6 +41,8 @@ def find_methods(
         variant: of the last network, several joined by commas.
         device: "cuda" if there is a GPU, else "cpu", if not given.
     """
+    if not isinstance(chain, str):
+        raise ValueError(f"method must be names joined by commas, such as affine,svf, got {chain!r}.")
     names = [name.strip() for name in chain.split(",")]
     networks = [number for number, name in enumerate(names) if name not in OPTIMISED]
     refinement, adaptation = Budget.read("refine", refine), Budget.read("adapt", adapt)

@@ -143,7 +143,8 @@ class Registration:
         """Writes warped image, transform, metrics and report, as the command does; returns the folder."""
         from warpzoo.registration.results import write_results
 
-        return write_results(Path(folder), self, {}, {}, report)
+        paths = {"fixed": self.fixed.header.path, "moving": self.moving.header.path}
+        return write_results(Path(folder), self, {role: p for role, p in paths.items() if p.exists()}, {}, report)
 
 
 def register_pair(

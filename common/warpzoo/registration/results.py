@@ -75,6 +75,7 @@ def draw_report(path: str | Path, registration: Registration, files: Mapping[str
         _provenance(registration, files or {}),
         findings=registration.findings,
         notes=registration.notes,
+        orientation="matrix" if fixed.header.indexed else None,
         unit="pixels" if fixed.header.pixels else "mm",
     )
 

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from warpzoo.checks import check_points
+from warpzoo.checks import check_finite
 from warpzoo.geometry.composition import composed
 from warpzoo.geometry.transforms import Transform, resample
-from warpzoo.images.conversion import as_image
+from warpzoo.images.conversion import as_image, as_image_of, is_array
 from warpzoo.images.image import Header, Image, flip_lps
+from warpzoo.transforms import read_points, write_transform
 from warpzoo.transforms import read_transform as read_geometry
-from warpzoo.transforms import write_transform
 
 
 class PlacedTransform:
@@ -28,8 +28,7 @@ class PlacedTransform:
     Args:
         transform: of points of the fixed world, RAS millimetres.
         fixed: on whose grid images are resampled, unless a reference is given; needed for `save`.
-        moving: likewise for the inverse.
-        indexed: whether points are given as index · spacing, as for arrays, instead of in RAS millimetres.
+        moving: likewise for the inverse; arrays that are warped with it have its grid or spacing.
 
     Example:
         >>> transform = warpzoo.register("fixed.nii.gz", "moving.nii.gz").transform
@@ -37,13 +36,10 @@ class PlacedTransform:
         >>> transform.inverse.apply("fixed.nii.gz").save("fixed_on_moving.nii.gz")
     """
 
-    def __init__(
-        self, transform: Transform, fixed: Image | None = None, moving: Image | None = None, indexed: bool = False
-    ) -> None:
+    def __init__(self, transform: Transform, fixed: Image | None = None, moving: Image | None = None) -> None:
         self.transform = transform
         self.fixed = fixed
         self.moving = moving
-        self.indexed = indexed
 
     def __repr__(self) -> str:
         return f"{type(self.transform).__name__} on {self.transform.grid}"
@@ -56,42 +52,48 @@ class PlacedTransform:
         points: Any = None,
         reference: Any = None,
         spacing: float | Sequence[float] | None = None,
-        outside: float = 0.0,
+        outside: float | None = None,
     ) -> Any:
         """An image, a label map (nearest-neighbour interpolation) or points of the moving space in the fixed space.
 
         Args:
             image: a path, array, tensor or image; the result comes back as the same.
             labels: likewise.
-            points: (count, dims), an array or tensor, in RAS millimetres; for arrays and tensors as images, index ·
-                spacing.
+            points: (count, dims), an array or tensor, or a file of landmarks, whose points come as an array. In RAS
+                millimetres; index · spacing for arrays; pixels for files that have no spacing.
             reference: the image on whose grid the result lies; default: the fixed image.
-            spacing: of an array; default: 1.
-            outside: the value where the moving image has none.
+            spacing: of an array; default: that of the moving image.
+            outside: the value outside the moving image; default: its least value, 0 for label maps.
         """
-        given = [
-            name for name, value in (("image", image), ("labels", labels), ("points", points)) if value is not None
-        ]
+        data = {"image": image, "labels": labels, "points": points}
+        given = [name for name, value in data.items() if value is not None]
         if len(given) != 1:
             raise ValueError(f"one of image, labels and points must be given, got {', '.join(given) or 'none'}.")
         if points is not None:
             return self._points(points)
+        name, flat = given[0], labels is not None
         target = self.fixed if reference is None else as_image(reference, name="reference")[0]
         if target is None:
-            raise ValueError("reference must be given: this transform knows no fixed image.")
-        source, back = as_image(image if labels is None else labels, spacing, given[0], labels is not None)
-        for what, one in (("reference", target), (given[0], source)):
+            raise ValueError("reference must be given where the fixed image is not known.")
+        if self.moving is None:
+            source, back = as_image(data[name], spacing, name, flat)
+        else:
+            source, back = as_image_of(data[name], self.moving, spacing, name, flat)
+        for what, one in (("reference", target), (name, source)):
             if one.grid.dims != self.transform.grid.dims:
                 raise ValueError(f"{what} must be {self.transform.grid.dims}-D, got {one.grid.dims}-D.")
+        if outside is None:
+            outside = 0.0 if flat else float(source.array.min())
         with torch.no_grad():
-            mode = "linear" if labels is None else "nearest"
+            mode = "nearest" if flat else "linear"
             array = resample(source.array[None], source.grid, self.transform, target.grid, mode=mode, value=outside)
         return back(source.on(target, array[0]))
 
     @property
     def inverse(self) -> PlacedTransform:
-        """From the moving to the fixed space: exact for matrices and velocities, by search for others."""
-        return PlacedTransform(self.transform.inverse(), self.moving, self.fixed, self.indexed)
+        """From the moving to the fixed space: exact for matrices, to the accuracy of the integration for velocities, by
+        search for others."""
+        return PlacedTransform(self.transform.inverse(), self.moving, self.fixed)
 
     def displacement(self) -> np.ndarray:
         """At every voxel of the fixed image, (dims, *spatial), in voxels."""
@@ -108,25 +110,48 @@ class PlacedTransform:
         return write_transform(path, self.transform, self.fixed, self.moving)
 
     def _points(self, points: Any) -> Any:
-        places = torch.as_tensor(np.asarray(points), dtype=torch.float64)
+        if isinstance(points, (str, Path)):
+            points = read_points(points).points.numpy()
         dims = self.transform.grid.dims
-        check_points("points", places, dims)
-        turn = torch.from_numpy(np.diag(flip_lps(dims))[:dims].copy()) if self.indexed else torch.ones(dims)
-        moved = self.transform.inverse().world(places * turn)[0].detach() * turn
+        places = as_points("points", points, dims)
+        there, here = (_to_ras(image, dims) for image in (self.moving, self.fixed))
+        moved = self.transform.inverse().world(places * there)[0].detach() * here
         return moved if isinstance(points, torch.Tensor) else moved.numpy()
 
 
-def read_transform(path: str | Path, fixed: Any = None, moving: Any = None) -> PlacedTransform:
+def as_points(name: str, points: Any, dims: int) -> torch.Tensor:
+    """Points (count, dims) as a float64 tensor."""
+    try:
+        places = torch.as_tensor(np.asarray(points, dtype=np.float64))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be (count, {dims}) numbers, got {type(points).__name__}: {error}.") from error
+    if places.dim() != 2 or places.shape[1] != dims:
+        raise ValueError(f"{name} must be (count, {dims}), got {tuple(places.shape)}.")
+    check_finite(name, places)
+    return places
+
+
+def _to_ras(image: Image | None, dims: int) -> torch.Tensor:
+    """The signs between the points of an image, as users give them, and its world."""
+    if image is not None and image.header.pixels and not image.header.indexed:
+        return torch.from_numpy(np.diag(flip_lps(dims))[:dims].copy())
+    return torch.ones(dims, dtype=torch.float64)
+
+
+def read_transform(
+    path: str | Path, fixed: Any = None, moving: Any = None, spacing: float | Sequence[float] | None = None
+) -> PlacedTransform:
     """An ITK transform or displacement field, as warpzoo, ANTs, SimpleITK, elastix or Slicer write it.
 
     Args:
         path: the file, or several joined by commas, in the order in which points of the fixed image go through them.
         fixed: the fixed image, on whose grid images are resampled; may be given to `apply` instead.
         moving: the moving image, likewise for the inverse.
+        spacing: of these images, if they are arrays.
     """
     parts = [read_geometry(name) for name in str(path).split(",")]
-    return PlacedTransform(
-        composed(*parts),
-        None if fixed is None else as_image(fixed, name="fixed")[0],
-        None if moving is None else as_image(moving, name="moving")[0],
-    )
+    images = {
+        name: None if image is None else as_image(image, spacing if is_array(image) else None, name)[0]
+        for name, image in (("fixed", fixed), ("moving", moving))
+    }
+    return PlacedTransform(composed(*parts), images["fixed"], images["moving"])

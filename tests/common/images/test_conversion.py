@@ -98,7 +98,7 @@ def test_what_is_no_image() -> None:
         as_image({}, name="fixed")
     with pytest.raises(ValueError, match=r"image must have 2 or 3 spatial axes, got shape \(4,\)"):
         as_image(np.zeros(4))
-    with pytest.raises(ValueError, match="image must hold real numbers, got complex128"):
+    with pytest.raises(ValueError, match="image must hold one real number per voxel, got complex128"):
         as_image(np.zeros((4, 4), complex))
     with pytest.raises(ValueError, match="spacing must be"):
         as_image(np.zeros((4, 4)), spacing=[1, 2, 3])

@@ -48,11 +48,13 @@ def test_a_matrix_stays_a_matrix(arrays: tuple[np.ndarray, np.ndarray], tmp_path
     back = result.transform.inverse.apply(points=result.transform.apply(points=there))
     np.testing.assert_allclose(back, there, atol=1e-5)
 
-    # ITK sees index · spacing, axis by axis
+    # as for a NIfTI with that affine: ITK has the first two axes the other way round
     read = sitk.ReadTransform(str(result.transform.save(tmp_path / "transform.tfm")))
-    np.testing.assert_allclose(read.TransformPoint(points[0]), there[0], atol=0.2)
-    again = warpzoo.read_transform(tmp_path / "transform.tfm")
+    np.testing.assert_allclose(read.TransformPoint(-points[0]), -there[0], atol=0.2)
+    again = warpzoo.read_transform(tmp_path / "transform.tfm", fixed, moving, spacing=(2.0, 1.5))
     assert isinstance(again.transform, Affine)
+    np.testing.assert_allclose(again.apply(points=there), result.transform.apply(points=there), atol=1e-6)
+    np.testing.assert_allclose(again.apply(moving), result.warped, atol=1e-2)
 
 
 @pytest.mark.parametrize(("method", "kind"), [("svf", Velocity), ("ffd", BSpline)])
@@ -138,7 +140,7 @@ def test_in_a_compose(tmp_path: Path) -> None:
     data = {name: str(tmp_path / f"{name}.nii.gz") for name in ("fixed", "moving", "labels")}
     steps = [
         LoadImaged(list(data), ensure_channel_first=True),
-        warpzoo.Registerd(["moving", "labels"], "fixed", method="rigid", label_keys=["labels"], metrics_key="metrics"),
+        warpzoo.Registerd(["moving", "labels"], "fixed", method="rigid", label_keys="labels", metrics_key="metrics"),
     ]
     found = Compose(steps)(data)
     assert isinstance(found["moving"], MetaTensor)
@@ -208,7 +210,90 @@ def test_what_cannot_be_registered(arrays: tuple[np.ndarray, np.ndarray]) -> Non
         warpzoo.register(broken, moving, method="rigid")
     with pytest.raises(ValueError, match="moving_labels must be given"):
         warpzoo.register(fixed, moving, fixed_labels=fixed > 0)
-    with pytest.raises(ValueError, match=r"points must be \(count, 2\)"):
+    with pytest.raises(ValueError, match=r"fixed_points must be \(count, 2\)"):
         warpzoo.register(fixed, moving, fixed_points=np.zeros((3, 3)), moving_points=np.zeros((3, 3)))
     with pytest.raises(ValueError, match="one of image, labels and points must be given, got none"):
         warpzoo.register(fixed, moving, method="rigid").transform.apply()
+
+
+def test_what_belongs_to_an_image_lies_where_it_does(arrays: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:
+    """An array of an image's shape is on its grid, whatever kind the image is; the warped image is what apply gives."""
+    fixed, moving = arrays
+    labels = (moving > 1500).astype(np.int16)
+    affine = np.diag([2.0, 1.5, 1, 1])
+    pairs = {
+        "arrays": (fixed, moving, {"spacing": (2.0, 1.5)}),
+        "files": (*(nibabel.Nifti1Image(values, affine) for values in arrays), {}),
+        "mixed": (fixed, nibabel.Nifti1Image(moving, affine), {"spacing": (2.0, 1.5)}),
+    }
+    found = {}
+    for name, (one, other, options) in pairs.items():
+        result = warpzoo.register(one, other, method="rigid", moving_labels=labels, fixed_labels=labels, **options)
+        carried = result.transform.apply(labels=labels)
+        assert ((carried > 0) == (fixed > 1500)).mean() > 0.97, name
+        found[name] = np.asanyarray(getattr(result.warped, "dataobj", result.warped))
+        again = result.transform.apply(other)
+        np.testing.assert_allclose(np.asanyarray(getattr(again, "dataobj", again)), found[name], atol=1e-2)
+        np.testing.assert_allclose(found[name], found["arrays"], atol=0.5)
+    data = warpzoo.Registerd(["m", "l"], "f", "rigid", label_keys="l", transform_key="t", spacing=2.0)(
+        {"f": fixed, "m": moving, "l": labels}
+    )
+    assert ((data["l"] > 0) == (fixed > 1500)).mean() > 0.97
+    np.testing.assert_allclose(data["t"].apply(moving), data["m"], atol=1e-3)
+
+
+def test_arrays_and_tensors_with_an_identity_affine_are_one_space(arrays: tuple[np.ndarray, np.ndarray]) -> None:
+    fixed, moving = arrays
+    meta = MetaTensor(torch.from_numpy(moving)[None], affine=torch.eye(3))
+    for one, other in ((fixed, meta), (meta, fixed)):
+        result = warpzoo.register(one, other, method="svf", spacing=1.0)
+        assert result.metrics["ncc"] > 0.9
+        assert result.metrics["ncc_before"] > 0.2, "not turned round"
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int16, np.uint16, np.float64])
+def test_types_of_values(arrays: tuple[np.ndarray, np.ndarray], dtype: type) -> None:
+    fixed, moving = ((values > 1500) if dtype is bool else (values / 15).astype(dtype) for values in arrays)
+    result = warpzoo.register(fixed, moving, method="rigid")
+    assert result.warped.dtype == dtype
+    assert (result.warped == fixed).mean() > 0.9 if dtype is bool else result.metrics["ncc"] > 0.98
+    half = torch.from_numpy(arrays[0]).bfloat16(), torch.from_numpy(arrays[1]).bfloat16()
+    assert warpzoo.register(*half, method="rigid").warped.dtype == torch.bfloat16
+
+
+def test_slices_of_volumes_are_images(arrays: tuple[np.ndarray, np.ndarray]) -> None:
+    fixed, moving = (values[:, :, None] for values in arrays)
+    affine = oblique([1.5, 1.2, 5.0], [10.0, -20, 30], 20)
+    for one, other in ((fixed, moving), tuple(nibabel.Nifti1Image(values, affine) for values in (fixed, moving))):
+        result = warpzoo.register(one, other, method="rigid")
+        assert result.metrics["ncc"] > 0.99
+        assert result.warped.shape == fixed.shape
+    np.testing.assert_allclose(result.warped.affine, affine, atol=1e-5)
+
+
+def test_inputs_are_not_written_over(arrays: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:
+    for name, values in zip(("fixed", "warped"), arrays, strict=True):
+        save(tmp_path / f"{name}.nii.gz", values)
+    result = warpzoo.register(str(tmp_path / "fixed.nii.gz"), str(tmp_path / "warped.nii.gz"), method="rigid")
+    with pytest.raises(ValueError, match="is an input and a result at once"):
+        result.save(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"spacing": "x"}, "spacing must be"),
+        ({"method": None}, "method must be names"),
+        ({"start": 3}, "start must be a transform of warpzoo or a file, got int"),
+        ({"fixed_labels": np.full((68, 60), 0.5), "moving_labels": np.zeros((68, 60))}, "fixed_labels must be a label"),
+        ({"fixed_points": [[1, 2], [3]], "moving_points": [[1, 2], [3, 4]]}, "fixed_points must be"),
+        ({"fixed_points": [[1, 2, 3]], "moving_points": [[1, 2, 3]]}, r"fixed_points must be \(count, 2\)"),
+    ],
+)
+def test_bad_options_name_their_argument(
+    arrays: tuple[np.ndarray, np.ndarray], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        warpzoo.register(*arrays, **{"method": "rigid", **options})
+    with pytest.raises(ValueError, match="spacing must only be given with arrays"):
+        warpzoo.register(*(nibabel.Nifti1Image(values, np.eye(4)) for values in arrays), spacing=2)

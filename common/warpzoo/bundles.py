@@ -3,7 +3,7 @@
 A bundle is a folder with `configs/metadata.json`. It is given by its path, or by its name: looked for in the folders
 that WARPZOO_BUNDLES lists (separated as in PATH), then among the shipped ones, first found first taken.
 
-Importing this module makes the bundles' own packages importable (`dirnet.network`), which MONAI does in `run` only: a
+Importing this module makes the bundles' own packages importable, which MONAI does in `run` only: a
 bundle's configuration therefore imports it.
 """
 

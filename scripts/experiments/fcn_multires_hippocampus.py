@@ -7,7 +7,7 @@ trained on and of others; the mean of the registered images.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -47,6 +47,7 @@ from warpzoo.geometry.transforms import DisplacementField
 from warpzoo.losses import normalised_cross_correlation
 from warpzoo.networks import Standardise, warp_and_concatenate
 from warpzoo.registration.budget import Budget
+from warpzoo.registration.descent import Descent
 from warpzoo.registration.network import adapted
 from warpzoo.registration.optimisation import REFINED_LEVELS, optimise
 from warpzoo.training import PairDataset, not_of_subjects, of_subjects
@@ -113,6 +114,12 @@ def run(options: Options) -> dict[str, Any]:
     }
 
 
+def adapt(network: nn.Module, objective_of: Callable[[nn.Module], nn.Module], image: Tensor) -> Tensor:
+    with Descent(ADAPTATION, "adapt") as descent:
+        result: Tensor = adapted(network, objective_of, image, descent)(image)
+    return result
+
+
 def available_methods(options: Options, networks: Mapping[str, nn.Module]) -> dict[str, TimedMethod]:
     """The rows that can be run here: ANTs where it is installed, networks that have weights."""
     methods: dict[str, TimedMethod] = {"before": unregistered}
@@ -122,7 +129,7 @@ def available_methods(options: Options, networks: Mapping[str, nn.Module]) -> di
     if "ours" in networks:
         methods["refined"] = timed(partial(refine, networks["ours"]))
         objective = partial(training_objective, options.bundle)
-        methods["adapted"] = timed(lambda image: adapted(networks["ours"], objective, image, ADAPTATION)[0](image))
+        methods["adapted"] = timed(partial(adapt, networks["ours"], objective))
     bundle = options.bundle.parent / OTHER_BUNDLE
     others = trained_networks(replace(options, bundle=bundle, weights=bundle / "models"), {"ours": []})
     if others:

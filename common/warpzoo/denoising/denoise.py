@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from warpzoo.bundles import Bundle, bundles, find_bundle
-from warpzoo.checks import chosen_device
+from warpzoo.checks import check_truth, chosen_device
 from warpzoo.denoising.filters import FILTERS, filter_stack
 from warpzoo.denoising.preflight import little_to_learn_from, other_intensities, preflight
 from warpzoo.denoising.stacks import Stack
@@ -65,6 +65,7 @@ def denoise_stack(
     Args are those of the command; `settings` are further ones that a bundle's configurations may have, None for not
     given.
     """
+    strict = check_truth("strict", strict)
     if tile is not None and tile < 1:
         raise ValueError(f"tile must be 1 pixel or more, got {tile}.")
     if seed < 0:

@@ -141,7 +141,8 @@ class TrainingLimit:
         self.began = self.clock()
         self.used = 0.0
         self.before: Any = None
-        if threading.current_thread() is threading.main_thread():
+        ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # as under nohup
+        if threading.current_thread() is threading.main_thread() and not ignored:
             self.before = signal.signal(signal.SIGINT, self.interrupt)
         self.bar = tqdm(
             total=round(self.total),

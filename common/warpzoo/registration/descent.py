@@ -1,10 +1,12 @@
-"""Going downhill within a budget: Adam on any parameters, in iterations or seconds, the best that was met is kept."""
+"""Minimisation within a budget: Adam on any parameters, in iterations or seconds; the lowest loss is kept."""
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 from collections.abc import Callable, Sequence
-from types import TracebackType
+from types import FrameType, TracebackType
 
 import torch
 from torch import Tensor
@@ -18,11 +20,11 @@ PATIENCE = 20
 STALLED = 0.005
 """Progress is a fall of the loss by more than this part of what the level has gained so far."""
 SLOWEST = 0.1
-"""Of the learning rate is left at the end of a level: large steps find the valley, small ones its bottom."""
+"""Of the learning rate is left at the end of a level: large steps come near the minimum, small ones reach it."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C ended an optimisation; `transform` is the best that it had met."""
+    """Ctrl-C ended an optimisation; `transform` is the best that it had found, the start if it had found nothing."""
 
     def __init__(self, transform: Transform) -> None:
         super().__init__()
@@ -32,8 +34,10 @@ class Interrupted(KeyboardInterrupt):
 class Descent:
     """One optimisation on its way through its levels: what it has spent, a progress bar, and whether it goes on.
 
-    Ctrl-C ends it where it is, with the best so far, and sets `interrupted`: whoever has made a transform of it raises
-    `Interrupted` with that.
+    From entering to leaving it, also between and before levels, Ctrl-C sets `interrupted`: the budget counts as spent,
+    and whoever has made a transform of the best so far passes it through `finished`. A second Ctrl-C raises
+    KeyboardInterrupt. Outside the main thread, and where SIGINT is ignored or handled by the program, it is left so.
+    Seconds count from the first `minimise`.
 
     Example:
         >>> with Descent(Budget.read("refine", "10s"), "Refining") as descent:
@@ -46,26 +50,43 @@ class Descent:
         self.title = title
         self.iterations = 0
         self.interrupted = False
+        self.begun: float | None = None
 
     def __enter__(self) -> Descent:
-        self.begun = time.perf_counter()
         clock = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
-        # what is counted is thousandths: seconds and iterations alike
+        # thousandths of the budget, whether in seconds or in iterations
         self.bar = tqdm(total=1000, desc=self.title, leave=False, disable=None, bar_format=clock)
+        in_main = threading.current_thread() is threading.main_thread()
+        self.handles = in_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        if self.handles:
+            signal.signal(signal.SIGINT, self._interrupt)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self.handles:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         self.bar.close()
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        if self.interrupted:
+            signal.default_int_handler(number, frame)
+        self.interrupted = True
+
+    def finished(self, transform: Transform) -> Transform:
+        """The transform; raises `Interrupted` with it if Ctrl-C came."""
+        if self.interrupted:
+            raise Interrupted(transform)
+        return transform
 
     @property
     def spent(self) -> float:
         """Which part of the budget is used up."""
         if self.interrupted or not self.budget:
             return 1.0
-        used = time.perf_counter() - self.begun if self.budget.seconds else self.iterations
-        return used / self.budget.amount
+        seconds = 0.0 if self.begun is None else time.perf_counter() - self.begun
+        return (seconds if self.budget.seconds else self.iterations) / self.budget.amount
 
     def minimise(
         self,
@@ -74,16 +95,17 @@ class Descent:
         learning_rate: float,
         until: float = 1.0,
     ) -> float:
-        """The lowest loss that was met, and the parameters there, until that part of the budget is spent.
+        """Minimises until that part of the budget is spent, or the loss has stalled; returns the lowest loss.
 
-        It ends early when the loss has stalled. What is not spent is left to the levels that follow.
+        The parameters are left where the loss was lowest, and what is not spent to the levels that follow.
         """
         optimizer = torch.optim.Adam(parameters, lr=learning_rate)
-        begun = self.spent
+        self.begun = time.perf_counter() if self.begun is None else self.begun
         first = lowest = float("inf")
         best: list[Tensor] = []
         recent: list[float] = []
         try:
+            begun = self.spent
             while True:
                 going = self.spent < until and not _stalled(recent, first)
                 with torch.set_grad_enabled(going):  # the last look is at where the last step has led
@@ -103,6 +125,8 @@ class Descent:
                 self.iterations += 1
                 self.bar.update(int(1000 * min(self.spent, 1.0)) - self.bar.n)
         except KeyboardInterrupt:
+            if self.interrupted:  # a second one
+                raise
             self.interrupted = True
         with torch.no_grad():
             for one, kept in zip(parameters, best, strict=False):

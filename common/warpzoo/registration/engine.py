@@ -1,11 +1,12 @@
 """Registration inside MONAI's engines: what the bundles' `inference.json` is made of.
 
-The dataset reads pairs of files, the inferer calls `register_pair`, the postprocessing writes its result. The batch
-carries the images themselves, one pair at a time.
+The dataset reads pairs of files, the inferer calls `register_pair`, the postprocessing writes its result. A batch is
+one pair of images.
 """
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,8 @@ class FilePairs(Dataset):
 class RegistrationInferer(Inferer):
     """A pair of `FilePairs` → a `Registration`, by a bundle's network and refinement.
 
+    The first Ctrl-C ends the optimisation at hand and keeps its best; one in a later pair ends everything.
+
     Args:
         method: the bundle's.
         refine: iterations, or seconds such as "10s", of optimisation on the pair at hand from the network's answer.
@@ -61,11 +64,19 @@ class RegistrationInferer(Inferer):
         if budget := Budget.read("refine", refine):
             self.methods.append(Refinement(budget, similarity, str(method.device)))
         self.strict = check_truth("strict", strict)
+        self.interrupted = False
 
     def __call__(self, inputs: Any, network: Any, *args: object, **kwargs: object) -> Registration:
-        return register_pair(
-            inputs["fixed"], inputs["moving"], self.methods, companions=inputs["companions"], strict=self.strict
+        registration = register_pair(
+            inputs["fixed"],
+            inputs["moving"],
+            self.methods,
+            companions=inputs["companions"],
+            strict=self.strict,
+            interruptible=not self.interrupted,
         )
+        self.interrupted |= registration.interrupted
+        return registration
 
 
 class WriteRegistration(Transform):
@@ -97,7 +108,9 @@ class RegistrationEvaluator(SupervisedEvaluator):
     ) -> None:
         super().__init__(
             device=inferer.method.device,
-            val_data_loader=DataLoader(dataset, batch_size=1, collate_fn=_only, num_workers=num_workers),
+            val_data_loader=DataLoader(
+                dataset, batch_size=1, collate_fn=_only, num_workers=num_workers, worker_init_fn=_go_on
+            ),
             network=inferer.method.network,
             inferer=inferer,
             prepare_batch=_as_it_is,
@@ -108,6 +121,11 @@ class RegistrationEvaluator(SupervisedEvaluator):
 
 def _only(batch: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return batch[0]
+
+
+def _go_on(_: int) -> None:
+    """A terminal sends Ctrl-C to the processes that read, too: whether it ends them is for the main one to say."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _as_it_is(batch: dict[str, Any], *_: object, **__: object) -> tuple[dict[str, Any], None]:

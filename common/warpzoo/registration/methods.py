@@ -30,7 +30,7 @@ def find_methods(
     variant: str | None = None,
     device: str | None = None,
 ) -> list[Method]:
-    """The methods of a chain such as "affine,fcn_multires", in order.
+    """The methods of a chain such as "affine,svf", in order.
 
     Args:
         chain: names of methods and bundles, or folders of bundles, joined by commas.

@@ -7,6 +7,7 @@ A network of a bundle takes moving and fixed as channels and returns [warped | d
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -22,7 +23,7 @@ from warpzoo.images.image import Image
 from warpzoo.images.orientation import working_grid
 from warpzoo.networks import fold_norms, load_weights
 from warpzoo.registration.budget import Budget
-from warpzoo.registration.descent import Descent, Interrupted
+from warpzoo.registration.descent import Descent
 from warpzoo.registration.pair import on_working_grid
 
 ADAPTATION_RATE = 1e-4
@@ -86,14 +87,15 @@ class NetworkMethod:
         grid = working_grid(fixed)
         if self.spacing is not None:
             grid = grid.with_spacing(self.spacing)
-        image = on_working_grid(fixed, moving, start, grid).to(self.device)
-        network, interrupted = self._ready(), False
-        if self.adapt:
-            network, interrupted = adapted(network, self._objective, image, self.adapt)
-        found = composed(predict(network, image, grid), start)
-        if interrupted:
-            raise Interrupted(found)
-        return found
+        # one pass from no start has nothing to keep: Ctrl-C ends it at once
+        keeps = bool(self.adapt) or start is not None
+        with Descent(self.adapt, self.name) if keeps else nullcontext() as descent:
+            image = on_working_grid(fixed, moving, start, grid).to(self.device)
+            network = self._ready()
+            if descent and self.adapt:
+                network = adapted(network, self._objective, image, descent)
+            found = composed(predict(network, image, grid), start)
+        return descent.finished(found) if descent else found
 
     def _ready(self) -> nn.Module:
         if not self.loaded:
@@ -119,15 +121,15 @@ def predict(network: nn.Module, image: Tensor, grid: Grid) -> Transform:
 
 
 def adapted(
-    network: nn.Module, objective_of: Callable[[nn.Module], nn.Module], image: Tensor, budget: Budget
-) -> tuple[nn.Module, bool]:
-    """A copy of the network that registers this image (1, 2, *spatial) of moving and fixed better, and whether that was
-    interrupted; the original is not modified.
+    network: nn.Module, objective_of: Callable[[nn.Module], nn.Module], image: Tensor, descent: Descent
+) -> nn.Module:
+    """A copy of the network that registers this image (1, 2, *spatial) of moving and fixed better; the original is not
+    modified.
 
     The weights with the lowest loss are kept. Layers stay in evaluation mode, and there is no augmentation.
     """
     network = deepcopy(network).eval().requires_grad_(True)
     objective = objective_of(network).eval()
-    with Descent(budget, "adapt") as descent, torch.enable_grad():
+    with torch.enable_grad():
         descent.minimise(lambda: objective(image)["loss"], list(network.parameters()), ADAPTATION_RATE)
-    return network.requires_grad_(False), descent.interrupted
+    return network.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Methods that optimise a transform for the pair at hand: without a network, or from where a network has come."""
+"""Methods that optimise a transform for the pair at hand: without a network, or from what a network has predicted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from warpzoo.geometry.transforms import Affine, BSpline, Transform
 from warpzoo.images.image import Image
 from warpzoo.registration.budget import Budget
 from warpzoo.registration.deformation import FreeFormModel, VelocityModel, deform, refine_spline
-from warpzoo.registration.descent import Descent, Interrupted
+from warpzoo.registration.descent import Descent
 from warpzoo.registration.methods import OPTIMISED
 from warpzoo.registration.placement import place
 from warpzoo.registration.pyramid import ImagePyramid
@@ -67,10 +67,10 @@ class Refinement:
             return optimise("affine", *pair, start, self.similarity, self.budget, title=self.name)
         if isinstance(first, BSpline) and first.order == 3 and are_parallel(first.grid, fixed.grid):
             known = composed(*rest) if rest else None
-            measure, levels = SIMILARITIES[self.similarity or USUAL["svf"]], ImagePyramid(*pair, known)
+            measure = SIMILARITIES[self.similarity or USUAL["svf"]]
             with Descent(self.budget, self.name) as descent:
-                found = refine_spline(first, levels, measure, descent, REFINED_LEVELS)
-            return _finished(descent, composed(found, known))
+                found = refine_spline(first, ImagePyramid(*pair, known), measure, descent, REFINED_LEVELS)
+            return descent.finished(composed(found, known))
         return optimise("svf", *pair, start, self.similarity, self.budget, REFINED_LEVELS, self.name)
 
 
@@ -105,16 +105,10 @@ def optimise(
     if method not in OPTIMISED:
         raise ValueError(f"method must be one of {', '.join(OPTIMISED)}, got {method!r}.")
     measure = SIMILARITIES[check_similarity(similarity or USUAL[method])]
-    pair = ImagePyramid(fixed, fixed_grid, moving, moving_grid, start)
     with Descent(budget or BUDGET[method], title or method) as descent:
+        pair = ImagePyramid(fixed, fixed_grid, moving, moving_grid, start)
         if method in DEFORMATIONS:
             found = deform(DEFORMATIONS[method], pair, measure, descent, levels)
         else:
             found = place(method, pair, measure, descent, searching=start is None)
-    return _finished(descent, identity(fixed_grid) if found is None and start is None else composed(found, start))
-
-
-def _finished(descent: Descent, transform: Transform) -> Transform:
-    if descent.interrupted:
-        raise Interrupted(transform)
-    return transform
+    return descent.finished(identity(fixed_grid) if found is None and start is None else composed(found, start))

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from warpzoo.checks import check_truth
 from warpzoo.errors import Finding, raise_if
 from warpzoo.geometry.composition import identity
 from warpzoo.geometry.grid import Grid
@@ -159,11 +160,12 @@ def register_pair(
     """Registers the moving image to the fixed one, on any grids.
 
     Args:
-        methods: see `find_methods`; each goes on where the one before has come.
+        methods: see `find_methods`; each starts from the transform of the one before.
         start: what is known already of the transform.
         strict: whether warnings of the preflight are errors.
         interruptible: whether Ctrl-C ends the optimisation at hand and keeps its best, rather than ending everything.
     """
+    strict = check_truth("strict", strict)
     companions = companions or Companions()
     companions.check(fixed, moving)
     findings = [finding for image in companions.also.values() for finding in looks_like_labels(image)]

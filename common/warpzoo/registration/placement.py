@@ -62,7 +62,7 @@ class Placement:
         return torch.cat([linear, shift[:, :, None]], 2)
 
     def chosen(self, best: list[int]) -> Placement:
-        """Some of the guesses, as far as they have come."""
+        """Some of the guesses, with their current parameters."""
         other = object.__new__(Placement)
         other.centre, other.half = self.centre, self.half
         other.rotations, other.shifts = self.rotations[best], self.shifts[best]

@@ -1,4 +1,4 @@
-"""What is likely to fail, said before it fails: what was seen, what will come of it, and the way out.
+"""Checks of a pair before it is registered: each finding names what was seen, its consequence and the way out.
 
 It looks at two images as they were read, before a network runs. Errors are pairs that cannot be registered as they are;
 warnings are pairs whose result may be wrong.

@@ -11,6 +11,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
+from warpzoo.denoising.denoise import denoise_stack
 from warpzoo.denoising.patches import Patches
 from warpzoo.denoising.stacks import open_stacks
 from warpzoo.denoising.training import Calibrate, FitIntensities, SaveWeights, TrainingLimit, parse_budget
@@ -74,6 +75,19 @@ def test_a_budget_of_time_ends_by_its_clock():
     trainer, now = Trainer(), iter(np.arange(0, 1e6, 0.5))
     assert trainer.run(TrainingLimit("30s", trainer.optimizer, clock=lambda: next(now))) == 60
     assert trainer.rates[-1] < 0.01
+
+
+def test_an_ignored_ctrl_c_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as under nohup
+    try:
+        trainer = Trainer()
+        trainer.engine.add_event_handler(
+            Events.ITERATION_COMPLETED(once=7), lambda _: signal.raise_signal(signal.SIGINT)
+        )
+        assert trainer.run(TrainingLimit("20steps", trainer.optimizer)) == 20
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_ctrl_c_ends_the_training_well_and_a_second_one_breaks_off():
@@ -178,3 +192,9 @@ def test_one_process_of_several_tells_when_to_end(monkeypatch):
     monkeypatch.setattr("ignite.distributed.get_world_size", lambda: 2)
     monkeypatch.setattr("ignite.distributed.broadcast", lambda used: 1e9 if trainer.engine.state.iteration == 5 else 0)
     assert trainer.run(TrainingLimit("1h", trainer.optimizer)) == 5
+
+
+def test_strict_must_be_true_or_false(tmp_path):
+    tifffile.imwrite(tmp_path / "in.tif", np.random.default_rng(0).normal(1000, 50, (32, 32)).astype(np.float32))
+    with pytest.raises(ValueError, match="strict must be true or false, got 'maybe'"):
+        denoise_stack(open_stacks(tmp_path / "in.tif")[0], tmp_path / "out.tif", "median", strict="maybe")

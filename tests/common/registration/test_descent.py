@@ -1,15 +1,31 @@
-"""Going downhill within a budget."""
+"""Minimisation within a budget, and Ctrl-C."""
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
+from collections.abc import Callable
 from itertools import count
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from warpzoo.geometry.transforms import Affine, BSpline, Composition, Velocity
+from warpzoo.images.image import Image, read_image
+from warpzoo.registration import deformation, network, optimisation
 from warpzoo.registration.budget import Budget
-from warpzoo.registration.descent import PATIENCE, Descent
+from warpzoo.registration.descent import PATIENCE, Descent, Interrupted
+from warpzoo.registration.engine import FilePairs, RegistrationEvaluator, RegistrationInferer
+from warpzoo.registration.listing import list_pairs
+from warpzoo.registration.methods import find_methods
+from warpzoo.registration.optimisation import Optimisation, Refinement
+from warpzoo.registration.pair import register_pair
+from warpzoo.registration.pyramid import ImagePyramid, Level
+
+from .conftest import save, smooth
 
 
 def parabola(x: torch.Tensor) -> torch.Tensor:
@@ -77,3 +93,177 @@ def test_the_best_is_kept(interrupted: bool) -> None:
         assert lowest == pytest.approx(0.02, rel=1e-3)
         assert descent.interrupted == interrupted
         assert descent.spent >= 1
+
+
+@pytest.fixture
+def python_handler() -> Any:
+    """SIGINT as a program in a terminal has it, however the tests were started."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def ctrl_c(then: Callable[..., Any], at: int = 1, times: int = 1) -> Callable[..., Any]:
+    """The function, whose call of that number is preceded by Ctrl-C."""
+    calls = count(1)
+
+    def called(*arguments: Any, **options: Any) -> Any:
+        if next(calls) == at:
+            for _ in range(times):
+                signal.raise_signal(signal.SIGINT)
+        return then(*arguments, **options)
+
+    return called
+
+
+@pytest.fixture
+def images(tmp_path: Any) -> tuple[Image, Image]:
+    content = np.pad(smooth((44, 36)), 12).astype(np.float32)
+    save(tmp_path / "fixed.nii.gz", content)
+    save(tmp_path / "moving.nii.gz", np.roll(content, 3, 0))
+    return read_image(tmp_path / "fixed.nii.gz"), read_image(tmp_path / "moving.nii.gz")
+
+
+@pytest.mark.usefixtures("python_handler")
+def test_one_interruption_ends_it_wherever_it_is_and_a_second_one_breaks_off() -> None:
+    for level in (0, 1, 2):  # before the first level, between both, after them
+        x = torch.zeros(2, requires_grad=True)
+        with Descent(Budget(20), "test") as descent:
+            for number in range(2):
+                if number == level:
+                    signal.raise_signal(signal.SIGINT)
+                descent.minimise(lambda x=x: parabola(x), [x], 0.1, 0.5 * (number + 1))
+            if level == 2:
+                signal.raise_signal(signal.SIGINT)
+        assert descent.interrupted
+        assert descent.iterations == 10 * level
+        assert (float(x.detach()[0]) > 0.5) == (level > 0)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+    with pytest.raises(KeyboardInterrupt), Descent(Budget(20), "test") as descent:
+        descent.minimise(ctrl_c(lambda: parabola(x), at=3, times=2), [x], 0.1)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_the_handlers_of_others_are_left_alone() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        for handler in (signal.SIG_IGN, lambda *_: None):
+            signal.signal(signal.SIGINT, handler)
+            with Descent(Budget(5), "test") as descent:
+                assert signal.getsignal(signal.SIGINT) is handler
+                signal.raise_signal(signal.SIGINT)
+            assert not descent.interrupted
+            assert signal.getsignal(signal.SIGINT) is handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_other_threads_optimise_too() -> None:
+    x = torch.zeros(2, requires_grad=True)
+
+    def work() -> None:
+        with Descent(Budget(5), "test") as descent:
+            descent.minimise(lambda: parabola(x), [x], 0.1)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert float(x.detach()[0]) > 0
+
+
+PLACES = {
+    "pyramid": (optimisation, "ImagePyramid", 1),
+    "first level": (ImagePyramid, "level", 1),
+    "second level": (ImagePyramid, "level", 2),
+    "mask": (Level, "covered", 1),
+    "model": (deformation.VelocityModel, "__init__", 2),
+    "final similarity": (deformation.VelocityModel, "transform", 1),
+}
+
+
+@pytest.mark.usefixtures("python_handler")
+@pytest.mark.parametrize("place", PLACES)
+def test_nothing_is_lost_between_levels(
+    images: tuple[Image, Image], place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The best so far is kept: what was optimised before the interruption, or the start."""
+    start = Affine.from_world(torch.eye(2, 3, dtype=torch.float64)[None] + 0.01, images[0].grid)
+    owner, name, at = PLACES[place]
+    interrupted = ctrl_c(getattr(owner, name), at)
+    monkeypatch.setattr(owner, name, staticmethod(interrupted) if name == "transform" else interrupted)
+    method = Optimisation("svf", budget=Budget(20))
+    registration = register_pair(*images, [method, Optimisation("ffd")], start=start)
+    assert registration.interrupted
+    assert "ffd did not run" in registration.notes[0]
+    if place in ("pyramid", "first level", "mask"):
+        assert registration.transform is start
+    else:
+        assert isinstance(registration.transform, Composition)
+        assert any(isinstance(part, Velocity) for part in registration.transform.parts)
+
+
+@pytest.mark.usefixtures("python_handler")
+def test_an_interruption_before_anything_was_found(
+    images: tuple[Image, Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(optimisation, "ImagePyramid", ctrl_c(ImagePyramid))
+    transform = register_pair(*images, [Optimisation("svf")]).transform
+    assert float(transform.field(images[0].grid).abs().max()) == 0
+
+
+@pytest.mark.usefixtures("python_handler")
+def test_an_interrupted_refinement_keeps_the_spline(
+    images: tuple[Image, Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spline = find_methods("ffd")[0](*images, None)
+    assert isinstance(spline, BSpline)
+    monkeypatch.setattr(optimisation, "ImagePyramid", ctrl_c(ImagePyramid))
+    with pytest.raises(Interrupted) as stop:
+        Refinement(Budget(20))(*images, spline)
+    assert stop.value.transform is spline
+
+
+@pytest.mark.usefixtures("python_handler")
+@pytest.mark.parametrize("adapt", [0, 20])
+def test_an_interruption_while_weights_load(
+    images: tuple[Image, Image], make_bundle: Callable[..., Any], adapt: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is found already is kept; a single pass, which has nothing to keep, ends at once."""
+    chain = find_methods(str(make_bundle("still", [0, 0])), adapt=adapt)
+    monkeypatch.setattr(network, "load_weights", ctrl_c(network.load_weights))
+    if adapt:
+        assert register_pair(*images, chain).interrupted
+        return
+    with pytest.raises(KeyboardInterrupt):
+        register_pair(*images, chain)
+    monkeypatch.setattr(network, "load_weights", ctrl_c(network.load_weights))
+    start = Affine.from_world(torch.eye(2, 3, dtype=torch.float64)[None] + 0.01, images[0].grid)
+    assert register_pair(*images, chain, start=start).interrupted
+
+
+@pytest.mark.usefixtures("python_handler")
+def test_a_second_interruption_ends_the_engine(
+    images: tuple[Image, Image], make_bundle: Callable[..., Any], tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pairs.csv").write_text("fixed,moving\n" + 3 * "fixed.nii.gz,moving.nii.gz\n")
+    method = find_methods(str(make_bundle("still", [0, 0])), adapt=5)[0]
+    assert isinstance(method, network.NetworkMethod)
+    done: list[bool] = []
+
+    def note(data: dict[str, Any]) -> dict[str, Any]:
+        done.append(data["pred"].interrupted)
+        return {}
+
+    pairs = FilePairs(list_pairs(pairs=tmp_path / "pairs.csv"))
+    evaluator = RegistrationEvaluator(pairs, RegistrationInferer(method), note)
+    predict = network.predict
+    monkeypatch.setattr(network, "predict", lambda *given: (signal.raise_signal(signal.SIGINT), predict(*given))[1])
+    with pytest.raises(KeyboardInterrupt):
+        evaluator.run()
+    assert done == [True]
+
+
+def test_strict_must_be_true_or_false(images: tuple[Image, Image]) -> None:
+    with pytest.raises(ValueError, match="strict must be true or false, got 'maybe'"):
+        register_pair(*images, [], strict="maybe")  # type: ignore[arg-type]

@@ -18,6 +18,7 @@ from warpzoo.images.image import Image, read_image
 from warpzoo.losses import LNCCLoss, local_normalised_cross_correlation
 from warpzoo.metrics import folding
 from warpzoo.registration.budget import Budget
+from warpzoo.registration.descent import Descent
 from warpzoo.registration.network import adapted
 from warpzoo.registration.optimisation import optimise
 from warpzoo.registration.pyramid import pyramid, shrink
@@ -233,8 +234,8 @@ def test_adaptation_leaves_the_network_as_it_was() -> None:
     image = torch.from_numpy(np.stack([smooth((40, 36)), np.roll(smooth((40, 36)), -1, 0)])).float()[None]
     network = Shift().eval()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    other, interrupted = adapted(network, lambda copy: RegistrationObjective(copy, LNCCLoss()), image, Budget(20))
-    assert not interrupted
+    with Descent(Budget(20), "adapt") as descent:
+        other = adapted(network, lambda copy: RegistrationObjective(copy, LNCCLoss()), image, descent)
     assert float(other.shift.detach()[0].abs()) > 1e-3
     torch.testing.assert_close(dict(other.named_buffers()), dict(network.named_buffers()))
     assert not torch.equal(other(image), network(image))

@@ -1,7 +1,9 @@
 """Bundles: where they lie, what they say of themselves, and their configurations with variants on top.
 
 A bundle is a folder with `configs/metadata.json`. It is given by its path, or by its name: looked for in the folders
-that WARPZOO_BUNDLES lists (separated as in PATH), then among the shipped ones, first found first taken.
+that WARPZOO_BUNDLES lists (separated as in PATH), then among the shipped ones, first found first taken. What it is for
+is the format of its output `pred` in the metadata: "registration" or "denoised". Bundles of other formats, such as the
+segmentations of MONAI's zoo, may lie in the same folders; they are not listed, and neither are damaged ones.
 
 Importing this module makes the bundles' own packages importable, which MONAI does in `run` only: a
 bundle's configuration therefore imports it.
@@ -10,10 +12,12 @@ bundle's configuration therefore imports it.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
@@ -21,12 +25,15 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import warpzoo
+from warpzoo.errors import as_value_error
 
 if TYPE_CHECKING:
     from monai.bundle import ConfigParser, ConfigWorkflow
 
 FOLDERS_VARIABLE = "WARPZOO_BUNDLES"
 METADATA = Path("configs", "metadata.json")
+TASKS = {"registration": "registration", "denoised": "denoising"}
+"""Format of a network's output `pred` → what the bundle is for."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +48,9 @@ class Bundle:
         return self.root.name
 
     @property
-    def task(self) -> str:
-        """ "registration" or "denoising"."""
-        output = self.metadata["network_data_format"]["outputs"]["pred"]
-        return "registration" if output["format"] == "registration" else "denoising"
+    def task(self) -> str | None:
+        """ "registration", "denoising" or None, by the format of the output."""
+        return TASKS.get(self.metadata["network_data_format"]["outputs"]["pred"]["format"])
 
     @property
     def spatial_dims(self) -> int:
@@ -91,26 +97,36 @@ class Bundle:
         parser.update({"bundle_root": str(self.root), **settings})
         return parser
 
+    def part(self, key: str, name: str, variants: Sequence[str] = (), **settings: Any) -> Any:
+        """One part of that configuration, such as "method" of "inference"."""
+        with as_value_error():
+            return self.config(name, variants, **settings).get_parsed_content(key)
+
     def workflow(self, name: str, variants: Sequence[str] = (), **settings: Any) -> ConfigWorkflow:
         """MONAI's workflow of "train" or "inference", initialised."""
         from monai.bundle import ConfigWorkflow
 
-        workflow = ConfigWorkflow(
-            config_file=str(self.root / "configs" / f"{name}.json"),
-            meta_file=str(self.root / METADATA),
-            logging_file=False,
-            workflow_type="train" if name == "train" else "inference",
-        )
+        logger = logging.getLogger("monai.bundle.workflows")
+        disabled, logger.disabled = logger.disabled, True  # it would warn that there is no logging_file
+        try:
+            workflow = ConfigWorkflow(
+                config_file=str(self.root / "configs" / f"{name}.json"),
+                meta_file=str(self.root / METADATA),
+                logging_file=False,
+                workflow_type="train" if name == "train" else "inference",
+            )
+        finally:
+            logger.disabled = disabled
         workflow.parser = self.config(name, variants, **settings)
-        workflow.initialize()
+        with as_value_error():
+            workflow.initialize()
         return workflow
 
     def _read(self, name: str) -> dict[str, Any]:
         path = self.root / "configs" / name
         if not path.is_file():
             raise ValueError(f"{path} does not exist; a bundle must have it.")
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return content
+        return _read_json(path)
 
 
 def open_bundle(root: str | Path) -> Bundle:
@@ -121,38 +137,53 @@ def open_bundle(root: str | Path) -> Bundle:
     package = sys.modules.get(root.name)
     if package is not None and root not in Path(getattr(package, "__file__", None) or "").parents:
         raise ValueError(f"{root} cannot be used: another package {root.name} is loaded already ({package}).")
+    bundle = _bundle(root)
     _PACKAGES.opened[root.name] = root
-    return Bundle(root, json.loads((root / METADATA).read_text(encoding="utf-8")))
+    return bundle
 
 
-def find_bundle(name: str, task: str) -> Bundle:
-    """The bundle of that name, or in that folder, if it is for the task; otherwise a ValueError that lists those."""
-    if os.sep in name or "/" in name or name in (".", ".."):
+def find_bundle(name: str, task: str, others: Sequence[str] = ()) -> Bundle:
+    """The bundle of that name, or in that folder, if it is for the task; otherwise a ValueError that lists those, and
+    the `others` that are no bundles."""
+    if os.sep in name or "/" in name or "\\" in name or name in (".", ".."):
         bundle = open_bundle(name)
     else:
         root = next((root for root in bundle_roots() if root.name == name), None)
         if root is None:
-            there = ", ".join(bundle.name for bundle in bundles(task)) or "none"
+            there = ", ".join([*others, *(bundle.name for bundle in bundles(task))])
             raise ValueError(
-                f"no bundle is called {name!r}; for {task} there are: {there}. Others are found by their path, or in "
-                f"the folders that the environment variable {FOLDERS_VARIABLE} lists."
+                f"method must be one of {there}, a bundle's folder such as ./my_bundle, or a bundle in the folders "
+                f"that the environment variable {FOLDERS_VARIABLE} lists, got {name!r}."
             )
         bundle = open_bundle(root)
     if bundle.task != task:
-        raise ValueError(f"method must be a bundle for {task}, got {name!r}, which is for {bundle.task}.")
+        raise ValueError(
+            f"method must be a bundle for {task}, got {name!r}, which is for {bundle.task or 'something else'}."
+        )
     return bundle
 
 
-def bundles(task: str) -> list[Bundle]:
-    """All that are found by name, for that task."""
-    found = [Bundle(root, json.loads((root / METADATA).read_text(encoding="utf-8"))) for root in bundle_roots()]
+def bundles(task: str, folders: Sequence[Path] | None = None) -> list[Bundle]:
+    """All that are found by name, or in these folders, for that task; what cannot be opened is left out."""
+    found = []
+    for root in bundle_roots(folders):
+        with suppress(ValueError):
+            found.append(_bundle(root))
     return [bundle for bundle in found if bundle.task == task]
 
 
-def bundle_roots() -> Iterator[Path]:
-    """The folders of all bundles that are found by name; the first of a name hides others."""
+def shipped(task: str) -> Bundle:
+    """The first one for that task of those that are shipped, whatever WARPZOO_BUNDLES lists."""
+    there = bundles(task, bundle_folders()[-1:])
+    if not there:
+        raise ValueError(f"method must be given: no bundle for {task} is shipped here.")
+    return open_bundle(there[0].root)
+
+
+def bundle_roots(folders: Sequence[Path] | None = None) -> Iterator[Path]:
+    """The folders of all bundles that are found by name, or in these folders; the first of a name hides others."""
     seen = set()
-    for folder in bundle_folders():
+    for folder in bundle_folders() if folders is None else folders:
         for path in sorted(folder.glob(f"*/{METADATA.as_posix()}")):
             root = path.parents[1].resolve()
             if root.name not in seen:
@@ -171,11 +202,34 @@ def bundle_folders() -> list[Path]:
 
 def training_objective(root: str | Path, network: Any, variants: Sequence[str] = ()) -> Any:
     """What the bundle trains its network for, around this network: `objective(image)["loss"]`."""
-    return (
-        open_bundle(root)
-        .config("train", variants, network=network, network_def=network)
-        .get_parsed_content("objective")
-    )
+    return open_bundle(root).part("objective", "train", variants, network=network, network_def=network)
+
+
+def _bundle(root: Path) -> Bundle:
+    """The bundle in a folder; metadata that lack what this package needs are a ValueError that names the file."""
+    metadata = _read_json(root / METADATA)
+    try:
+        data = metadata["network_data_format"]
+        complete = isinstance(data["outputs"]["pred"]["format"], str)
+        complete &= isinstance(data["inputs"]["image"]["spatial_shape"], list)
+    except (KeyError, TypeError):
+        complete = False
+    if not complete:
+        raise ValueError(
+            f"{root / METADATA} must have a network_data_format with the spatial_shape of inputs.image and the format "
+            f"of outputs.pred."
+        )
+    return Bundle(root, metadata)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as JSON: {error}.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must be a JSON object, got a {type(content).__name__}.")
+    return content
 
 
 def _refers(found: Mapping[str, Any], changes: Mapping[str, Any], known: set[str], key: str) -> bool:

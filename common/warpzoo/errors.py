@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -24,6 +25,18 @@ def plain_reason(error: BaseException) -> str:
     return f"{chain[-1] or type(chain[-1]).__name__}"
 
 
+@contextmanager
+def as_value_error() -> Iterator[None]:
+    """Raises the ValueError or OSError that MONAI wraps in a RuntimeError ("Failed to instantiate component …") as one
+    ValueError with its message."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not _has_reason(error):
+            raise
+        raise ValueError(plain_reason(error)) from error
+
+
 def end_with_the_reason() -> None:
     """Makes a failing `python -m monai.bundle` print one sentence instead of a traceback.
 
@@ -37,12 +50,16 @@ def end_with_the_reason() -> None:
 def _print_reason(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     if isinstance(error, KeyboardInterrupt):
         print("\ninterrupted; existing output files are complete.", file=sys.stderr)
-    elif any(isinstance(one, (ValueError, OSError, MemoryError)) for one in _chain(error)):
+    elif _has_reason(error):
         print(
             f"\nerror: {plain_reason(error)}\n(python -X dev -m monai.bundle … shows the traceback.)", file=sys.stderr
         )
     else:
         sys.__excepthook__(kind, error, trace)
+
+
+def _has_reason(error: BaseException) -> bool:
+    return any(isinstance(one, (ValueError, OSError, MemoryError)) for one in _chain(error))
 
 
 def _chain(error: BaseException) -> list[BaseException]:

@@ -11,6 +11,6 @@ def methods() -> None:
     for bundle in bundles("registration"):
         kind, weights = bundle.metadata.get("data_type", "any"), bundle.weights().exists()
         missing = "" if weights else " (no weights yet: train it first)"
-        print(f"{bundle.name:20}{f'{bundle.spatial_dims}-D':8}{kind:6}{bundle.metadata['task']}{missing}")
+        print(f"{bundle.name:20}{f'{bundle.spatial_dims}-D':8}{kind:6}{bundle.metadata.get('task', '')}{missing}")
     for name, task in OPTIMISED.items():
         print(f"{name:20}{'2/3-D':8}{'any':6}no network: {task}")

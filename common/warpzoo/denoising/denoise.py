@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from warpzoo.bundles import Bundle, bundles, find_bundle
+from warpzoo.bundles import Bundle, find_bundle, shipped
 from warpzoo.checks import check_truth, chosen_device
 from warpzoo.denoising.filters import FILTERS, filter_stack
 from warpzoo.denoising.preflight import little_to_learn_from, other_intensities, preflight
-from warpzoo.denoising.stacks import Stack
+from warpzoo.denoising.stacks import Stack, result_dtype
 from warpzoo.denoising.training import parse_budget
-from warpzoo.errors import Finding, raise_if
+from warpzoo.errors import Finding, as_value_error, raise_if
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,13 @@ def denoise_stack(
         raise ValueError(f"tile must be 1 pixel or more, got {tile}.")
     if seed < 0:
         raise ValueError(f"seed must be 0 or more, got {seed}.")
+    result_dtype(stack, dtype)
+    settings = {name: value for name, value in (settings or {}).items() if value is not None}
     if method in FILTERS:
-        if weights or save_weights or variants or phantom or budget:
+        if weights or save_weights or variants or phantom or budget or settings:
             raise ValueError(
-                f"weights, variant, phantom and budget must not be given with the filter {method}: it learns nothing."
+                f"weights, variant, phantom, budget and the PSF must not be given with the filter {method}: it learns "
+                f"nothing."
             )
         findings = preflight(stack)
         raise_if(findings, strict)
@@ -86,8 +89,7 @@ def denoise_stack(
     if budget is not None:
         parse_budget(budget)
     variants = [*dict.fromkeys([*_dims_variant(bundle, stack.dims), *variants])]
-    own = _own_settings(bundle, variants, settings or {})
-    common: dict[str, Any] = {"spatial_dims": stack.dims, **own}
+    common: dict[str, Any] = {"spatial_dims": stack.dims, "summary": False, **_own_settings(bundle, variants, settings)}
     if device is not None:
         common["device"] = torch.device(chosen_device(device))
     findings = preflight(stack)
@@ -103,14 +105,17 @@ def denoise_stack(
             workflow = bundle.workflow(
                 "train", variants, **common, **training, **({"budget": budget} if budget else {})
             )
-            patch = workflow.parser.get_parsed_content("train#dataset").size
+            with as_value_error():
+                patch = workflow.parser.get_parsed_content("train#dataset").size
             findings = [*findings, *little_to_learn_from(stack, patch)]
             raise_if(findings, strict)
-            workflow.run()
+            with as_value_error():
+                workflow.run()
             run |= json.loads(learnt.with_suffix(".training.json").read_text(encoding="utf-8"))
         inference = {"image": stack, "output": output, "weights": str(learnt), "dtype": dtype, "phantom": phantom}
         workflow = bundle.workflow("inference", variants, **common, **inference, **({"tile": tile} if tile else {}))
-        workflow.run()
+        with as_value_error():
+            workflow.run()
         ratio = workflow.parser.get_parsed_content("postprocessing").mean_ratio
     return Denoised(
         bundle.name,
@@ -123,14 +128,8 @@ def denoise_stack(
 
 
 def denoiser(method: str | None = None) -> Bundle:
-    """The bundle of that name or in that folder; the first one for denoising if none is named."""
-    there = bundles("denoising")
-    if method is None and there:
-        return find_bundle(there[0].name, "denoising")
-    if method is not None and ("/" in method or "\\" in method or method in [bundle.name for bundle in there]):
-        return find_bundle(method, "denoising")
-    names = ", ".join([*(bundle.name for bundle in there), *FILTERS])
-    raise ValueError(f"method must be one of {names}, or a bundle's folder such as ./my_bundle, got {method!r}.")
+    """The bundle of that name or in that folder; the shipped one if none is named."""
+    return shipped("denoising") if method is None else find_bundle(method, "denoising", [*FILTERS])
 
 
 def _dims_variant(bundle: Bundle, dims: int) -> list[str]:
@@ -139,12 +138,11 @@ def _dims_variant(bundle: Bundle, dims: int) -> list[str]:
 
 
 def _own_settings(bundle: Bundle, variants: Sequence[str], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Those that are given, as far as the bundle has them and no variant says otherwise."""
-    given = {name: value for name, value in settings.items() if value is not None}
+    """Those settings, which the bundle must have and no variant may set."""
     known, plain = bundle.settings("train", variants), bundle.settings("train")
-    for name, value in given.items():
+    for name, value in settings.items():
         if name not in known:
             raise ValueError(f"{name} must not be given for {bundle.name}, which has no such setting, got {value!r}.")
         if known[name] != plain[name]:
             raise ValueError(f"{name} must not be given with a variant that sets it to {known[name]!r}, got {value!r}.")
-    return given
+    return dict(settings)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from warpzoo.denoising.denoise import denoise_stack
-from warpzoo.denoising.stacks import open_stack, stack_of
+from warpzoo.denoising.stacks import open_stack, result_dtype, stack_of
 from warpzoo.images.conversion import as_image
 
 
@@ -47,7 +47,7 @@ def denoise(
         psf: instead, an image file with the blur as it was measured.
         size: of a filter; found without a clean image if not given.
         spatial_dims: 3 to use the neighbouring slices of a volume, too.
-        channel: which one of a file to denoise, counted from 0; the others are copied.
+        channel: which one of a file to denoise, counted from 0; the others are copied. Not for images in memory.
         time_axis: which axis is time, counted from 0, where nothing says so.
         weights: file of a network that has been trained before; nothing is learnt then.
         save_weights: where to keep what was learnt.
@@ -62,14 +62,18 @@ def denoise(
         >>> denoised = warpzoo.denoise(noisy, budget="60s", psf_sigma=1.2)
     """
     back: Any = None
+    if channel is not None and not isinstance(image, (str, Path)):
+        raise ValueError(f"channel must only be given with a file, got {channel} with {type(image).__name__}.")
+    if isinstance(image, torch.Tensor) and image.requires_grad:
+        raise ValueError("image must not require a gradient, which ends here; give image.detach().")
     if isinstance(image, (str, Path)):
         stack = open_stack(image, spatial_dims, channel, time_axis)
     elif isinstance(image, (np.ndarray, torch.Tensor)) and not hasattr(image, "affine"):
-        stack = stack_of(np.asarray(image), spatial_dims, time_axis)
+        stack = stack_of(np.asarray(image.cpu() if isinstance(image, torch.Tensor) else image), spatial_dims, time_axis)
     else:
         volume, back = as_image(image)
         stack = stack_of(volume.array[0].numpy().T, spatial_dims, time_axis, volume.header.dtype)
-    result = np.empty(stack.source.shape[::-1], np.dtype(dtype or stack.dtype))
+    result = np.empty(stack.source.shape[::-1], result_dtype(stack, dtype))
     denoise_stack(
         stack,
         result,

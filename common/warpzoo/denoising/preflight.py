@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from warpzoo.denoising.patches import Patches
 from warpzoo.denoising.stacks import Stack
 from warpzoo.denoising.tiles import plan_tiles
 from warpzoo.errors import Finding, fatal, warning
 from warpzoo.images.content import SATURATED
+from warpzoo.networks.weights import read_weights
 
 CORRELATED = 0.25
 """Correlation of the noise of neighbouring pixels above which results are visibly worse (cameras: up to about 0.15)."""
@@ -74,9 +74,9 @@ def little_to_learn_from(stack: Stack, patch: int | Sequence[int]) -> Iterator[F
 
 def other_intensities(stack: Stack, weights: Path) -> Iterator[Finding]:
     """A warning if an image's intensities differ from those that the weights were trained with."""
-    state = torch.load(weights, map_location="cpu", weights_only=True) if weights.is_file() else {}
+    state = read_weights(weights)
     if not {"mean", "deviation"} <= state.keys():
-        return  # a damaged file is reported when it is used
+        return  # weights of another network are refused when they are loaded into it
     mean, deviation = float(state["mean"]), float(state["deviation"])
     sample = Patches([stack], WINDOW).sample(64)
     ratio = float(sample.std()) / deviation

@@ -76,6 +76,8 @@ def make_psf(
     if measured is not None:
         if sigma != 1.0:
             raise ValueError(f"psf_sigma must not be given with a measured PSF ({measured}), got {sigma!r}.")
+        if not Path(measured).exists():
+            raise ValueError(f"psf must be an image file, got {measured}, which does not exist.")
         return MeasuredPSF(measured)
     if sigma == "none":
         return nn.Identity()

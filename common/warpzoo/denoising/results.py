@@ -32,15 +32,22 @@ class WriteTiles:
         tiles: the tiles that are denoised.
         dtype: of the values, such as float32; default: the input's.
         key: of the result in the evaluator's output.
+        summary: print one line about the file at the end.
     """
 
     def __init__(
-        self, path: str | Path | np.ndarray, tiles: Tiles, dtype: str | None = None, key: str = "pred"
+        self,
+        path: str | Path | np.ndarray,
+        tiles: Tiles,
+        dtype: str | None = None,
+        key: str = "pred",
+        summary: bool = False,
     ) -> None:
         self.path = path
         self.tiles = tiles
         self.dtype = dtype
         self.key = key
+        self.summary = check_truth("summary", summary)
         self.open = ExitStack()
         self.sums = np.zeros(2)
 
@@ -73,6 +80,8 @@ class WriteTiles:
 
     def close(self, _: Engine) -> None:
         self.open.close()
+        if self.summary:
+            print(f"{self.path}: mean intensity × {self.mean_ratio:.4f}")
 
     def give_up(self, _: Engine, error: BaseException) -> None:
         with self.open:

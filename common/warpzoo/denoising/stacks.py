@@ -176,13 +176,18 @@ def check_output(stack: Stack, path: str | Path, dtype: str | None = None) -> No
     path = Path(path)
     if path.is_dir() and not path.name.lower().endswith(ZARR):
         raise FileError(f"{path} is a folder; it must be a file name, such as {stack.path.name}.")
+    images.check_output(stack.source, path, result_dtype(stack, dtype))
+
+
+def result_dtype(stack: Stack, dtype: str | None = None) -> np.dtype:
+    """The data type of that name, which must be one of real numbers; the stack's own if none is named."""
     try:
         kept = np.dtype(dtype or stack.dtype)
     except TypeError:
         kept = np.dtype(bool)
     if kept.kind not in "iuf":
         raise ValueError(f"dtype must be a type of real numbers, such as uint16 or float32, got {dtype!r}.")
-    images.check_output(stack.source, path, kept)
+    return kept
 
 
 @dataclass(frozen=True)

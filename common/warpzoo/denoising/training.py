@@ -53,12 +53,14 @@ def denoising_trainer(
     batch_size: int = 4,
     initial_weights: str | Path | None = None,
     train_handlers: Sequence[Any] = (),
+    summary: bool = False,
     **options: Any,
 ) -> SupervisedTrainer:
     """Trains `objective.network` on random patches until the budget is used up, and calibrates it.
 
     `weights` is the file to write, the mean of the last steps' weights; the record of the run is written beside it.
-    `budget` and `clock` are those of `TrainingLimit`, `options` those of MONAI's SupervisedTrainer, such as `amp`.
+    `budget` and `clock` are those of `TrainingLimit`, `options` those of MONAI's SupervisedTrainer, such as `amp`; with
+    `summary`, one line about the file is printed at the end.
     """
     network = objective.network
     settings = {
@@ -75,7 +77,7 @@ def denoising_trainer(
         FitIntensities(network, dataset),
         AverageWeights(network, use=True),
         Calibrate(network, dataset),
-        SaveWeights(weights, network, settings, dataset, limit),
+        SaveWeights(weights, network, settings, dataset, limit, summary),
         limit,
         *train_handlers,
     ]
@@ -97,7 +99,7 @@ def parse_budget(budget: str | float) -> tuple[float, str]:
             return math.ceil(float(match[1])), "steps"
         if match[2] in UNITS or not match[2]:
             return float(match[1]) * UNITS.get(match[2], 1), "seconds"
-    raise ValueError(f"budget is {budget!r}; a time such as 60s or 10min, or steps such as 2000steps, is wanted.")
+    raise ValueError(f"budget must be a time such as 60s or 10min, or steps such as 2000steps, got {budget!r}.")
 
 
 class TrainingLimit:
@@ -262,13 +264,20 @@ class SaveWeights:
     """Writes the trained network's weights, a plain state dict, and beside them the record of the run as JSON."""
 
     def __init__(
-        self, path: str | Path, network: nn.Module, settings: Mapping[str, Any], patches: Patches, budget: TrainingLimit
+        self,
+        path: str | Path,
+        network: nn.Module,
+        settings: Mapping[str, Any],
+        patches: Patches,
+        budget: TrainingLimit,
+        summary: bool = False,
     ) -> None:
         self.path = Path(path)
         self.network = network
         self.budget = budget
         self.settings = dict(settings)
         self.patches = patches
+        self.summary = check_truth("summary", summary)
         self.curve: list[dict[str, float]] = []
 
     def attach(self, engine: Engine) -> None:
@@ -301,3 +310,5 @@ class SaveWeights:
             "curve": self.curve,
         }
         record.write_json(self.path.with_suffix(".training.json"), run)
+        if self.summary:
+            print(f"{self.path}: {run['steps']} steps in {run['seconds']:.0f} s")

@@ -12,6 +12,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import fuse_conv_bn_eval
 
+MADE_WITH = "made_with_"
+"""What the name of an architecture's tag starts with."""
+
 
 def zero_initialised(layer: Any) -> Any:
     """The layer with zero weights and bias; as a network's last layer: an untrained network predicts the identity."""
@@ -23,12 +26,12 @@ def zero_initialised(layer: Any) -> Any:
 def tag_architecture(network: nn.Module, *choices: str) -> None:
     """Registers an empty buffer named after choices that are not visible in a network's weights otherwise, so that
     weights load only into a network of the same choices."""
-    network.register_buffer("_".join(["made_with", *choices]), torch.empty(0))
+    network.register_buffer(MADE_WITH + "_".join(choices), torch.empty(0))
 
 
-def load_weights(path: str | Path, network: nn.Module) -> None:
-    """Loads a plain state dict, without running any code; a missing or damaged file, or one of another network, is a
-    ValueError that names it."""
+def read_weights(path: str | Path) -> dict[str, Any]:
+    """The plain state dict in a file, without running any code; a missing or damaged file is a ValueError that names
+    it."""
     if not Path(path).is_file():
         state = "is a folder" if Path(path).is_dir() else "does not exist"
         raise ValueError(f"{path} {state}: the network has no weights. Train some, or give the file by `weights`.")
@@ -37,14 +40,29 @@ def load_weights(path: str | Path, network: nn.Module) -> None:
     except Exception as error:
         raise ValueError(f"{path} cannot be read as weights ({type(error).__name__}); it may be damaged.") from error
     state = state.get("network", state) if isinstance(state, dict) else {}
+    return state if isinstance(state, dict) else {}
+
+
+def load_weights(path: str | Path, network: nn.Module) -> None:
+    """Loads a file of weights into the network, in place; weights of another network are a ValueError as well."""
+    state = read_weights(path)
     own = network.state_dict()
     differing = sorted(
         name
         for name in own.keys() | state.keys()
         if getattr(own.get(name), "shape", 0) != getattr(state.get(name), "shape", 1)
     )
+    made = [[str(name) for name in names if str(name).startswith(MADE_WITH)] for names in (state, own)]
+    if all(made) and made[0] != made[1]:
+        theirs, ours = (
+            ", ".join(sorted(name.removeprefix(MADE_WITH).replace("_", " ") for name in one)) for one in made
+        )
+        raise ValueError(
+            f"{path} holds the weights of another network: it was trained with other choices ({theirs}) than the "
+            f"configuration has ({ours}). All variants that it was trained with must be given, such as paper,a1."
+        )
     if differing:
-        telling = min(differing, key=lambda name: (name not in state, "made_with" not in name))
+        telling = min(differing, key=lambda name: name not in state)
         raise ValueError(
             f"{path} holds the weights of another network: {len(differing)} parameters are missing, extra or of "
             f"another shape, such as {telling}. Use the configuration (variant) it was trained with."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from warpzoo.bundles import bundles, find_bundle
+from warpzoo.bundles import find_bundle
 from warpzoo.registration.budget import Budget
 
 if TYPE_CHECKING:
@@ -61,9 +61,8 @@ def find_methods(
     if similarity is not None and not refinement and len(networks) == len(names):
         raise ValueError(f"similarity must not be given where nothing is optimised ({chain}), got {similarity!r}.")
 
-    for name in names:
-        if name not in OPTIMISED:
-            _check_name(name)
+    for number in networks:
+        find_bundle(names[number], "registration", [*OPTIMISED])
     from warpzoo.checks import chosen_device
     from warpzoo.registration.optimisation import Optimisation, Refinement
 
@@ -96,7 +95,8 @@ def network_method(
             f"weights must be given for variant {variant!r} of {bundle.name}, which comes with none; shipped are: "
             f"{', '.join(bundle.shipped_weights()) or 'none'}."
         )
-    config = bundle.config(
+    method: Method = bundle.part(
+        "method",
         "inference",
         variants,
         device=torch.device(device),
@@ -104,16 +104,4 @@ def network_method(
         adapt=adapt,
         **{"method#variants": variants},
     )
-    method: Method = config.get_parsed_content("method")
     return method
-
-
-def _check_name(name: str) -> None:
-    if "/" in name or "\\" in name or name in (".", ".."):
-        return
-    names = [bundle.name for bundle in bundles("registration")]
-    if name not in names:
-        raise ValueError(
-            f"method must be one of {', '.join([*OPTIMISED, *names])}, or a bundle's folder such as ./my_bundle, got "
-            f"{name!r}."
-        )

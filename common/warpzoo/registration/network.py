@@ -78,8 +78,8 @@ class NetworkMethod:
 
     @property
     def expectations(self) -> Mapping[str, Any]:
-        """What the shipped weights were trained on; of others it is not known."""
-        shipped = self.weights.resolve() == self.bundle.weights().resolve()
+        """What the shipped weights, also a variant's, were trained on; of others it is not known."""
+        shipped = self.weights.resolve().parent == self.bundle.root / "models"
         known = self.bundle.metadata.get("training_data", {}) if shipped else {}
         return {"spatial_dims": self.spatial_dims, **known}
 

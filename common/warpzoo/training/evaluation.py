@@ -66,8 +66,8 @@ class PairMetricsd(MapTransform):
             "folding_corners": float(folds.forward),
         }
         if moving_labels is not None and fixed_labels is not None:
-            carried = warp_labels(moving_labels.to(displacement.device), displacement)
-            for suffix, labels in (("_before", moving_labels), ("", carried)):
+            warped_labels = warp_labels(moving_labels.to(displacement.device), displacement)
+            for suffix, labels in (("_before", moving_labels), ("", warped_labels)):
                 numbers |= self._compare(labels.long().cpu(), fixed_labels.long().cpu(), suffix)
         return numbers
 

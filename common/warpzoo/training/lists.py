@@ -139,6 +139,8 @@ def images_in_archive(
 def of_subjects(records: Sequence[Record], subjects: Sequence[str]) -> list[Record]:
     """The records of these subjects."""
     chosen = set(subjects)
+    if not chosen:
+        raise ValueError("subjects must be named (--subjects), such as those of the test set, got none.")
     kept = [record for record in records if record["subject"] in chosen]
     if not kept:
         raise ValueError(f"subjects must be among the images', {records[0]['subject']!r}, …, got {sorted(chosen)[:5]}.")

@@ -24,7 +24,7 @@ class Muon(torch.optim.Adam):
 
     def __init__(self, params: Iterable[nn.Parameter], lr: float = 0.02, momentum: float = 0.95) -> None:
         if lr < 0 or not 0 <= momentum < 1:
-            raise ValueError(f"lr is {lr} and momentum {momentum}; they want 0 or more, and from 0 to below 1.")
+            raise ValueError(f"lr must be 0 or more and momentum in [0, 1), got {lr} and {momentum}.")
         matrices: dict[str, Any] = {"params": [], "momentum": momentum}
         others: dict[str, Any] = {"params": [], "lr": lr / 10}
         for parameter in params:

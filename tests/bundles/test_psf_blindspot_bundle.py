@@ -11,8 +11,8 @@ import torch
 from PIL import Image as Picture
 from scipy import ndimage
 
+import warpzoo
 from warpzoo.commands.denoise import denoise
-from warpzoo.errors import plain_reason
 
 SIDE = 128
 STEPS = 120
@@ -114,9 +114,8 @@ def test_what_cannot_be_denoised_is_said(trained, tmp_path):
         denoise(noisy, output=noisy)
     with pytest.raises(ValueError, match=r"published.*got 'none_such'"):
         denoise(noisy, output=str(tmp_path / "out.tif"), variant="none_such", budget="1steps")
-    with pytest.raises(RuntimeError) as mistaken:
+    with pytest.raises(ValueError, match="another network"):
         denoise(noisy, output=str(tmp_path / "out.tif"), weights=str(trained / "model.pt"), variant="unet")
-    assert "another network" in plain_reason(mistaken.value)
     tifffile.imwrite(tmp_path / "empty.tif", np.zeros((64, 64), np.uint8))
     with pytest.raises(ValueError, match=r"empty\.tif.*nothing to denoise"):
         denoise(str(tmp_path / "empty.tif"), output=str(tmp_path / "out.tif"))
@@ -132,6 +131,7 @@ def test_what_cannot_be_denoised_is_said(trained, tmp_path):
         ({"method": "median", "budget": "5s"}, "the filter median"),
         ({"weights": "model.pt", "save_weights": "other.pt"}, "nothing is learnt"),
         ({"variant": "none", "psf_sigma": "2"}, "a variant that sets it to 'none'"),
+        ({"method": "median", "psf_sigma": "2"}, "the filter median"),
         ({"budget": "."}, "budget .*'.'"),
         ({"dtype": "bool"}, "dtype must be .*got 'bool'"),
     ],
@@ -142,6 +142,67 @@ def test_options_that_do_not_fit(trained, tmp_path, options, message):
     assert not list(tmp_path.iterdir())
     with pytest.raises(ValueError, match="got the folder"):
         denoise(str(tmp_path), output=str(tmp_path / "out.tif"))
+
+
+class Hostile:
+    """A pickle that creates a file when it is read as one."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_weights_run_no_code(trained, tmp_path):
+    torch.save(Hostile(tmp_path / "created"), tmp_path / "evil.pt")
+    with pytest.raises(ValueError, match=r"evil\.pt cannot be read as weights"):
+        denoise(str(trained / "noisy.tif"), output=str(tmp_path / "out.tif"), weights=str(tmp_path / "evil.pt"))
+    assert [path.name for path in tmp_path.iterdir()] == ["evil.pt"]
+
+
+# From Python
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"psf_sigma": -1}, "psf_sigma must be .* got -1"),
+        ({"psf_sigma": "x"}, "psf_sigma must be .* got 'x'"),
+        ({"psf_sigma": (1, 2, 3)}, r"psf_sigma must be .* got .1, 2, 3."),
+        ({"psf_sigma": -1, "weights": True}, "psf_sigma must be .* got -1"),
+        ({"psf": "none.tif"}, r"psf must be .*none\.tif"),
+        ({"weights": "none.pt"}, r"none\.pt does not exist: .*`weights`"),
+        ({"dtype": "foo"}, "dtype must be .* got 'foo'"),
+        ({"dtype": "bool", "method": "median"}, "dtype must be .* got 'bool'"),
+        ({"channel": 5}, "channel must only be given with a file, got 5"),
+        ({"budget": "60 secs"}, "budget must be a time .* got '60 secs'"),
+        ({"budget": 0}, "budget must be a time .* got 0"),
+        ({"variant": "nope"}, "variant must be .* got 'nope'"),
+    ],
+)
+def test_python_says_what_is_wrong_before_anything_runs(trained, monkeypatch, options, message):
+    monkeypatch.setattr("ignite.engine.Engine.run", lambda *_, **__: pytest.fail("something runs"))
+    if options.get("weights") is True:
+        options = {**options, "weights": trained / "model.pt"}
+    with pytest.raises(ValueError, match=f"^[^\n]*{message}[^\n]*$"):
+        warpzoo.denoise(tifffile.imread(trained / "noisy.tif"), **options)
+
+
+def test_python_takes_tensors_without_gradients(trained):
+    image = torch.from_numpy(tifffile.imread(trained / "noisy.tif").astype(np.float32)).requires_grad_()
+    with pytest.raises(ValueError, match="image must not require a gradient"):
+        warpzoo.denoise(image, "median")
+    assert warpzoo.denoise(image.detach(), "median", size=3).shape == image.shape
+
+
+def test_python_prints_nothing_and_the_command_one_line(trained, tmp_path, capfd):
+    options = {"weights": str(trained / "model.pt"), "device": "cpu"}
+    warpzoo.denoise(tifffile.imread(trained / "noisy.tif"), **options)
+    warpzoo.denoise(tifffile.imread(trained / "noisy.tif"), budget="1steps", device="cpu")
+    assert capfd.readouterr().out == ""
+    denoise(str(trained / "noisy.tif"), output=str(tmp_path / "out.tif"), **options)
+    assert capfd.readouterr().out.count("mean intensity ×") == 1
 
 
 # Through MONAI
@@ -171,7 +232,7 @@ def test_evaluation_measures_noisy_and_denoised(trained, clean, bundle, start, t
 @pytest.mark.parametrize(
     "variants", [[], ["published"], ["unet", "none"], ["learnable"], ["psf_0.5"], ["3d"], ["psf_1.5", "3d"]]
 )
-def test_every_variant_trains_and_infers(bundle, start, tmp_path, variants):
+def test_every_variant_trains_and_infers(bundle, start, tmp_path, variants, capsys):
     dims = 3 if "3d" in variants else 2
     shape = (8, 40, 36)[-dims:]
     values = np.random.default_rng(0).poisson(20, shape).astype(np.uint8)
@@ -181,8 +242,10 @@ def test_every_variant_trains_and_infers(bundle, start, tmp_path, variants):
     small = {"network_def#channels": 4, "weights": str(tmp_path / "model.pt"), "device": "$torch.device('cpu')"}
     patch = {"patch": [8, 16, 16][-dims:], "batch_size": 2, "budget": "3steps", "images": str(tmp_path / "in.tif")}
     start(root, "train", *names, **small, **patch).run()
+    assert f"{tmp_path / 'model.pt'}: 3 steps in " in capsys.readouterr().out
     files = {"image": str(tmp_path / "in.tif"), "output": str(tmp_path / "out.tif")}
     start(root, "inference", *names, **small, **files).run()
+    assert f"{tmp_path / 'out.tif'}: mean intensity × " in capsys.readouterr().out
     out = tifffile.imread(tmp_path / "out.tif")
     assert (out.shape, out.dtype) == (shape, np.uint8)
     assert out.std() < values.std()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from warpzoo.bundles import Bundle, bundle_folders, bundles, find_bundle, open_bundle
+from warpzoo.denoising.denoise import denoiser
+from warpzoo.registration.methods import find_methods
 
 ROOT = Path(__file__).parents[2]
 
@@ -75,8 +79,8 @@ def test_found_by_path_and_by_name(toy: Path, monkeypatch: pytest.MonkeyPatch) -
     assert find_bundle(str(toy), "registration").root == toy
     monkeypatch.chdir(toy.parent)
     assert find_bundle("./toy", "registration").root == toy
-    with pytest.raises(ValueError, match="no bundle is called 'toy'; for registration there are: dirnet, "):
-        find_bundle("toy", "registration")
+    with pytest.raises(ValueError, match="method must be one of affine, dirnet, .* got 'toy'"):
+        find_bundle("toy", "registration", ["affine"])
     shelves = os.pathsep.join([str(toy.parent / "none"), str(toy.parent)])
     monkeypatch.setenv("WARPZOO_BUNDLES", shelves)
     assert find_bundle("toy", "registration").root == toy
@@ -101,6 +105,58 @@ def test_a_package_of_the_same_name_from_elsewhere_is_refused(toy: Path) -> None
     shutil.move(toy, toy.parent / "json")
     with pytest.raises(ValueError, match="another package json is loaded already"):
         open_bundle(toy.parent / "json")
+
+
+def test_bundles_of_other_tasks_are_no_methods(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A segmentation of MONAI's zoo; an own denoiser is listed, but is not the default."""
+    monkeypatch.setenv("WARPZOO_BUNDLES", str(toy.parent))
+    for name, kind in (("a_spleen", "segmentation"), ("a_denoiser", "denoised")):
+        shutil.copytree(toy, toy.parent / name)
+        metadata = json.loads((toy / "configs/metadata.json").read_text())
+        metadata["network_data_format"]["outputs"]["pred"]["format"] = kind
+        (toy.parent / name / "configs/metadata.json").write_text(json.dumps(metadata))
+    assert open_bundle(toy.parent / "a_spleen").task is None
+    assert [bundle.name for bundle in bundles("denoising")] == ["a_denoiser", "psf_blindspot"]
+    assert "a_spleen" not in [bundle.name for bundle in bundles("registration")]
+    assert denoiser().root == ROOT / "bundles/psf_blindspot"
+    with pytest.raises(ValueError, match="method must be a bundle for denoising, got 'a_spleen'"):
+        denoiser("a_spleen")
+
+
+@pytest.mark.parametrize(
+    "content", ["{broken", "{}", "[]", '{"network_data_format": {"inputs": {}, "outputs": {}}}', b"\xff\xfe"]
+)
+def test_a_damaged_bundle_leaves_the_others_alone(
+    toy: Path, monkeypatch: pytest.MonkeyPatch, content: str | bytes
+) -> None:
+    monkeypatch.setenv("WARPZOO_BUNDLES", str(toy.parent))
+    metadata = toy.parent / "broken/configs/metadata.json"
+    metadata.parent.mkdir(parents=True)
+    metadata.write_bytes(content.encode() if isinstance(content, str) else content)
+    assert [bundle.name for bundle in bundles("registration")][:2] == ["toy", "dirnet"]
+    for name in ("broken", str(metadata.parents[1])):
+        with pytest.raises(ValueError, match=re.escape(str(metadata))):
+            find_methods(name)
+        with pytest.raises(ValueError, match=re.escape(str(metadata))):
+            denoiser(name)
+
+
+def test_what_a_configuration_refuses_is_one_value_error(toy: Path) -> None:
+    refusing = {"_target_": "warpzoo.checks.check_spacing", "name": "width", "spacing": -1, "dims": 2}
+    (toy / "configs/inference.json").write_text(json.dumps({"method": refusing, "initialize": [refusing]}))
+    with pytest.raises(ValueError, match="^width must be one positive length"):
+        open_bundle(toy).part("method", "inference")
+    with pytest.raises(ValueError, match="^width must be one positive length"):
+        open_bundle(toy).workflow("inference")
+
+
+def test_a_workflow_starts_silently(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logger, said = logging.getLogger("monai.bundle.workflows"), []
+    monkeypatch.setattr(logger, "handle", lambda one: None if logger.disabled else said.append(one.getMessage()))
+    open_bundle(toy).workflow("inference", initialize=[])
+    assert said == []
+    logger.warning("later")
+    assert said == ["later"]
 
 
 @pytest.mark.slow

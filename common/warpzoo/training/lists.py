@@ -143,7 +143,8 @@ def of_subjects(records: Sequence[Record], subjects: Sequence[str]) -> list[Reco
         raise ValueError("subjects must be named (--subjects), such as those of the test set, got none.")
     kept = [record for record in records if record["subject"] in chosen]
     if not kept:
-        raise ValueError(f"subjects must be among the images', {records[0]['subject']!r}, …, got {sorted(chosen)[:5]}.")
+        there = sorted({record["subject"] for record in records})[:3]
+        raise ValueError(f"subjects must be among those of the images, such as {there}, got {sorted(chosen)[:5]}.")
     return kept
 
 

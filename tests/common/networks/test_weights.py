@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from warpzoo.networks.weights import load_weights
+from warpzoo.networks.weights import load_weights, tag_architecture
 
 
 def network(width=3):
@@ -19,6 +19,17 @@ def test_load_weights_takes_plain_states_and_checkpoints(tmp_path):
         target = network()
         load_weights(tmp_path / name, target)
         assert all(torch.equal(source.state_dict()[key], value) for key, value in target.state_dict().items())
+
+
+def test_weights_of_other_choices_name_these_and_the_remedy(tmp_path):
+    for name, choices in (("max", ("max", "elu")), ("own", ("average", "leaky_relu"))):
+        layers = network()
+        tag_architecture(layers, *choices)
+        torch.save(layers.state_dict(), tmp_path / f"{name}.pt")
+    load_weights(tmp_path / "own.pt", layers)
+    message = r"another network: .* choices \(max elu\) than .* \(average leaky relu\)\. All variants .* paper,a1"
+    with pytest.raises(ValueError, match=message):
+        load_weights(tmp_path / "max.pt", layers)
 
 
 class Unsafe:

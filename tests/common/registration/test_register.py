@@ -15,6 +15,8 @@ import torch
 from PIL import Image as Picture
 from scipy import ndimage
 
+from warpzoo.registration import NetworkMethod
+
 from .conftest import oblique, save, smooth
 
 Call = Callable[..., object]
@@ -312,6 +314,13 @@ def test_what_was_done_otherwise_is_done_again(
         assert done(), option
     options.remove("--noreport")
     assert not done(), "a report is wanted"
+
+
+def test_weights_of_a_shipped_variant_are_compared_with_the_training_data_too(make_bundle: Call) -> None:
+    root = make_bundle("flat", [0.0, 0.0])
+    for weights, known in (("model.pt", True), ("wide.pt", True), ("digits/0.pt", False), ("../mine.pt", False)):
+        method = NetworkMethod(torch.nn.Identity(), root, root / "models" / weights)
+        assert ("content" in method.expectations) == known, weights
 
 
 def test_methods(warpzoo: Call, make_bundle: Call) -> None:

@@ -169,8 +169,10 @@ def test_subjects_are_split_without_overlap(archive):
     held_out = of_subjects(records, ["bob", "unknown"])
     rest = not_of_subjects(records, ["bob", "unknown"])
     assert [record["id"] for record in held_out + rest] == ["2/ed", "2/es", "0/ed", "0/es", "1/ed", "1/es"]
-    with pytest.raises(ValueError, match=r"subjects must be among the images', 'anna', …, got \['carl'\]"):
+    with pytest.raises(ValueError, match=r"among those of the images, such as \['anna', 'bob'\], got \['carl'\]"):
         of_subjects(records, ["carl"])
+    with pytest.raises(ValueError, match=r"subjects must be named \(--subjects\), .* got none"):
+        of_subjects(records, [])
 
 
 def test_drawn_subjects_depend_on_the_seed_alone():

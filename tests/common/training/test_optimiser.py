@@ -116,5 +116,5 @@ def test_a_copy_and_a_checkpoint_have_its_momentum():
 
 def test_rates_out_of_range():
     for options in ({"lr": -1.0}, {"momentum": 1.0}):
-        with pytest.raises(ValueError, match="lr is .* and momentum"):
+        with pytest.raises(ValueError, match="lr must be .* and momentum"):
             Muon(small().parameters(), **options)

@@ -59,7 +59,7 @@ def load_weights(path: str | Path, network: nn.Module) -> None:
         )
         raise ValueError(
             f"{path} holds the weights of another network: it was trained with other choices ({theirs}) than the "
-            f"configuration has ({ours}). All variants that it was trained with must be given, such as paper,a1."
+            f"configuration has ({ours}). All variants that it was trained with must be given, joined by commas."
         )
     if differing:
         telling = min(differing, key=lambda name: name not in state)

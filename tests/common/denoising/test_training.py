@@ -90,6 +90,15 @@ def test_an_ignored_ctrl_c_stays_ignored():
         signal.signal(signal.SIGINT, before)
 
 
+@pytest.fixture
+def interruptible():
+    """SIGINT as a shell's foreground has it: in the background it may be ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_ends_the_training_well_and_a_second_one_breaks_off():
     trainer = Trainer()
     before = signal.getsignal(signal.SIGINT)

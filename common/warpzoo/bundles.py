@@ -142,6 +142,11 @@ def open_bundle(root: str | Path) -> Bundle:
     return bundle
 
 
+def variant_names(variant: str | None) -> list[str]:
+    """The variants that a user names, joined by commas."""
+    return [name.strip() for name in variant.split(",")] if variant else []
+
+
 def find_bundle(name: str, task: str, others: Sequence[str] = ()) -> Bundle:
     """The bundle of that name, or in that folder, if it is for the task; otherwise a ValueError that lists those, and
     the `others` that are no bundles."""

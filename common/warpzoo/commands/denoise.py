@@ -59,7 +59,8 @@ def denoise(
         strict: treat warnings as errors.
         device: such as cuda:1 or cpu; default: the GPU if there is one.
     """
-    from warpzoo.denoising.denoise import denoise_stack, denoiser
+    from warpzoo.bundles import variant_names
+    from warpzoo.denoising.denoise import denoise_stack, denoiser, psf_settings
     from warpzoo.denoising.filters import FILTERS
     from warpzoo.denoising.stacks import check_output, open_stack
 
@@ -83,14 +84,14 @@ def denoise(
         size=size,
         weights=weights,
         save_weights=save_weights,
-        variants=[name.strip() for name in variant.split(",")] if variant else [],
+        variants=variant_names(variant),
         phantom=phantom,
         dtype=dtype,
         tile=tile,
         seed=seed,
         strict=strict,
         device=device,
-        settings={"psf_sigma": psf_sigma, "psf_file": None if psf is None else str(Path(psf).absolute())},
+        settings=psf_settings(psf_sigma, psf),
     )
     for finding in done.findings:
         print(f"warning: {finding}")

@@ -127,6 +127,11 @@ def denoise_stack(
     )
 
 
+def psf_settings(psf_sigma: Any, psf: str | Path | None) -> dict[str, Any]:
+    """The settings by which a bundle's configurations describe the PSF; None where it is not given."""
+    return {"psf_sigma": psf_sigma, "psf_file": None if psf is None else str(Path(psf).absolute())}
+
+
 def denoiser(method: str | None = None) -> Bundle:
     """The bundle of that name or in that folder; the shipped one if none is named."""
     return shipped("denoising") if method is None else find_bundle(method, "denoising", [*FILTERS])

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from warpzoo.denoising.denoise import denoise_stack
+from warpzoo.bundles import variant_names
+from warpzoo.denoising.denoise import denoise_stack, psf_settings
 from warpzoo.denoising.stacks import open_stack, result_dtype, stack_of
-from warpzoo.images.conversion import as_image
+from warpzoo.images.conversion import as_image, is_array
 
 
 def denoise(
@@ -68,7 +69,7 @@ def denoise(
         raise ValueError("image must not require a gradient, which ends here; give image.detach().")
     if isinstance(image, (str, Path)):
         stack = open_stack(image, spatial_dims, channel, time_axis)
-    elif isinstance(image, (np.ndarray, torch.Tensor)) and not hasattr(image, "affine"):
+    elif is_array(image):
         stack = stack_of(np.asarray(image.cpu() if isinstance(image, torch.Tensor) else image), spatial_dims, time_axis)
     else:
         volume, back = as_image(image)
@@ -82,13 +83,13 @@ def denoise(
         size=size,
         weights=weights,
         save_weights=save_weights,
-        variants=[one.strip() for one in variant.split(",")] if variant else [],
+        variants=variant_names(variant),
         phantom=phantom,
         dtype=dtype,
         seed=seed,
         strict=strict,
         device=device,
-        settings={"psf_sigma": psf_sigma, "psf_file": None if psf is None else str(Path(psf).absolute())},
+        settings=psf_settings(psf_sigma, psf),
     )
     if back is not None:
         array = torch.from_numpy(np.ascontiguousarray(result.T).astype(np.float32))

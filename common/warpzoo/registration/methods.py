@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from warpzoo.bundles import find_bundle
+from warpzoo.bundles import find_bundle, variant_names
 from warpzoo.registration.budget import Budget
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def network_method(
     import torch
 
     bundle = find_bundle(name, "registration")
-    variants = [one.strip() for one in variant.split(",")] if variant else []
+    variants = variant_names(variant)
     bundle.settings("inference", variants)  # refuses a variant that is not there, before weights are missed
     file = bundle.weights(variants)
     if weights is None and variants and not file.exists():

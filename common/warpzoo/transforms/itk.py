@@ -169,8 +169,8 @@ def _affine(stored: ItkTransform) -> Affine:
 
 def _check_count(kind: str, what: str, values: np.ndarray, *counts: int) -> None:
     if values.size not in counts or values.ndim != 1:
-        wanted = " or ".join(map(str, sorted(counts)))
-        raise ValueError(f"{what} of {kind} must be {wanted} numbers, got {values.size}")
+        expected = " or ".join(map(str, sorted(counts)))
+        raise ValueError(f"{what} of {kind} must be {expected} numbers, got {values.size}")
     if not np.isfinite(values).all():
         raise ValueError(f"{what} of {kind} must be finite, got NaN or infinity")
 

@@ -5,6 +5,7 @@ from warpzoo.training.averaging import AverageWeights
 from warpzoo.training.engines import registration_evaluator, registration_trainer
 from warpzoo.training.evaluation import PairMetricsd
 from warpzoo.training.lists import draw_subjects, list_images, not_of_subjects, of_subjects
+from warpzoo.training.made_pairs import MadePairs
 from warpzoo.training.memory import keep_freed_memory
 from warpzoo.training.objectives import MultiResolutionObjective, RegistrationObjective
 from warpzoo.training.optimiser import Muon
@@ -14,6 +15,7 @@ from warpzoo.training.processes import begin, join_processes, local_device
 __all__ = [
     "AverageWeights",
     "MultiResolutionObjective",
+    "MadePairs",
     "Muon",
     "PairAugmentation",
     "PairDataset",

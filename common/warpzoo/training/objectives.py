@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from warpzoo.checks import check_truth
 from warpzoo.geometry.sampling import warp
+from warpzoo.geometry.velocity import compose
 from warpzoo.losses import Agreement, MultiResolutionLoss
 from warpzoo.networks import padded, pooled
 
@@ -87,6 +88,8 @@ class Levelled(Protocol):
 
     coarsest: int
 
+    def __call__(self, image: Tensor) -> Tensor: ...
+
     def levels(self, image: Tensor) -> list[Tensor]: ...
 
 
@@ -95,23 +98,46 @@ class MultiResolutionObjective(nn.Module):
 
     They are on the image padded to a multiple of `network.coarsest`. Each level is compared with the images pooled to
     it. There may be more levels than the loss has weights for: the coarsest are then not compared.
+
+    An image of four channels has moving and fixed as the network sees them, and then as they are compared.
+
+    Args:
+        passes: up to so many passes, drawn for each batch, have registered the pair before: what is learnt is then to
+            go on from there, and to leave alone what fits.
     """
 
-    def __init__(self, network: Levelled, loss: MultiResolutionLoss, augmentation: nn.Module | None = None) -> None:
+    def __init__(
+        self, network: Levelled, loss: MultiResolutionLoss, augmentation: nn.Module | None = None, passes: int = 0
+    ) -> None:
         super().__init__()
         self.network: Levelled = network
         self.loss = loss
         self.augmentation = augmentation
+        self.passes = passes
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """(batch, 2, *spatial) → {"loss"}, a scalar."""
+        """(batch, 2 or 4, *spatial) → {"loss"}, a scalar."""
         if self.augmentation is not None:
             image = self.augmentation(image)
+        if self.passes and self.training:
+            image = self._registered(image, int(torch.randint(self.passes + 1, ())))
         levels: list[tuple[Tensor, Tensor, Tensor]] = []
-        for displacement in self.network.levels(image)[: len(self.loss.weights)]:
-            image = pooled(image) if levels else padded(image, self.network.coarsest)
-            levels.append((image[:, 1:], warp(image[:, :1], displacement), displacement))
+        compared = image[:, -2:]
+        for displacement in self.network.levels(image[:, :2])[: len(self.loss.weights)]:
+            compared = pooled(compared) if levels else padded(compared, self.network.coarsest)
+            levels.append((compared[:, 1:], warp(compared[:, :1], displacement), displacement))
         return {"loss": self.loss(levels)}
+
+    @torch.no_grad()
+    def _registered(self, image: Tensor, passes: int) -> Tensor:
+        """The image after so many passes, each moving channel resampled once."""
+        pairs, total = image.unflatten(1, (-1, 2)), torch.zeros(0)
+        for number in range(passes):
+            found = self.network(pairs[:, 0])[:, 1:]
+            total = found if number == 0 else compose(found, total)
+            warped = warp(image[:, ::2], total)
+            pairs = torch.stack([warped, image[:, 1::2]], 2)
+        return pairs.flatten(1, 2)
 
 
 def total_loss(terms: dict[str, Tensor], _: Tensor | None = None) -> Tensor:

@@ -1,0 +1,188 @@
+"""Pairs that are made while training, for a network that is to register what it has never seen.
+
+A pair shows random anatomies, a real image and a deformed copy of it, or two real images of a group; at a random zoom,
+from a random side, each with a contrast and faults of its own. What the network sees is not what it is judged by:
+the same pair in one contrast and without faults, which is there as well.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from warpzoo.data.appearance import (
+    acquired,
+    chance,
+    flow,
+    random_anatomy,
+    random_velocity,
+    remapped,
+    tissue_intensities,
+    uniform,
+)
+from warpzoo.geometry.affine import compose_affine
+from warpzoo.geometry.sampling import sample, sample_labels, voxel_coordinates, warp
+from warpzoo.images.image import read_image
+from warpzoo.images.orientation import canonical
+from warpzoo.training.lists import Record
+
+
+class MadePairs(Dataset):
+    """Pairs as {"image", "id"}, (4, *size): moving and fixed as they are seen, and as they are compared.
+
+    Args:
+        data: records of `warpzoo.training.lists`; images of one group show the same anatomy about the same place.
+        size: of the pairs.
+        imagined: how often the anatomy is a random one.
+        contrasts: how often fixed and moving differ in contrast.
+        zoom: smallest and largest number of voxels of a real image that a voxel of the pair is.
+        seed: pairs do not change from epoch to epoch, for validation: {"image": (2, *size)[, "fixed_labels",
+            "moving_labels"], "id"}.
+        count: of pairs.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[Record],
+        size: Sequence[int],
+        imagined: float = 0.4,
+        contrasts: float = 0.5,
+        zoom: Sequence[float] = (0.7, 2.2),
+        seed: int | None = None,
+        count: int = 1000,
+    ) -> None:
+        self.data = list(data)
+        self.size = list(size)
+        self.imagined, self.contrasts, self.zoom = imagined, contrasts, tuple(zoom)
+        self.seed = seed
+        self.count = count
+        groups: dict[str, list[int]] = defaultdict(list)
+        for index, record in enumerate(self.data):
+            groups[record["group"]].append(index)
+        self.groups = list(groups.values())
+        self.read: dict[int, dict[str, Tensor]] = {}
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if self.seed is None:
+            return self._made()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed * 1_000_003 + index)
+            pair = self._made()
+        return pair | {"image": pair["image"][:2]}
+
+    def _made(self) -> dict[str, Any]:
+        differ = chance(self.contrasts)
+        pair = self._imagined(differ) if chance(self.imagined) else self._real(differ)
+        compared, seen = pair.pop("compared"), pair.pop("seen")
+        return pair | {"image": torch.stack([*map(acquired, seen), *compared])}
+
+    def _imagined(self, differ: bool) -> dict[str, Any]:
+        scale = min(self.size) * uniform(0.12, 0.5)
+        labels = random_anatomy(self.size, int(torch.randint(4, 17, ())), scale, body=chance(0.7))
+        texture = uniform(0, 0.08)
+        images = [tissue_intensities(labels, texture)]
+        images = images + [tissue_intensities(labels, texture) if differ else images[0] for _ in range(2)]
+        stack = torch.stack([*images, labels.float()])[None]
+        fields = self._views()
+        moving, fixed = (warp(stack, self._between(motion))[0] for motion in fields)
+        return {"compared": [moving[0], fixed[0]], "seen": [moving[1], fixed[2]], "id": "imagined"}
+
+    def _between(self, motion: tuple[Tensor, Tensor]) -> Tensor:
+        """The displacement of a linear part about the middle, (1, dims, dims + 1), and a displacement before it."""
+        matrix, displacement = motion
+        dims = len(self.size)
+        voxels = voxel_coordinates(self.size, torch.float32, torch.device("cpu"))
+        middle = torch.tensor([0.5 * (size - 1) for size in self.size]).view(-1, *[1] * dims)
+        from_middle = voxels + displacement - middle
+        placed = (matrix[0, :, :-1] @ from_middle.flatten(1) + matrix[0, :, -1:]).view_as(from_middle) + middle
+        return (placed - voxels)[None]
+
+    def _views(self) -> list[tuple[Tensor, Tensor]]:
+        """How two views of one anatomy differ: a matrix (1, dims, dims + 1) in voxels and a displacement, for each.
+
+        Moving is deformed by a flow or by its inverse, and fixed stays, or the other way round.
+        """
+        amount = uniform(0, 1)
+        velocity = random_velocity(self.size, 3.5 * amount, 1.2 * amount)
+        still = torch.zeros_like(velocity)
+        views = [(self._small_affine(), flow(velocity)), (self._small_affine(0), still)]
+        return views if chance(0.5) else views[::-1]
+
+    def _small_affine(self, amount: float = 1.0) -> Tensor:
+        """About the middle, lengths in voxels, (1, dims, dims + 1)."""
+        dims = len(self.size)
+
+        def some(limit: float, count: int) -> Tensor:
+            return amount * limit * (2 * torch.rand(1, count) - 1)
+
+        matrix = compose_affine(scale=some(0.06, dims), rotation=some(0.08, 1 if dims == 2 else 3))
+        return torch.cat([matrix[:, :, :-1], some(2.5, dims)[:, :, None]], 2)
+
+    def _real(self, differ: bool) -> dict[str, Any]:
+        group = self.groups[int(torch.randint(len(self.groups), ()))]
+        first = group[int(torch.randint(len(group), ()))]
+        alone = len(group) == 1 or chance(0.4)
+        second = first
+        while not alone and second == first:
+            second = group[int(torch.randint(len(group), ()))]
+        members = [self._member(first), self._member(second)]
+        turned, offset = self._side(members[0]["image"])
+        views = self._views()
+        if not alone:
+            gentle = 0.4
+            views = [(self._small_affine(gentle), gentle * views[0][1]), (self._small_affine(0), gentle * views[1][1])]
+        sampled = []
+        for member, view in zip(members, views, strict=True):
+            shape = member["image"].shape[1:]
+            middle = torch.tensor([0.5 * (size - 1) for size in shape])
+            voxels = voxel_coordinates(self.size, torch.float32, torch.device("cpu"))
+            centre = torch.tensor([0.5 * (size - 1) for size in self.size])
+            centred = voxels.flatten(1) + self._between(view)[0].flatten(1) - centre[:, None]
+            coordinates = (turned @ centred + (middle + offset)[:, None]).view(1, len(shape), *self.size)
+            sampled.append(
+                {
+                    "image": sample(member["image"][None], coordinates)[0, 0],
+                    **({"label": sample_labels(member["label"][None], coordinates)[0]} if "label" in member else {}),
+                }
+            )
+        compared = [one["image"] for one in sampled]
+        seen = compared
+        if differ:
+            seen = [remapped(image, int(torch.randint(3, 7, ()))) for image in compared]
+        pair: dict[str, Any] = {"compared": compared, "seen": seen}
+        if all("label" in one for one in sampled):
+            pair |= {"moving_labels": sampled[0]["label"], "fixed_labels": sampled[1]["label"]}
+        return pair | {"id": f"{self.data[first]['id']} -> {self.data[second]['id']}"}
+
+    def _side(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """From where an image is looked at: a matrix (dims, dims) and an offset of the middle, in its voxels."""
+        dims = len(self.size)
+        shape = torch.tensor([float(size) for size in image.shape[1:]])
+        extent = torch.tensor([float(size) for size in self.size])
+        largest = max(self.zoom[0], min(self.zoom[1], 1.25 * float((shape / extent).max())))
+        zoom = self.zoom[0] * (largest / self.zoom[0]) ** uniform(0, 1)
+        rotation = compose_affine(rotation=0.3 * (2 * torch.rand(1, 1 if dims == 2 else 3) - 1))[0, :, :-1]
+        order = torch.eye(dims)[torch.randperm(dims)] * (2 * torch.randint(0, 2, (dims,)) - 1)
+        room = 0.35 * (shape - zoom * extent).clamp_min(0) + 0.05 * shape
+        return zoom * rotation @ order, room * (2 * torch.rand(dims) - 1)
+
+    def _member(self, index: int) -> dict[str, Tensor]:
+        if index not in self.read:
+            record = self.data[index]
+            arrays = {}
+            for key in ("image", "label"):
+                if isinstance(record.get(key), Tensor):
+                    arrays[key] = record[key]
+                elif key in record:
+                    image = read_image(record[key], labels=key == "label")
+                    arrays[key] = (image if image.header.pixels else canonical(image)).array
+            self.read[index] = arrays
+        return self.read[index]

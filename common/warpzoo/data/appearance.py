@@ -1,4 +1,4 @@
-"""Images that never were: random anatomies, random smooth deformations, and one anatomy as other scanners would show it.
+"""Random anatomies, random smooth deformations, and one anatomy as different scanners would show it.
 
 Convention: arrays without batch or channel axes, (*shape), unless said; everything is drawn from torch's generator, so
 that `torch.manual_seed` repeats it. Intensities are about 0 to 1.
@@ -41,8 +41,8 @@ def random_anatomy(shape: Sequence[int], kinds: int, scale: float, body: bool = 
     labels = noise.argmax(0) + 1
     if body:
         axes = [torch.linspace(-1, 1, size) for size in shape]
-        radius = sum(axis.square() for axis in torch.meshgrid(*axes, indexing="ij"))
-        outside = radius.sqrt() + 0.25 * smooth_noise(shape, min(shape) / 3)[0] > uniform(0.7, 1.1)
+        radius = torch.stack(torch.meshgrid(*axes, indexing="ij")).square().sum(0).sqrt()
+        outside = radius + 0.25 * smooth_noise(shape, min(shape) / 3)[0] > uniform(0.7, 1.1)
         labels = labels.masked_fill(outside, 0)
     return labels
 
@@ -57,7 +57,8 @@ def flow(velocity: Tensor) -> Tensor:
     """The displacement of a velocity (dims, *shape), found at half its resolution."""
     half = [-(-size // 2) for size in velocity.shape[1:]]
     small = 0.5 * F.interpolate(velocity[None], half, mode=_linear(velocity.dim() - 1), align_corners=False)
-    return 2 * _enlarged(integrate_velocity(small, SQUARINGS), list(velocity.shape[1:]))[0]
+    displacement = 2 * integrate_velocity(small, SQUARINGS)
+    return F.interpolate(displacement, velocity.shape[1:], mode=_linear(velocity.dim() - 1), align_corners=False)[0]
 
 
 def tissue_intensities(labels: Tensor, texture: float) -> Tensor:
@@ -101,8 +102,7 @@ def acquired(image: Tensor) -> Tensor:
 def _thick_slices(image: Tensor, thickness: float) -> Tensor:
     axis = int(torch.randint(image.dim(), ()))
     size = [max(2, round(side / thickness)) if one == axis else side for one, side in enumerate(image.shape)]
-    mode = "area"
-    thin = F.interpolate(image[None, None], size, mode=mode)
+    thin = F.interpolate(image[None, None], size, mode="area")
     return F.interpolate(thin, list(image.shape), mode=_linear(image.dim()), align_corners=False)[0, 0]
 
 

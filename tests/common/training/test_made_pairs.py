@@ -1,0 +1,86 @@
+"""Pairs made while training: repeatable, one anatomy with labels that follow it, faults in what is seen alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from warpzoo.data.appearance import flow, random_anatomy, random_velocity, remapped
+from warpzoo.training import MadePairs
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> list[dict]:
+    """Two volumes whose labels are their intensities."""
+    records = []
+    for number in range(2):
+        torch.manual_seed(number)
+        labels = random_anatomy((30, 36, 32), 6, 12.0).numpy().astype(np.float32)
+        path = tmp_path / f"{number}.nii.gz"
+        nibabel.save(nibabel.Nifti1Image(labels, np.eye(4)), path)
+        records.append({"id": str(number), "group": "one", "image": path, "label": path})
+    return records
+
+
+def test_the_labels_of_a_pair_follow_its_images(records: list[dict]) -> None:
+    """A compared image is the linearly interpolated label map: away from borders both are equal."""
+    pairs = MadePairs(records, (24, 24, 24), imagined=0, zoom=(0.4, 0.5))
+    for index in range(6):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(index)
+            pair = pairs._made()
+        for image, labels in zip(pair["image"][2:], (pair["moving_labels"], pair["fixed_labels"]), strict=True):
+            low, high = ndimage.minimum_filter(labels[0], 5), ndimage.maximum_filter(labels[0], 5)
+            inside = torch.from_numpy((low == high) & (low > 0))[3:-3, 3:-3, 3:-3]
+            assert inside.any()
+            image, expected = (one[3:-3, 3:-3, 3:-3][inside].float() for one in (image, labels[0]))
+            torch.testing.assert_close(image, expected, atol=1e-3, rtol=0)
+
+
+def test_validation_pairs_stay_and_training_pairs_change(records: list[dict]) -> None:
+    kept, drawn = MadePairs(records, (16, 16, 16), seed=0), MadePairs(records, (16, 16, 16))
+    assert kept[3]["image"].shape == (2, 16, 16, 16)
+    assert torch.equal(kept[3]["image"], kept[3]["image"])
+    assert not torch.equal(kept[3]["image"], kept[4]["image"])
+    assert drawn[0]["image"].shape == (4, 16, 16, 16)
+    assert not torch.equal(drawn[0]["image"], drawn[0]["image"])
+
+
+def test_one_contrast_makes_what_is_seen_the_compared_image_but_for_faults(records: list[dict]) -> None:
+    torch.manual_seed(0)
+    for imagined in (0.0, 1.0):
+        pairs = MadePairs(records, (32, 32, 32), imagined=imagined, contrasts=0)
+        correlations = []
+        for _ in range(8):
+            seen, compared = pairs[0]["image"].flatten(1).double().split(2)
+            correlations += [float(np.corrcoef(one, other)[0, 1]) for one, other in zip(seen, compared, strict=True)]
+        assert np.median(correlations) > 0.85
+
+
+def test_pairs_in_2d(records: list[dict]) -> None:
+    torch.manual_seed(0)
+    assert MadePairs([{"id": "a", "group": "", "image": torch.rand(1, 40, 50)}], (32, 32))[0]["image"].isfinite().all()
+
+
+@pytest.mark.parametrize("shape", [(96, 90), (56, 60, 64)])
+def test_a_flow_is_undone_by_that_of_the_negative_velocity(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    velocity = random_velocity(shape, 1.5, 0.5)
+    there, back = flow(velocity).numpy(), flow(-velocity).numpy()
+    places = np.indices(shape) + there
+    left = there + np.stack([ndimage.map_coordinates(axis, places, order=1, mode="nearest") for axis in back])
+    inner = (slice(None), *[slice(5, -5)] * len(shape))
+    assert np.abs(left[inner]).mean() < 0.05 * np.abs(there[inner]).mean()
+
+
+def test_another_contrast_is_a_function_of_the_first() -> None:
+    torch.manual_seed(0)
+    labels = torch.randint(0, 5, (4000,)).float()
+    other = remapped(labels, 5)
+    assert all(len(other[labels == value].unique()) == 1 for value in range(5))
+    assert len(other.unique()) > 2

@@ -35,7 +35,7 @@ def test_the_labels_of_a_pair_follow_its_images(records: list[dict]) -> None:
             torch.manual_seed(index)
             pair = pairs._made()
         for image, labels in zip(pair["image"][2:], (pair["moving_labels"], pair["fixed_labels"]), strict=True):
-            low, high = ndimage.minimum_filter(labels[0], 5), ndimage.maximum_filter(labels[0], 5)
+            low, high = ndimage.minimum_filter(labels[0], 7), ndimage.maximum_filter(labels[0], 7)
             inside = torch.from_numpy((low == high) & (low > 0))[3:-3, 3:-3, 3:-3]
             assert inside.any()
             image, expected = (one[3:-3, 3:-3, 3:-3][inside].float() for one in (image, labels[0]))

@@ -124,7 +124,7 @@ def by_warpzoo(pair: Known, chain: str) -> Tensor:
 
 def optimised(chain: str, fixed: tuple[Tensor, Grid], moving: tuple[Tensor, Grid]) -> Transform:
     images = (Image.in_memory(array[0], grid, name) for name, (array, grid) in (("fixed", fixed), ("moving", moving)))
-    return register_pair(*images, find_methods(chain, device="cpu")).transform
+    return register_pair(*images, find_methods(chain, device="cpu"), interruptible=False).transform
 
 
 def by_simpleitk(pair: Known) -> Tensor:

@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import os
 import tempfile
-import time
 from pathlib import Path
 
 import torch
 from torch import Tensor
-
-from warpzoo.geometry.sampling import warp
 
 PACKAGE = "antspyx"
 STAGES = (
@@ -25,28 +22,20 @@ STAGES = (
 """Transform, metric and iterations; each at a quarter, half and all of the image's resolution."""
 
 
-def register(image: Tensor) -> tuple[Tensor, float]:
-    """(1, 2, *spatial), moving and fixed → [warped | displacement] as the networks give it, and the seconds of the
-    registration itself, on one thread.
-
-    The displacement is that of ANTs' affine and deformation together, in voxels; images and labels are warped by it as
-    by any other.
-    """
+def displacement(fixed: Tensor, moving: Tensor) -> Tensor:
+    """The displacement (1, dims, *spatial) in voxels of ANTs' affine and deformation together, on one thread, of two
+    images (*spatial)."""
     os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = "1"  # ITK looks when it first runs
     import ants
     from ants.internal import get_pointer_string
 
-    moving, fixed = (ants.from_numpy(channel.contiguous().numpy()) for channel in image[0])
+    one, other = (ants.from_numpy(image.contiguous().numpy()) for image in (fixed, moving))
     with tempfile.TemporaryDirectory() as folder:
         prefix = str(Path(folder) / "ants")
-        settings = arguments(get_pointer_string(fixed), get_pointer_string(moving), prefix)
-        start = time.perf_counter()
-        ants.registration(settings, None)
-        seconds = time.perf_counter() - start
+        ants.registration(arguments(get_pointer_string(one), get_pointer_string(other), prefix), None)
         stages = [f"{prefix}1Warp.nii.gz", f"{prefix}0GenericAffine.mat"]
-        whole = ants.image_read(ants.apply_transforms(fixed, moving, stages, compose=f"{prefix}whole"))
-        displacement = torch.as_tensor(whole.numpy()).movedim(-1, 0)[None].float()
-    return torch.cat([warp(image[:, :1], displacement), displacement], dim=1), seconds
+        whole = ants.image_read(ants.apply_transforms(one, other, stages, compose=f"{prefix}whole"))
+        return torch.as_tensor(whole.numpy()).movedim(-1, 0)[None].float()
 
 
 def arguments(fixed: str, moving: str, prefix: str) -> list[str]:

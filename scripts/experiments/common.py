@@ -1,4 +1,4 @@
-"""What every experiment needs: its options, variants' networks with their weights, measurements in turns, tables.
+"""What every experiment needs: its options, the rows' methods, measurements in turns, tables.
 
 An experiment is a module with `run(options) -> result`, which may write pictures, and `page(result) -> Markdown`; a
 result is plain JSON, so that the page can be written again from it.
@@ -10,31 +10,38 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from monai.bundle import ConfigParser
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from warpzoo import record
 from warpzoo.bundles import open_bundle
-from warpzoo.networks import fold_norms, load_weights
+from warpzoo.geometry.grid import Grid
+from warpzoo.geometry.transforms import DisplacementField, Transform
+from warpzoo.images.image import Image
+from warpzoo.networks import warp_and_concatenate
+from warpzoo.registration import find_methods, register_pair
+from warpzoo.registration.pair import Method
 from warpzoo.training import PairDataset, of_subjects
 from warpzoo.training.evaluation import PairMetricsd
 
-TimedMethod = Callable[[Tensor], tuple[Tensor, float]]
-"""(1, 2, *spatial), moving and fixed → (1, 1 + dims, *spatial), [warped | displacement], and the seconds it took."""
 Numbers = dict[str, list[float | None]]
 """By metric, one for each pair; None where there is no number."""
 
 SUBSETS = ("test", "validation", "all")
+TIME = (
+    "The time is that of one pair, alone, images in memory: the method as `register_pair` calls it, its displacement "
+    "and the warped image, without the checks of the images (`check` in `metrics.json`)."
+)
+"""What `registered` measures, for the pages."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +73,6 @@ def read_config(options: Options, variants: Sequence[str] = (), **settings: Any)
     return open_bundle(options.bundle).config("train", variants, **settings)
 
 
-def load_network(config: ConfigParser, weights: Path) -> nn.Module:
-    """The config's `network_def` with the weights of a file (a plain state_dict), ready to predict."""
-    network: nn.Module = config.get_parsed_content("network_def")
-    load_weights(weights, network)
-    return fold_norms(network)
-
-
 def chosen_records(config: ConfigParser, subset: str) -> list[dict[str, Any]]:
     """The config's images of the test subjects, of the validation subjects, or all."""
     source = Path(config.get_parsed_content("records#source"))
@@ -82,15 +82,15 @@ def chosen_records(config: ConfigParser, subset: str) -> list[dict[str, Any]]:
     return records if subset == "all" else of_subjects(records, config.get_parsed_content(f"{subset}_subjects"))
 
 
-def trained_networks(options: Options, variants: Mapping[str, Sequence[str]]) -> dict[str, nn.Module]:
-    """The rows' networks, by the overrides of train.json that make each, as far as there are weights: <row>.pt, those
-    of "ours" model.pt."""
-    networks = {}
-    for row, overrides in variants.items():
-        weights = options.weights / ("model.pt" if row == "ours" else f"{row.lower()}.pt")
-        if weights.exists():
-            networks[row] = load_network(read_config(options, overrides), weights)
-    return networks
+def trained_methods(bundle: Path, weights: Path, rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Sequence[Method]]:
+    """The rows' methods, by what `find_methods` takes beside bundle and weights, as far as there are weights in that
+    folder: <row>.pt for a variant, else model.pt."""
+    methods: dict[str, Sequence[Method]] = {}
+    for row, settings in rows.items():
+        file = weights / (f"{row.lower()}.pt" if "variant" in settings else "model.pt")
+        if file.exists():
+            methods[row] = find_methods(str(bundle), weights=str(file), device="cpu", **settings)
+    return methods
 
 
 def installed_version(package: str) -> str | None:
@@ -101,51 +101,61 @@ def installed_version(package: str) -> str | None:
         return None
 
 
-def unregistered(image: Tensor) -> tuple[Tensor, float]:
-    identity = torch.zeros(len(image), image.dim() - 2, *image.shape[2:])
-    return torch.cat([image[:, :1], identity], dim=1), float("nan")
+@dataclass(frozen=True)
+class Peer:
+    """Somebody else's method: `displacement(fixed, moving)`, (1, dims, *spatial) of two (*spatial) on one grid."""
+
+    name: str
+    displacement: Callable[[Tensor, Tensor], Tensor]
+    expectations: Mapping[str, Any] = field(default_factory=dict)
+
+    def __call__(self, fixed: Image, moving: Image, start: Transform | None) -> Transform:
+        return DisplacementField(self.displacement(fixed.array[0], moving.array[0]), fixed.grid)
 
 
-def timed(register: Callable[[Tensor], Tensor]) -> TimedMethod:
-    """A network, or anything that predicts as one, as a method."""
-
-    def method(image: Tensor) -> tuple[Tensor, float]:
-        with torch.no_grad():
-            start = time.perf_counter()
-            prediction = register(image)
-            return prediction, time.perf_counter() - start
-
-    return method
+def registered(image: Tensor, methods: Sequence[Method]) -> tuple[Tensor, float]:
+    """(2, *spatial), moving and fixed → (1, 1 + dims, *spatial), [warped | displacement] with the moving image's edge
+    repeated beyond it as in a network's output, and the seconds of the methods in `register_pair` and of evaluating
+    their transform; NaN where there are no methods."""
+    moving, fixed = (
+        Image.in_memory(channel[None], Grid(channel.shape), name)
+        for channel, name in zip(image, ("moving", "fixed"), strict=True)
+    )
+    registration = register_pair(fixed, moving, methods, interruptible=False)
+    begun = time.perf_counter()
+    prediction = warp_and_concatenate(image[None], registration.displacement.displacement)
+    seconds = time.perf_counter() - begun + sum(registration.seconds[method.name] for method in methods)
+    return prediction, seconds if methods else math.nan
 
 
 def measure(
     pairs: PairDataset,
     chosen: Sequence[int],
-    methods: Mapping[str, TimedMethod],
+    methods: Mapping[str, Sequence[Method]],
     metrics: PairMetricsd,
     names: Sequence[str],
     seen: Callable[[str, dict[str, Any], Tensor], None] | None = None,
 ) -> dict[str, Numbers]:
-    """Every method's numbers of those names, "seconds" among them, and each prediction to `seen(method, pair, it)`.
+    """Every row's numbers of those names, "seconds" among them, and each prediction to `seen(row, pair, it)`.
 
-    The methods take turns at every pair, so that a busy machine slows all of them equally, and each has registered a
+    The rows take turns at every pair, so that a busy machine slows all of them equally, and each has registered a
     pair before it is timed. None where there is no number: no surface is left to measure from, or the method takes no
     time.
     """
-    for method in methods.values():
-        method(pairs[chosen[0]]["image"][None])
-    numbers: dict[str, Numbers] = {method: {name: [] for name in names} for method in methods}
+    for chain in methods.values():
+        registered(pairs[chosen[0]]["image"], chain)
+    numbers: dict[str, Numbers] = {row: {name: [] for name in names} for row in methods}
     for index in tqdm(chosen, desc="pairs"):
         pair = pairs[index]
-        image = pair["image"][None]
-        for name, method in methods.items():
-            prediction, seconds = method(image)
-            values = metrics.measure(image, prediction, pair["moving_labels"][None], pair["fixed_labels"][None])
+        labels = [pair[key][None] for key in ("moving_labels", "fixed_labels")]
+        for row, chain in methods.items():
+            prediction, seconds = registered(pair["image"], chain)
+            values = metrics.measure(pair["image"][None], prediction, *labels)
             values["seconds"] = seconds
-            for metric, entries in numbers[name].items():
+            for metric, entries in numbers[row].items():
                 entries.append(None if math.isnan(values[metric]) else round(values[metric], 6))
             if seen is not None:
-                seen(name, pair, prediction)
+                seen(row, pair, prediction)
     return numbers
 
 

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from experiments import elastix
 from experiments.common import (
+    TIME,
     Numbers,
     Options,
-    TimedMethod,
+    Peer,
     bare,
     chosen_records,
     gain,
@@ -29,28 +30,23 @@ from experiments.common import (
     measure,
     provenance,
     read_config,
+    registered,
     save_figure,
     speed_ratio,
     table,
-    timed,
-    trained_networks,
-    unregistered,
+    trained_methods,
 )
 from warpzoo.geometry.sampling import warp_labels
+from warpzoo.registration.pair import Method
 from warpzoo.training import PairDataset
 from warpzoo.training.evaluation import PairMetricsd
 
-# Overrides of train.json that make each row's network.
-VARIANTS = {
-    "BL": ["paper"],
-    "A1": ["paper", "a1"],
-    "A2": ["paper", "a2"],
-    "B1": ["paper", "b1"],
-    "B2": ["paper", "b2"],
-    "C1": ["paper", "c1"],
-    "C2": ["paper", "c2"],
-    "ours": [],
+NETWORKS = {
+    "BL": {"variant": "paper"},
+    **{row: {"variant": f"paper,{row.lower()}"} for row in ("A1", "A2", "B1", "B2", "C1", "C2")},
+    "ours": {},
 }
+"""What `find_methods` takes to make each row of the bundle."""
 PAPER_DICE = {
     "before": 0.62,
     "elastix": 0.79,
@@ -62,7 +58,7 @@ PAPER_DICE = {
     "C1": 0.80,
     "C2": 0.76,
 }
-ROWS = ["before", "elastix", *VARIANTS]
+ROWS = ["before", "elastix", *NETWORKS]
 METRICS = ("dice", "hd95", "msd", "folding", "folding_corners", "ncc", "seconds")
 PICTURE = "figures/cardiac.png"
 PICTURED_QUANTILES = (1 / 6, 1 / 2, 5 / 6)
@@ -84,12 +80,12 @@ def run(options: Options) -> dict[str, Any]:
     }
 
 
-def available_methods(options: Options) -> dict[str, TimedMethod]:
+def available_methods(options: Options) -> dict[str, Sequence[Method]]:
     """The rows that can be run here: elastix where it is installed, networks that have weights."""
-    methods: dict[str, TimedMethod] = {"before": unregistered}
+    methods: dict[str, Sequence[Method]] = {"before": []}
     if installed_version(elastix.PACKAGE):
-        methods["elastix"] = elastix.register
-    return methods | {row: timed(network) for row, network in trained_networks(options, VARIANTS).items()}
+        methods["elastix"] = [Peer("elastix", elastix.displacement)]
+    return methods | trained_methods(options.bundle, options.weights, NETWORKS)
 
 
 def pictured(difficulty: Sequence[float]) -> list[int]:
@@ -100,7 +96,7 @@ def pictured(difficulty: Sequence[float]) -> list[int]:
     )
 
 
-def picture(path: Path, pairs: PairDataset, methods: Mapping[str, TimedMethod], shown: Sequence[int]) -> None:
+def picture(path: Path, pairs: PairDataset, methods: Mapping[str, Sequence[Method]], shown: Sequence[int]) -> None:
     """One row per pair: fixed, moving, registered by elastix and by us with the endocardium (reference dashed), and how
     much each differs from the fixed image."""
     names = [name for name in ("before", "elastix", "ours") if name in methods]
@@ -114,7 +110,7 @@ def picture(path: Path, pairs: PairDataset, methods: Mapping[str, TimedMethod], 
         draw(axes[0], fixed, brightest, "fixed", reference)
         axes[0].set_ylabel(pair["id"].replace(" -> ", " →\n"), fontsize=7)
         for column, name in enumerate(names, start=1):
-            prediction, _ = methods[name](pair["image"][None])
+            prediction, _ = registered(pair["image"], methods[name])
             labels = warp_labels(pair["moving_labels"][None], prediction[:, 1:])[0, 0][view]
             warped = prediction[0, 0][view]
             draw(axes[column], warped, brightest, "moving" if name == "before" else name, reference, labels)
@@ -174,8 +170,8 @@ def page(result: dict[str, Any], command: str) -> str:
         "archive does not say how large one is (1.28 mm in the paper). The 95th percentile is the larger of the two "
         "directions', the mean is over both. A pixel is folded where the Jacobian determinant by central differences "
         "is ≤ 0, a cell where it is by one-sided differences at any corner. All images and labels are warped in the "
-        "same way (linear, nearest) by each method's displacement. The time is that of one pair, alone, images in "
-        "memory: the network (batch norms folded) with its warp, or elastix with its own.",
+        "same way (linear, nearest) by each method's displacement. "
+        f"{TIME} B2's thin-plate spline is evaluated anew for each pair.",
         f"elastix ({result['elastix'] or 'not installed'}) as in the paper: cubic B-spline, spacing 16, NCC, 2 × 100 "
         "iterations. BL to C2 are the paper's networks, trained on the budget of `variants/short.json` (1,200 steps "
         "of 16 crops; the paper's 10,000 of 32 whole images is `variants/paper.json`); *ours* is the bundle's default. "

@@ -13,18 +13,18 @@ from tqdm import tqdm
 from experiments.common import (
     Options,
     chosen_records,
-    load_network,
     mean_std,
     provenance,
     read_config,
+    registered,
     save_figure,
     table,
 )
 from warpzoo.losses import normalised_cross_correlation
 from warpzoo.metrics import folding
+from warpzoo.registration import find_methods
 
 CLASSES = range(10)
-BATCH = 250
 PICTURE = "figures/digits.png"
 
 
@@ -42,11 +42,8 @@ def run(options: Options) -> dict[str, Any]:
         drawn = int(np.random.default_rng((options.seed, digit)).integers(len(images)))
         fixed = images[drawn : drawn + 1]
         moving = torch.cat([images[:drawn], images[drawn + 1 :]])[: options.limit]
-        network = load_network(config, weights)
-        with torch.inference_mode():
-            prediction = torch.cat(
-                [network(torch.cat([part, fixed.expand_as(part)], dim=1)) for part in moving.split(BATCH)]
-            )
+        methods = find_methods(str(options.bundle), variant="digits", weights=str(weights), device="cpu")
+        prediction = torch.cat([registered(torch.cat([one, fixed[0]]), methods)[0] for one in moving])
         warped, displacement = prediction[:, :1], prediction[:, 1:]
         folds = folding(displacement)
         mean_warped = warped.mean(0, keepdim=True)

@@ -4,13 +4,10 @@ two resolutions of 100 iterations each."""
 from __future__ import annotations
 
 import tempfile
-import time
 from typing import Any
 
 import torch
 from torch import Tensor
-
-from warpzoo.geometry.sampling import warp
 
 PACKAGE = "itk-elastix"
 SETTINGS = {
@@ -20,30 +17,23 @@ SETTINGS = {
     "MaximumNumberOfIterations": "100",
     "AutomaticTransformInitialization": "false",
     "RandomSeed": "121212",
+    "WriteResultImage": "false",  # it is warped by the displacement, as by any other method's
 }
 RESOLUTIONS = 2
 
 
-def register(image: Tensor) -> tuple[Tensor, float]:
-    """(1, 2, *spatial), moving and fixed → [warped | displacement] as the networks give it, and the seconds of the
-    registration itself, on one thread.
-
-    The displacement is elastix', in voxels; images and labels are warped by it as by any other.
-    """
+def displacement(fixed: Tensor, moving: Tensor) -> Tensor:
+    """elastix' displacement (1, dims, *spatial) in voxels, on one thread, of two images (*spatial)."""
     import itk
 
-    moving, fixed = (itk.image_from_array(channel.contiguous().numpy()) for channel in image[0])
-    settings = parameters(itk)
-    start = time.perf_counter()
+    one, other = (itk.image_from_array(image.contiguous().numpy()) for image in (fixed, moving))
     _, transform = itk.elastix_registration_method(
-        fixed, moving, parameter_object=settings, number_of_threads=1, log_to_console=False
+        one, other, parameter_object=parameters(itk), number_of_threads=1, log_to_console=False
     )
-    seconds = time.perf_counter() - start
     with tempfile.TemporaryDirectory() as folder:  # transformix leaves a copy of the field there
-        field = itk.transformix_deformation_field(moving, transform, output_directory=folder, log_to_console=False)
+        field = itk.transformix_deformation_field(other, transform, output_directory=folder, log_to_console=False)
         vectors = torch.as_tensor(itk.array_from_image(field))  # (*spatial, dims), of the last axis first
-    displacement = vectors.flip(-1).movedim(-1, 0)[None].float()
-    return torch.cat([warp(image[:, :1], displacement), displacement], dim=1), seconds
+    return vectors.flip(-1).movedim(-1, 0)[None].float()
 
 
 def parameters(itk: Any) -> Any:

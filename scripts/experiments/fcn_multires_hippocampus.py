@@ -7,23 +7,22 @@ trained on and of others; the mean of the registered images.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import replace
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 from monai.bundle import ConfigParser
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from experiments import ants
 from experiments.common import (
+    TIME,
     Numbers,
     Options,
-    TimedMethod,
+    Peer,
     bare,
     chosen_records,
     gain,
@@ -33,36 +32,32 @@ from experiments.common import (
     measure,
     provenance,
     read_config,
+    registered,
     save_figure,
     speed_ratio,
     table,
-    timed,
-    trained_networks,
-    unregistered,
+    trained_methods,
 )
-from warpzoo.bundles import training_objective
-from warpzoo.geometry.grid import Grid
 from warpzoo.geometry.sampling import warp, warp_labels
-from warpzoo.geometry.transforms import DisplacementField
 from warpzoo.losses import normalised_cross_correlation
-from warpzoo.networks import Standardise, warp_and_concatenate
-from warpzoo.registration.budget import Budget
-from warpzoo.registration.descent import Descent
-from warpzoo.registration.network import adapted
-from warpzoo.registration.optimisation import REFINED_LEVELS, optimise
+from warpzoo.networks import Standardise
+from warpzoo.registration import find_methods
+from warpzoo.registration.pair import Method
 from warpzoo.training import PairDataset, not_of_subjects, of_subjects
 
-# Overrides of train.json that make each row's network.
-VARIANTS = {
-    "no_pooling": ["paper", "no_pooling"],
-    "coarse": ["paper", "coarse"],
-    "multi_resolution": ["paper"],
-    "plain": ["plain"],
-    "ours": [],
-}
 OTHER_BUNDLE = "voxelmorph_dense"
-REFINEMENT = Budget(30)
-ADAPTATION = Budget(20)
+REFINEMENT = 30
+ADAPTATION = 20
+NETWORKS = {
+    "no_pooling": {"variant": "paper,no_pooling"},
+    "coarse": {"variant": "paper,coarse"},
+    "multi_resolution": {"variant": "paper"},
+    "plain": {"variant": "plain"},
+    "ours": {},
+    "refined": {"refine": REFINEMENT},
+    "adapted": {"adapt": ADAPTATION},
+}
+"""What `find_methods` takes to make each row of the bundle."""
 ROWS = {
     "before": "before",
     "ants": "ANTs SyN",
@@ -92,16 +87,10 @@ def run(options: Options) -> dict[str, Any]:
     fixed = records[0]["id"]
     pairs = PairDataset(records, "to_fixed", fixed, config.get_parsed_content("preprocessing"), cache=True)
     chosen = range(min(len(pairs), options.limit or len(pairs)))
-    networks = trained_networks(options, VARIANTS)
+    methods = available_methods(options)
     means = Means()
-    numbers = measure(
-        pairs,
-        chosen,
-        available_methods(options, networks),
-        config.get_parsed_content("validate#postprocessing"),
-        METRICS,
-        means.add,
-    )
+    metrics = config.get_parsed_content("validate#postprocessing")
+    numbers = measure(pairs, chosen, methods, metrics, METRICS, means.add)
     save_figure(picture(means), options.output / PICTURE)
     return {
         **options.record(),
@@ -110,45 +99,19 @@ def run(options: Options) -> dict[str, Any]:
         "pairs": [pairs[index]["id"] for index in chosen],
         "rows": numbers,
         "means": means.numbers(),
-        "correlations": correlations(options, config, networks),
+        "correlations": correlations(options, config, methods),
     }
 
 
-def adapt(network: nn.Module, objective_of: Callable[[nn.Module], nn.Module], image: Tensor) -> Tensor:
-    with Descent(ADAPTATION, "adapt") as descent:
-        result: Tensor = adapted(network, objective_of, image, descent)(image)
-    return result
-
-
-def available_methods(options: Options, networks: Mapping[str, nn.Module]) -> dict[str, TimedMethod]:
+def available_methods(options: Options) -> dict[str, Sequence[Method]]:
     """The rows that can be run here: ANTs where it is installed, networks that have weights."""
-    methods: dict[str, TimedMethod] = {"before": unregistered}
+    methods: dict[str, Sequence[Method]] = {"before": []}
     if installed_version(ants.PACKAGE):
-        methods["ants"] = ants.register
-    methods |= {row: timed(network) for row, network in networks.items()}
-    if "ours" in networks:
-        methods["refined"] = timed(partial(refine, networks["ours"]))
-        objective = partial(training_objective, options.bundle)
-        methods["adapted"] = timed(partial(adapt, networks["ours"], objective))
-    bundle = options.bundle.parent / OTHER_BUNDLE
-    others = trained_networks(replace(options, bundle=bundle, weights=bundle / "models"), {"ours": []})
-    if others:
-        methods[OTHER_BUNDLE] = timed(others["ours"])
-    return methods | {"optimised": timed(without_network)}
-
-
-def refine(network: nn.Module, image: Tensor) -> Tensor:
-    """The network's prediction, its transform optimised on the pair."""
-    moving, fixed, grid = image[:, :1], image[:, 1:], Grid(image.shape[2:])
-    start = DisplacementField(network(image)[:, 1:], grid)
-    transform = optimise("svf", fixed, grid, moving, grid, start, budget=REFINEMENT, levels=REFINED_LEVELS)
-    return warp_and_concatenate(image, transform.field(grid))
-
-
-def without_network(image: Tensor) -> Tensor:
-    moving, fixed, grid = image[:, :1], image[:, 1:], Grid(image.shape[2:])
-    affine = optimise("affine", fixed, grid, moving, grid)
-    return warp_and_concatenate(image, optimise("svf", fixed, grid, moving, grid, affine).field(grid))
+        methods["ants"] = [Peer("ANTs", ants.displacement)]
+    methods |= trained_methods(options.bundle, options.weights, NETWORKS)
+    other = options.bundle.parent / OTHER_BUNDLE
+    methods |= trained_methods(other, other / "models", {OTHER_BUNDLE: {}})
+    return methods | {"optimised": find_methods("affine,svf", device="cpu")}
 
 
 class Means:
@@ -192,12 +155,12 @@ class Means:
 
 
 def correlations(
-    options: Options, config: ConfigParser, networks: Mapping[str, nn.Module]
+    options: Options, config: ConfigParser, methods: Mapping[str, Sequence[Method]]
 ) -> dict[str, dict[str, list[float]]]:
     """NCC of pairs drawn from the training, the validation and the test subjects, before and as registered."""
     records = config.get_parsed_content("records")
     validation, test = (config.get_parsed_content(f"{name}_subjects") for name in ("validation", "test"))
-    methods = {name: timed(networks[name]) for name in CORRELATED if name in networks}
+    rows = [row for row in ("before", *CORRELATED) if row in methods]
     result: dict[str, dict[str, list[float]]] = {}
     for name, chosen in (
         ("training", not_of_subjects(records, validation + test)),
@@ -207,12 +170,12 @@ def correlations(
         pairs = PairDataset(chosen, "all", transform=config.get_parsed_content("preprocessing"), cache=True)
         count = min(len(pairs), CORRELATED_PAIRS, options.limit or CORRELATED_PAIRS)
         drawn = np.random.default_rng(options.seed).choice(len(pairs), count, replace=False)
-        result[name] = {row: [] for row in ("before", *methods)}
+        result[name] = {row: [] for row in rows}
         for index in tqdm(drawn.tolist(), desc=f"{name} pairs"):
-            image = pairs[index]["image"][None]
-            for row, method in ({"before": unregistered} | methods).items():
-                warped = method(image)[0][:, :1]
-                result[name][row].append(round(float(normalised_cross_correlation(image[:, 1:], warped)), 6))
+            image = pairs[index]["image"]
+            for row in rows:
+                warped = registered(image, methods[row])[0][:, :1]
+                result[name][row].append(round(float(normalised_cross_correlation(image[None, 1:], warped)), 6))
     return result
 
 
@@ -268,14 +231,14 @@ def page(result: dict[str, Any], command: str) -> str:
         "any corner. Every method gets the same two images, brought to 40×56×40 voxels by the bundle's preprocessing; "
         "images and labels are warped in the same way (linear, nearest) by each method's displacement. Sharpness is "
         "the mean gradient, in standard deviations per voxel, of the mean of all warped images; the fixed image's is "
-        f"{result['means']['fixed']['sharpness']:.3f}. The time is that of one pair, alone, images in memory.",
+        f"{result['means']['fixed']['sharpness']:.3f}. {TIME}",
         f"ANTs (antspyx {result['ants'] or 'not installed'}) as in the paper: affine, 100×100×100 iterations by mutual "
         "information from centres of mass; SyN[0.25], Gauss[3,0], 100×100×10 iterations by cross-correlation of radius "
         "2; both at a quarter, half and all of the resolution, histograms matched. *No pooling*, *coarse* and "
         "*multi-resolution* are the paper's networks (`variants/paper.json`), the last one its method; *ours* is the "
         "bundle's default, which predicts a velocity; how long each was trained is recorded beside its weights. "
-        f"*Refine* optimises the transform on the pair ({REFINEMENT.amount} iterations from the network's answer), "
-        f"*adapt* trains the network further on it ({ADAPTATION.amount} iterations). The paper's numbers are of other "
+        f"*Refine* optimises the transform on the pair ({REFINEMENT} iterations from the network's answer), "
+        f"*adapt* trains the network further on it ({ADAPTATION} iterations). The paper's numbers are of other "
         "images (ADNI) and labels.",
         *(comparison(rows, name) for name in ("ours", "refined") if name in rows and "ants" in rows),
         f"![Mean images before and after registration]({PICTURE})",

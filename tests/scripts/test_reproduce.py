@@ -13,8 +13,13 @@ import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser
-from scipy.ndimage import gaussian_filter
-from torch import nn
+from scipy.ndimage import gaussian_filter, map_coordinates
+from torch import Tensor, nn
+
+import warpzoo
+from warpzoo.geometry.composition import identity
+from warpzoo.geometry.grid import Grid
+from warpzoo.registration.descent import Interrupted
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 SIZE = 48
@@ -104,6 +109,39 @@ def test_cardiac_rows_are_measured_and_missing_ones_named(
     assert (tmp_path / "out" / "figures" / "cardiac.png").stat().st_size > 10_000
 
 
+def test_a_row_is_what_the_network_predicts_and_a_user_gets(
+    reproduce: ModuleType, bundle: Callable[[str], Path], tmp_path: Path
+) -> None:
+    from experiments.common import registered, trained_methods
+
+    network = make_weights(bundle("dirnet"), tmp_path, "model.pt").eval()
+    for parameter in network.parameters():
+        parameter.data += 0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
+    torch.save(network.state_dict(), tmp_path / "model.pt")
+    image = torch.from_numpy(gaussian_filter(np.random.default_rng(0).standard_normal((2, 50, 44)), (0, 3, 3))).float()
+    prediction, seconds = registered(image, trained_methods(bundle("dirnet"), tmp_path, {"ours": {}})["ours"])
+    assert float(prediction[:, 1:].std()) > 0.1
+    torch.testing.assert_close(prediction, network(image[None]).detach(), atol=1e-4, rtol=0)
+    assert seconds > 0
+    weights = str(tmp_path / "model.pt")
+    result = warpzoo.register(image[1], image[0], method=str(bundle("dirnet")), weights=weights, device="cpu")
+    torch.testing.assert_close(result.registration.displacement.displacement, prediction[:, 1:])
+    same, none = registered(image, [])
+    assert np.isnan(none)
+    assert torch.equal(same[0, 1:], torch.zeros(2, 50, 44))
+
+
+def test_ctrl_c_ends_a_table(reproduce: ModuleType) -> None:
+    from experiments.common import Peer, registered
+
+    def interrupted(fixed: Tensor, moving: Tensor) -> Tensor:
+        raise Interrupted(identity(Grid(fixed.shape)))
+
+    with pytest.raises(KeyboardInterrupt) as raised:
+        registered(torch.rand(2, 20, 20), [Peer("peer", interrupted)])
+    assert not isinstance(raised.value, Interrupted)
+
+
 @pytest.mark.slow  # importing itk
 def test_elastix_finds_the_shift(reproduce: ModuleType, data: Path) -> None:
     pytest.importorskip("itk")
@@ -114,12 +152,17 @@ def test_elastix_finds_the_shift(reproduce: ModuleType, data: Path) -> None:
         pytest.skip("itk-elastix is not installed")
     with np.load(data / "cardiac" / "sunnybrook_ed_es_pairs.npz") as archive:
         moving, fixed, label = (torch.from_numpy(archive[name][0].copy()) for name in ("es", "ed", "ed_lv"))
-    prediction, seconds = elastix.register(torch.stack([moving, fixed])[None].float())
-    inside = prediction[0, 1:, label].mean(1)
+    displacement = elastix.displacement(fixed.float(), moving.float())
+    inside = displacement[0, :, label].mean(1)
     assert inside[0] == pytest.approx(SHIFT, abs=0.3)
     assert inside[1] == pytest.approx(0, abs=0.3)
-    assert float((prediction[0, 0] - fixed).abs().mean()) < 0.2 * float((moving.float() - fixed).abs().mean())
-    assert seconds > 0
+    warped = warped_by_scipy(moving, displacement)
+    assert np.abs(warped - fixed.numpy()).mean() < 0.2 * float((moving.float() - fixed).abs().mean())
+
+
+def warped_by_scipy(moving: Tensor, displacement: Tensor) -> np.ndarray:
+    places = np.indices(moving.shape) + displacement[0].numpy()
+    return map_coordinates(moving.numpy().astype(float), places, order=1, mode="nearest")
 
 
 @pytest.fixture
@@ -135,8 +178,8 @@ def hippocampi(
     from warpzoo.registration.budget import Budget
 
     monkeypatch.setattr(fcn_multires_hippocampus, "installed_version", lambda _: None)
-    monkeypatch.setattr(fcn_multires_hippocampus, "REFINEMENT", Budget(6))
-    monkeypatch.setattr(fcn_multires_hippocampus, "ADAPTATION", Budget(1))
+    monkeypatch.setitem(fcn_multires_hippocampus.NETWORKS, "refined", {"refine": 6})
+    monkeypatch.setitem(fcn_multires_hippocampus.NETWORKS, "adapted", {"adapt": 1})
     for method in ("affine", "svf"):
         monkeypatch.setitem(optimisation.BUDGET, method, Budget(10))
     monkeypatch.setattr(fcn_multires_hippocampus, "OTHER_BUNDLE", "without_weights")
@@ -220,14 +263,12 @@ def test_ants_finds_the_shift(reproduce: ModuleType) -> None:
     volume = gaussian_filter(np.random.default_rng(0).standard_normal((36, 34, 32)), 2.5)
     moving = volume[4:28, 4:28, 4:28]
     fixed = volume[tuple(slice(4 + shift, 28 + shift) for shift in shifts)]  # fixed(x) = moving(x + shift)
-    image = torch.from_numpy(np.stack([1000 * moving, fixed + 1])).float()[None]
-    prediction, seconds = ants.register(image)
+    displacement = ants.displacement(*(torch.from_numpy(image).float() for image in (fixed + 1, 1000 * moving)))
     inside = (slice(None), slice(6, 18), slice(6, 18), slice(6, 18))
-    found = prediction[0, 1:][inside].flatten(1).mean(1)
+    found = displacement[0][inside].flatten(1).mean(1)
     assert found.tolist() == pytest.approx(shifts, abs=0.3)
-    warped = prediction[0, 0][inside[1:]] / 1000
-    assert float((warped - torch.from_numpy(fixed)[inside[1:]]).abs().mean()) < 0.1 * volume.std()
-    assert seconds > 0
+    warped = warped_by_scipy(torch.from_numpy(moving), displacement)
+    assert np.abs(warped - fixed)[inside[1:]].mean() < 0.1 * volume.std()
 
 
 @pytest.mark.usefixtures("without_elastix")

@@ -2,6 +2,7 @@
 
     python scripts/benchmark.py ops [--size 96] [--threads 2] [--repeats 7] [--json FILE] [--markdown FILE]
     python scripts/benchmark.py files [--threads 2] [--json FILE] [--markdown FILE]
+    python scripts/benchmark.py start [--before COMMIT] [--threads 2] [--repeats 7] [--json FILE] [--markdown FILE]
 
 Time: forward and backward of each side in turn, medians over the repeats. Memory: what one first call of each side adds
 at most to a fresh process. Error: against the definition written down plainly in float64. Measure on an idle machine:
@@ -321,11 +322,14 @@ def table(report: dict) -> str:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "suite", choices=(*SUITES, "files"), help="ops: the operations beside MONAI's; files: a pair of volumes"
+        "suite",
+        choices=(*SUITES, "files", "start"),
+        help="ops: the operations beside MONAI's; files: a pair of volumes; start: until a small pair is registered",
     )
     parser.add_argument("--size", type=int, default=96, help="voxels a side (96)")
     parser.add_argument("--threads", type=int, default=2, help="processor threads (2)")
     parser.add_argument("--repeats", type=int, default=7, help="timed runs a side (7)")
+    parser.add_argument("--before", help="start: a commit to measure in turn with the present state")
     parser.add_argument("--json", type=Path, help="write every number there")
     parser.add_argument("--markdown", type=Path, help="write the table there")
     return parser.parse_args()
@@ -345,6 +349,12 @@ def main() -> None:
         import benchmark_files
 
         report, text = benchmark_files.report(options.threads)
+        finish(options, report, text)
+        return
+    if options.suite == "start":
+        import benchmark_start
+
+        report, text = benchmark_start.report(options.threads, options.repeats, options.before)
         finish(options, report, text)
         return
     rows = []

@@ -6,6 +6,7 @@ import json
 import platform
 import shlex
 import sys
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ def command() -> str:
     return shlex.join([*program.split(), *sys.argv[1:]])
 
 
+@cache
 def versions() -> dict[str, str]:
     names = ("torch", "monai", "pytorch-ignite", "numpy")
     return {"python": platform.python_version(), "warpzoo": warpzoo.__version__} | {

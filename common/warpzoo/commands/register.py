@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -57,7 +57,7 @@ def register(
         output: folder for the results.
         pairs: instead of fixed and moving, a CSV with the columns fixed and moving, and optionally id, fixed_labels,
             moving_labels, fixed_points, moving_points; each pair gets a folder below output, completed pairs are
-            skipped.
+            skipped; overview.html shows all of them, metrics.csv and failures.csv list them.
         fixed_labels: label map of the fixed image, for Dice.
         moving_labels: label map of the moving image; it is warped as well.
         fixed_points: landmarks of the fixed image, in the order of moving_points, for the target registration error.
@@ -114,8 +114,18 @@ def register(
     todo = [pair for pair in listed if not skipped.get(pair["id"])]
     if len(todo) < len(listed):
         print(f"{len(listed) - len(todo)} of {len(listed)} pairs are done already (--overwrite registers them again).")
-    failures = _register_list(todo, folder, methods, settings, strict)
-    _write_tables(folder, [pair["id"] for pair in listed], failures)
+    ids, done, failures = [pair["id"] for pair in listed], {name for name, there in skipped.items() if there}, {}
+    try:
+        for name, why in _register_list(todo, folder, methods, settings, strict):
+            if why is None:
+                done.add(name)
+            else:
+                failures[name] = why
+    finally:  # also of a list that is interrupted, or ends by a bug
+        from warpzoo.registration.results import write_list
+
+        write_list(folder, ids, done, failures)
+    _say_list(folder, len(ids), failures)
 
 
 def _register_list(
@@ -124,20 +134,21 @@ def _register_list(
     methods: Sequence[Method],
     settings: Mapping[str, Any],
     strict: bool,
-) -> dict[str, str]:
-    """Registers pair after pair; returns the reasons of those that fail, by id."""
+) -> Iterator[tuple[str, str | None]]:
+    """Registers pair after pair: the id of each, and the reason if it fails."""
     from tqdm import tqdm
 
     from warpzoo.registration.results import read_numbers
 
-    failures, interrupted = {}, False
+    interrupted = False
     for pair in tqdm(pairs, desc="Registering", unit="pair"):
         try:
             _register_files(pair, folder / pair["id"], methods, settings, strict, not interrupted)
             interrupted |= read_numbers(folder / pair["id"])["interrupted"]
         except FAILURES as error:
-            failures[pair["id"]] = plain_reason(error)
-    return failures
+            yield pair["id"], plain_reason(error)
+        else:
+            yield pair["id"], None
 
 
 def _register_files(
@@ -181,16 +192,13 @@ def _is_done(folder: Path, pair: Mapping[str, Any], settings: Mapping[str, Any],
     return same and (keep_interrupted or not numbers.get("interrupted"))
 
 
-def _write_tables(folder: Path, ids: Sequence[str], failures: Mapping[str, str]) -> None:
-    from warpzoo.registration.results import write_tables
-
-    write_tables(folder, ids, failures)
-    if len(failures) < len(ids):
-        print(f"{len(ids) - len(failures)} of {len(ids)} pairs registered: {folder / 'metrics.csv'}")
+def _say_list(folder: Path, count: int, failures: Mapping[str, str]) -> None:
+    if len(failures) < count:
+        print(f"{count - len(failures)} of {count} pairs registered: {folder / 'overview.html'}, metrics.csv")
     for name, why in failures.items():
         print(f"  {name}: {why}")
     if failures:
-        raise ValueError(f"{len(failures)} of {len(ids)} pairs failed: {folder / 'failures.csv'}")
+        raise ValueError(f"{len(failures)} of {count} pairs failed: {folder / 'failures.csv'}")
 
 
 def fingerprint(weights: Path) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import nibabel
 import numpy as np
 import torch
 from torch import Tensor
@@ -132,6 +131,8 @@ class Grid:
         size = " × ".join(str(side) for side in self._shape)
         text = f"Grid({size} voxels, spacing ({listed(self.spacing)}), origin ({listed(self.origin)})"
         if self.dims == 3:
+            import nibabel
+
             text += f", axes {''.join(nibabel.aff2axcodes(self._affine))}"
         steps = np.abs(self.direction)
         if not np.allclose(steps, steps.round(), atol=1e-4):

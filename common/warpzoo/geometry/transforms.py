@@ -101,7 +101,11 @@ class Transform(nn.Module):
         """The voxels of a grid as points (1, count, dims), some at a time."""
         like = next(chain(self.parameters(), self.buffers()))
         for index in torch.arange(math.prod(grid.shape), device=like.device).split(POINTS_AT_ONCE):
-            yield torch.stack(torch.unravel_index(index, grid.shape), -1).to(precise(like).dtype)[None]
+            places: list[Tensor] = []
+            for size in reversed(grid.shape):  # torch.unravel_index imports sympy
+                places.insert(0, index % size)
+                index = index // size
+            yield torch.stack(places, -1).to(precise(like).dtype)[None]
 
     def _batch(self, points: Tensor) -> Tensor:
         check_points("points", points, self.grid.dims)

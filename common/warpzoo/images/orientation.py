@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import nibabel
 import numpy as np
 import torch
 
@@ -47,6 +46,8 @@ def working_grid(image: Image) -> Grid:
 
 def canonical_grid(grid: Grid) -> Grid:
     """The same voxels, their axes permuted and flipped to the order and direction of RAS."""
+    import nibabel
+
     axes, _ = _to_ras(grid)
     back = nibabel.orientations.inv_ornt_aff(nibabel.io_orientation(grid.affine), grid.shape)
     return Grid([grid.shape[axis] for axis in axes], grid.affine @ back)
@@ -54,5 +55,7 @@ def canonical_grid(grid: Grid) -> Grid:
 
 def _to_ras(grid: Grid) -> tuple[list[int], list[int]]:
     """Which of the grid's axes come first, second and third in RAS, and which are flipped."""
+    import nibabel
+
     orientation = nibabel.io_orientation(grid.affine)
     return np.argsort(orientation[:, 0]).tolist(), np.flatnonzero(orientation[:, 1] < 0).tolist()

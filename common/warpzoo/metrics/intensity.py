@@ -11,7 +11,6 @@ import math
 from functools import partial
 
 import torch
-from monai.metrics.regression import compute_ssim_and_cs
 from torch import Tensor
 
 from warpzoo.checks import check_image, check_same_shape
@@ -67,6 +66,8 @@ def ssim(prediction: Tensor, reference: Tensor, data_range: float | str = "refer
     what scikit-image gives with gaussian_weights=True, use_sample_covariance=False. `data_range` as in `psnr`; it must
     not be 0. Several channels are averaged.
     """
+    from monai.metrics.regression import compute_ssim_and_cs
+
     dims = check_image("prediction", prediction)
     if min(prediction.shape[2:]) < SSIM_WINDOW:
         raise ValueError(

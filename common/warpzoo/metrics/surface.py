@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from monai.metrics.utils import get_edge_surface_distance
 from torch import Tensor
 
 from warpzoo.checks import check_spacing
@@ -53,6 +52,8 @@ def surface_distances(
 def _distances(structure: Tensor, target: Tensor, spacing: tuple[float, ...]) -> Tensor:
     if not (structure.any() and target.any()):
         return torch.full((3,), torch.nan, device=structure.device)
+    from monai.metrics.utils import get_edge_surface_distance
+
     _, sets, _ = get_edge_surface_distance(structure, target, spacing=spacing, symmetric=True)
     both = torch.cat(sets)
     return torch.stack([both.max(), torch.stack([one.quantile(0.95) for one in sets]).max(), both.mean()])

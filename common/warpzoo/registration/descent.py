@@ -99,7 +99,7 @@ class Descent:
 
         The parameters are left where the loss was lowest, and what is not spent to the levels that follow.
         """
-        optimizer = torch.optim.Adam(parameters, lr=learning_rate)
+        adam = Adam(parameters)
         self.begun = time.perf_counter() if self.begun is None else self.begun
         first = lowest = float("inf")
         best: list[Tensor] = []
@@ -118,10 +118,7 @@ class Descent:
                 first = now if first == float("inf") else first
                 recent.append(lowest)
                 part = (self.spent - begun) / max(until - begun, 1e-9)
-                optimizer.param_groups[0]["lr"] = learning_rate * (1 - (1 - SLOWEST) * min(part, 1.0))
-                optimizer.zero_grad()
-                value.backward()
-                optimizer.step()
+                adam.step(value, learning_rate * (1 - (1 - SLOWEST) * min(part, 1.0)))
                 self.iterations += 1
                 self.bar.update(int(1000 * min(self.spent, 1.0)) - self.bar.n)
         except KeyboardInterrupt:
@@ -132,6 +129,28 @@ class Descent:
             for one, kept in zip(parameters, best, strict=False):
                 one.copy_(kept)
         return lowest
+
+
+class Adam:
+    """Adam as `torch.optim` has it with its defaults; that one imports PyTorch's compiler at its first step, which
+    takes longer than registering a small pair."""
+
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
+        self.parameters = [(one, torch.zeros_like(one), torch.zeros_like(one)) for one in parameters]
+        self.steps = 0
+
+    def step(self, loss: Tensor, learning_rate: float) -> None:
+        """One step down the gradient of the loss."""
+        gradients = torch.autograd.grad(loss, [one for one, _, _ in self.parameters], allow_unused=True)
+        self.steps += 1
+        share, share_of_squares = 1 - 0.9**self.steps, 1 - 0.999**self.steps
+        with torch.no_grad():
+            for (one, mean, square), gradient in zip(self.parameters, gradients, strict=True):
+                if gradient is not None:
+                    mean.lerp_(gradient, 1 - 0.9)
+                    square.mul_(0.999).addcmul_(gradient, gradient, value=1 - 0.999)
+                    scale = (square / share_of_squares).sqrt_().add_(1e-8)
+                    one.addcdiv_(mean, scale, value=-learning_rate / share)
 
 
 def _stalled(lowest: Sequence[float], first: float) -> bool:

@@ -151,6 +151,7 @@ def result_names(pair: Mapping[str, Any]) -> list[str]:
         "warped_points.csv",
         "report.html",
         "report.png",
+        "thumbnail.jpg",
         *(warped_name(path) for role in SEVERAL for path in paths_of(pair, role)),
     ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,8 @@ def write_results(
 
 
 def draw_report(path: str | Path, registration: Registration, files: Mapping[str, Any] | None = None) -> Path:
-    """The page of a registration; `path` is an .html file, or a folder for report.html and report.png."""
+    """The page of a registration; `path` is an .html file, or a folder for report.html, report.png and, for a pair of
+    a list, thumbnail.jpg."""
     from warpzoo.report.page import write_report
 
     fixed = registration.fixed
@@ -77,6 +78,7 @@ def draw_report(path: str | Path, registration: Registration, files: Mapping[str
         notes=registration.notes,
         orientation="matrix" if fixed.header.indexed else None,
         unit="pixels" if fixed.header.pixels else "mm",
+        thumbnail=bool(files and files.get("id")),
     )
 
 
@@ -95,9 +97,13 @@ def summary(numbers: Mapping[str, Any]) -> str:
     return ", ".join(parts) + (" (interrupted)" if numbers["interrupted"] else "")
 
 
-def write_tables(folder: Path, ids: Sequence[str], failures: Mapping[str, str]) -> None:
-    """`metrics.csv` with a row of numbers for every pair that is done, `failures.csv` with the others' reasons."""
-    rows = [{"id": name, **flat_numbers(read_numbers(folder / name))} for name in ids if name not in failures]
+def write_list(folder: Path, ids: Sequence[str], done: Collection[str], failures: Mapping[str, str]) -> None:
+    """`metrics.csv` with a row of numbers for every pair that is done, `failures.csv` with the reasons of those that
+    failed, and `overview.html`, the page of them all."""
+    from warpzoo.report.overview import write_overview
+
+    numbers = {name: read_numbers(folder / name) for name in ids if name in done}
+    rows = [{"id": name, **flat_numbers(one)} for name, one in numbers.items()]
     tables: dict[str, list[dict[str, Any]]] = {
         "metrics.csv": rows,
         "failures.csv": [{"id": name, "reason": why} for name, why in failures.items()],
@@ -111,6 +117,7 @@ def write_tables(folder: Path, ids: Sequence[str], failures: Mapping[str, str]) 
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(table)
+    write_overview(folder / "overview.html", numbers, failures, len(ids) - len(numbers) - len(failures))
 
 
 def flat_numbers(numbers: Mapping[str, Any], prefix: str = "") -> dict[str, float]:

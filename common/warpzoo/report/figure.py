@@ -6,18 +6,17 @@ together from arrays: a figure of matplotlib would take half a second.
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from warpzoo.files import whole_file
 from warpzoo.images.content import window
 from warpzoo.report import panels
+from warpzoo.report.colours import BLUE_TO_RED, font
 from warpzoo.report.planes import Plane, planes_of
 
 PANEL = 260
@@ -62,7 +61,7 @@ def draw_registration(
 ) -> None:
     """The picture of these planes: one row of six panels for each, or two rows of three if there is only one."""
     columns = 3 if len(planes) == 1 else 6
-    scale = PANEL * (1.6 if columns == 3 else 1) / max(max(plane.size) for plane in planes)
+    scale = PANEL * (1.2 if columns == 3 else 1) / max(max(plane.size) for plane in planes)
     sizes = [panels.fitted(plane, round(max(plane.size) * scale)) for plane in planes]
     wide, rows = max(size[1] for size in sizes), 6 // columns
     height = (TITLE if title else 0) + sum(rows * (tall + GAP) for tall, _ in sizes) + GAP // 5
@@ -107,11 +106,6 @@ def draw_registration(
         canvas.save(unfinished, compress_level=1)
 
 
-@cache
-def font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
-
-
 def draw_grid(
     canvas: Image.Image, displacement: Tensor, plane: Plane, corner: tuple[int, int], size: tuple[int, int]
 ) -> None:
@@ -144,8 +138,9 @@ def draw_name(canvas: Image.Image, name: str, place: tuple[int, int]) -> None:
 
 
 def draw_colour_bar(canvas: Image.Image, limit: float, corner: tuple[int, int], tall: int) -> None:
-    colours = panels.JACOBIAN_COLOURS(np.linspace(0.92, 0.08, tall), bytes=True)[:, None, :3]
-    canvas.paste(Image.fromarray(np.ascontiguousarray(colours.repeat(10, axis=1))), corner)
+    low, high = panels.JACOBIAN_PART
+    colours = BLUE_TO_RED(np.linspace(high, low, tall))[:, None]
+    canvas.paste(Image.fromarray(colours.repeat(10, axis=1)), corner)
     draw, (left, upper) = ImageDraw.Draw(canvas), corner
     for value, height in ((limit, 0), (0, tall // 2), (-limit, tall - 1)):
         draw.line((left + 10, upper + height, left + 13, upper + height), "black")

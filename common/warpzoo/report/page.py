@@ -21,7 +21,7 @@ from warpzoo.files import whole_file
 from warpzoo.geometry.grid import Grid
 from warpzoo.report.figure import draw_registration
 from warpzoo.report.numbers import cards_of, provenance_tables, tables_of
-from warpzoo.report.pictures import column_widths, image_figures, transform_figures
+from warpzoo.report.pictures import THUMBNAIL, column_widths, image_figures, transform_figures, write_thumbnail
 from warpzoo.report.planes import planes_of
 from warpzoo.report.verdicts import verdicts_of
 
@@ -40,6 +40,7 @@ def write_report(
     orientation: str | None = None,
     unit: str = "mm",
     notes: Sequence[str] = (),
+    thumbnail: bool = False,
 ) -> Path:
     """Writes a page; returns its path.
 
@@ -59,6 +60,7 @@ def write_report(
             axis downwards: see `planes_of`.
         unit: of the grid's world: "mm", or "pixels" for images without a physical space.
         notes: sentences about the run, such as that it was interrupted; they come first.
+        thumbnail: whether a folder also gets the small picture for an overview of many.
     """
     dims = check_displacement("displacement", displacement[None], finite=False)
     for name, image in (("fixed", fixed), ("before", before), ("warped", warped)):
@@ -72,11 +74,13 @@ def write_report(
     page = Path(path)
     if page.suffix.lower() != ".html":
         draw_registration(page / "report.png", before, fixed, warped, displacement, planes, title)
+        if thumbnail:
+            write_thumbnail(page / THUMBNAIL, fixed, before, warped, planes[0])
         page = page / "report.html"
     spacing = list(grid.spacing)
     of_transform, bars, determinants = transform_figures(displacement, before, planes, spacing, unit)
     least, most, mean, largest = (f"{value:.2f}" for value in (*determinants, *magnitudes(displacement, spacing)))
-    text = template().render(
+    text = template("page.html.j2").render(
         title=title,
         subtitle=subtitle(provenance, grid, unit),
         cards=cards_of(metrics, unit),
@@ -101,9 +105,9 @@ def write_report(
 
 
 @cache
-def template() -> Template:
+def template(name: str) -> Template:
     loader = FileSystemLoader(Path(__file__).parent)
-    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined).get_template("page.html.j2")
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined).get_template(name)
 
 
 def headline(provenance: Mapping[str, Any]) -> str:

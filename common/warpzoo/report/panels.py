@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import matplotlib
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -16,10 +15,11 @@ from PIL import Image
 from torch import Tensor
 
 from warpzoo.geometry.jacobian import corner_determinants, jacobian_determinant
+from warpzoo.report.colours import BLUE_TO_RED, VIRIDIS
 from warpzoo.report.planes import Plane
 
-JACOBIAN_COLOURS = matplotlib.colormaps["RdBu_r"]
-MAGNITUDE_COLOURS = matplotlib.colormaps["viridis"]
+JACOBIAN_PART = (0.08, 0.92)
+"""Of the colours: the darkest of both ends cannot be told from black, which marks folds."""
 
 
 class Volumes(NamedTuple):
@@ -91,8 +91,9 @@ def jacobian_picture(part: Volumes, plane: Plane, limit: float, longest: int) ->
     """Halved and doubled volumes equally blue and red, unchanged white, folds black."""
     size = fitted(plane, longest)
     logarithm = part.determinant.clamp(min=1e-6).log2().clamp(-limit, limit)
-    coloured = JACOBIAN_COLOURS((logarithm.numpy() / limit + 1) / 2 * 0.84 + 0.08, bytes=True)[..., :3]
-    picture = np.array(resized(np.ascontiguousarray(coloured), size))
+    low, high = JACOBIAN_PART
+    coloured = BLUE_TO_RED((logarithm.numpy() / limit + 1) / 2 * (high - low) + low)
+    picture = np.array(resized(coloured, size))
     # A fold of one voxel stays visible in a picture smaller than the image.
     folds = F.adaptive_max_pool2d(
         part.folds[None, None].float(), (min(size[0], part.folds.shape[0]), min(size[1], part.folds.shape[1]))
@@ -104,12 +105,11 @@ def jacobian_picture(part: Volumes, plane: Plane, limit: float, longest: int) ->
 def magnitude(displacement: Tensor, plane: Plane, spacing: list[float]) -> np.ndarray:
     """Length of the displacement in one plane, in the unit of the spacing, (rows, columns)."""
     steps = plane.of(displacement.detach()).float().cpu()
-    return torch.linalg.vector_norm(steps * steps.new_tensor(spacing)[:, None, None], dim=0).numpy()
+    return (steps * steps.new_tensor(spacing)[:, None, None]).square().sum(0).sqrt().numpy()
 
 
 def magnitude_picture(lengths: np.ndarray, plane: Plane, highest: float, longest: int) -> np.ndarray:
-    coloured = MAGNITUDE_COLOURS(lengths / max(highest, 1e-12), bytes=True)[..., :3]
-    return resized(np.ascontiguousarray(coloured), fitted(plane, longest))
+    return resized(VIRIDIS(lengths / max(highest, 1e-12)), fitted(plane, longest))
 
 
 def grid_lines(displacement: Tensor, plane: Plane, lines: int = 24, points: int = 100) -> list[np.ndarray]:

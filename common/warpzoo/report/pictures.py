@@ -6,20 +6,25 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from warpzoo.files import whole_file
 from warpzoo.images.content import window
 from warpzoo.report import panels
+from warpzoo.report.colours import BLUE_TO_RED, VIRIDIS
 from warpzoo.report.planes import Plane
 
 WIDE, NARROW = 720, 448
-"""Pixels along the longer side of a picture: one that fills the page, and one beside others."""
+"""Pixels along the longer side of a picture, at most: one that fills the page, and one beside others."""
+THUMBNAIL = "thumbnail.jpg"
+SMALL = 100
+"""Pixels along the longer side of each of its two halves."""
 
 
 class Lines(NamedTuple):
@@ -52,10 +57,11 @@ class ColourBar(NamedTuple):
 
 def image_figures(fixed: Tensor, before: Tensor, warped: Tensor, planes: list[Plane]) -> dict[str, list[Figure]]:
     """Overlays, checkerboards and the images (*spatial) on the fixed grid: a figure for each plane."""
-    longest = WIDE if len(planes) == 1 else NARROW
+    most = WIDE if len(planes) == 1 else NARROW
     of_fixed, of_moving = window(fixed), window(before, warped)
     figures: dict[str, list[Figure]] = {}
     for number, plane in enumerate(planes):
+        longest = _longest(plane, most)
         reference = panels.grey(fixed, plane, of_fixed, longest)
         moving, result = (panels.grey(image, plane, of_moving, longest) for image in (before, warped))
         for name, caption, picture in (
@@ -73,6 +79,16 @@ def image_figures(fixed: Tensor, before: Tensor, warped: Tensor, planes: list[Pl
     return figures
 
 
+def write_thumbnail(path: Path, fixed: Tensor, before: Tensor, warped: Tensor, plane: Plane) -> None:
+    """The overlays before and after, side by side, of one plane of images (*spatial) on the fixed grid."""
+    of_fixed, of_moving = window(fixed), window(before, warped)
+    reference = panels.grey(fixed, plane, of_fixed, SMALL)
+    halves = [panels.overlay(panels.grey(image, plane, of_moving, SMALL), reference) for image in (before, warped)]
+    gap = np.full((len(reference), 4, 3), 127, np.uint8)
+    with whole_file(path) as unfinished:
+        Image.fromarray(np.concatenate([halves[0], gap, halves[1]], axis=1)).save(unfinished, "JPEG", quality=85)
+
+
 def transform_figures(
     displacement: Tensor, before: Tensor, planes: list[Plane], spacing: list[float], unit: str
 ) -> tuple[dict[str, list[Figure]], dict[str, ColourBar], tuple[float, float]]:
@@ -86,19 +102,25 @@ def transform_figures(
     figures: dict[str, list[Figure]] = {"grid": [], "jacobian": [], "magnitude": []}
     for plane, part, length in zip(planes, parts, lengths, strict=True):
         caption = ", ".join(_place(plane))
-        ground = panels.grey(before, plane, dark, NARROW)
-        determinant = panels.jacobian_picture(part, plane, limit, NARROW)
+        longest = _longest(plane, NARROW)
+        ground = panels.grey(before, plane, dark, longest)
+        determinant = panels.jacobian_picture(part, plane, limit, longest)
         figures["grid"].append(_figure(ground, caption, lines=_grid(displacement, plane)))
         figures["jacobian"].append(_figure(determinant, caption))
-        figures["magnitude"].append(_figure(panels.magnitude_picture(length, plane, highest, NARROW), caption))
-    colours = panels.JACOBIAN_COLOURS(np.linspace(0.08, 0.92, 17)), panels.MAGNITUDE_COLOURS(np.linspace(0, 1, 17))
-    of_jacobian, of_magnitude = ([matplotlib.colors.to_hex(colour) for colour in some] for some in colours)
+        figures["magnitude"].append(_figure(panels.magnitude_picture(length, plane, highest, longest), caption))
     bars = {
-        "jacobian": ColourBar(of_jacobian, f"{2**-limit:.2g}", f"{2**limit:.2g}", "folds"),
-        "magnitude": ColourBar(of_magnitude, "0", f"{highest:.3g} {unit}"),
+        "jacobian": ColourBar(BLUE_TO_RED.names(*panels.JACOBIAN_PART), f"{2**-limit:.2g}", f"{2**limit:.2g}", "folds"),
+        "magnitude": ColourBar(VIRIDIS.names(), "0", f"{highest:.3g} {unit}"),
     }
     determinants = torch.cat([part.determinant.flatten() for part in parts])
     return figures, bars, (float(determinants.min()), float(determinants.max()))
+
+
+def _longest(plane: Plane, most: int) -> int:
+    """Pixels of the longer side: the plane's own, which browsers enlarge smoothly; few of them are enlarged here, so
+    that each can be seen."""
+    own = round(max(plane.size) / min(plane.spacing))
+    return own if most / 4 < own < most else most
 
 
 def column_widths(planes: list[Plane]) -> str:
@@ -110,7 +132,7 @@ def column_widths(planes: list[Plane]) -> str:
 
 def _figure(picture: np.ndarray, caption: str, name: str = "", letters: str = "", lines: Lines | None = None) -> Figure:
     encoded = io.BytesIO()
-    Image.fromarray(picture).save(encoded, "JPEG", quality=90, subsampling=0)
+    Image.fromarray(picture).save(encoded, "JPEG", quality=92, subsampling=0)
     source = f"data:image/jpeg;base64,{base64.b64encode(encoded.getvalue()).decode()}"
     return Figure(source, f"{picture.shape[1]}/{picture.shape[0]}", caption, name, letters, lines)
 
@@ -121,8 +143,6 @@ def _place(plane: Plane) -> list[str]:
 
 def _grid(displacement: Tensor, plane: Plane) -> Lines:
     """The deformed grid; coordinates are tenths of a voxel."""
-    path = "".join(
-        "M" + "L".join(f"{round(10 * x + 5)} {round(10 * y + 5)}" for x, y in line)
-        for line in panels.grid_lines(displacement, plane)
-    )
+    tenths = [(10 * line + 5).round().astype(int).tolist() for line in panels.grid_lines(displacement, plane)]
+    path = "".join("M" + "L".join(f"{x} {y}" for x, y in line) for line in tenths)
     return Lines(path, f"0 0 {10 * plane.shape[1]} {10 * plane.shape[0]}")

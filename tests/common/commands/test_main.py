@@ -6,7 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from warpzoo.__main__ import COMMANDS, annotated, main, reading
 
@@ -24,6 +26,22 @@ def test_what_needs_no_images_imports_nothing_heavy(arguments: list[str]) -> Non
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stdout.endswith("heavy: []\n")
     assert ended.stderr == ""
+
+
+def test_a_method_without_a_network_needs_neither_monai_nor_a_compiler(tmp_path: Path) -> None:
+    """Each of these takes as long to import as a small pair takes to register."""
+    image = np.kron(np.random.default_rng(0).integers(0, 255, (8, 8)), np.ones((8, 8))).astype(np.uint8)
+    for name in ("fixed", "moving"):
+        Image.fromarray(image).save(tmp_path / f"{name}.png")
+    arguments = ["register", "fixed.png", "moving.png", "--method", "rigid,svf", "--output", "out"]
+    code = (
+        f"import sys; sys.argv[1:] = {arguments}\nfrom warpzoo.__main__ import main\nmain()\n"
+        "slow = ('monai', 'ignite', 'itk', 'matplotlib', 'scipy.ndimage', 'skimage', 'sympy', 'torch._dynamo')\n"
+        "print('slow:', [name for name in slow if name in sys.modules])"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert ended.stdout.endswith("slow: []\n")
+    assert (tmp_path / "out" / "report.html").exists()
 
 
 def test_help_is_for_people(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from warpzoo.geometry.transforms import Affine, BSpline, Composition, Velocity
 from warpzoo.images.image import Image, read_image
 from warpzoo.registration import deformation, network, optimisation
 from warpzoo.registration.budget import Budget
-from warpzoo.registration.descent import PATIENCE, Descent, Interrupted
+from warpzoo.registration.descent import PATIENCE, Adam, Descent, Interrupted
 from warpzoo.registration.engine import FilePairs, RegistrationEvaluator, RegistrationInferer
 from warpzoo.registration.listing import list_pairs
 from warpzoo.registration.methods import find_methods
@@ -267,3 +267,26 @@ def test_a_second_interruption_ends_the_engine(
 def test_strict_must_be_true_or_false(images: tuple[Image, Image]) -> None:
     with pytest.raises(ValueError, match="strict must be true or false, got 'maybe'"):
         register_pair(*images, [], strict="maybe")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 30])
+def test_adam_steps_as_torch_does(steps: int) -> None:
+    """With a learning rate that changes, as in a descent, and a parameter that the loss does not depend on."""
+    generator = torch.Generator().manual_seed(0)
+    start = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((3, 4), (2,), (1,))]
+    ours, theirs = ([one.clone().requires_grad_() for one in start] for _ in range(2))
+    adam, oracle = Adam(ours), torch.optim.Adam(theirs, lr=1.0)
+
+    def loss(parameters: list[torch.Tensor]) -> torch.Tensor:
+        return (parameters[0].square() * parameters[1].prod()).sum() + parameters[1].exp().sum()
+
+    for step in range(steps):
+        rate = 0.1 / (1 + step)
+        adam.step(loss(ours), rate)
+        oracle.param_groups[0]["lr"] = rate
+        oracle.zero_grad()
+        loss(theirs).backward()
+        oracle.step()
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+    assert torch.equal(ours[2], start[2])

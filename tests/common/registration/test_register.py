@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -17,7 +18,7 @@ from scipy import ndimage
 
 from warpzoo.geometry.grid import Grid
 from warpzoo.images.image import Image
-from warpzoo.registration import NetworkMethod, find_methods, register_pair
+from warpzoo.registration import NetworkMethod, find_methods, listing, register_pair
 
 from .conftest import oblique, save, smooth
 
@@ -259,6 +260,9 @@ def test_a_list(warpzoo: Call, make_bundle: Call, tmp_path: Path, monkeypatch: p
     failures = list(csv.DictReader((tmp_path / "out/failures.csv").open()))
     assert [row["id"] for row in failures] == ["broken"]
     assert "broken.nii.gz" in failures[0]["reason"]
+    overview = (tmp_path / "out/overview.html").read_text(encoding="utf-8")
+    assert "2 registered, 1 failed" in overview
+    assert 'href="subject_1_base/metrics.json"' in overview
 
     made = (tmp_path / "out/3/warped.nii.gz").stat().st_mtime_ns
     save(tmp_path / "broken.nii.gz", smooth((40, 36), 3).astype(np.float32))
@@ -268,6 +272,7 @@ def test_a_list(warpzoo: Call, make_bundle: Call, tmp_path: Path, monkeypatch: p
     assert (tmp_path / "out/3/warped.nii.gz").stat().st_mtime_ns == made
     assert not (tmp_path / "out/failures.csv").exists()
     assert len((tmp_path / "out/metrics.csv").read_text().splitlines()) == 4
+    assert "3 registered ·" in (tmp_path / "out/overview.html").read_text(encoding="utf-8")
 
     # other settings are other results, and a pair that fails now keeps none of its earlier ones
     (tmp_path / "b.nii.gz").unlink()
@@ -275,6 +280,37 @@ def test_a_list(warpzoo: Call, make_bundle: Call, tmp_path: Path, monkeypatch: p
     assert ended.code == 1
     assert not list((tmp_path / "out/3").iterdir())
     assert numbers_of(tmp_path / "out/broken")["settings"]["refine"] == "2"
+
+
+def test_an_interrupted_list_has_its_tables(
+    warpzoo: Call, make_bundle: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_bundle("shift", [2.0, 0.0])
+    for seed, name in enumerate(("a", "b")):
+        save(tmp_path / f"{name}.nii.gz", smooth((40, 36), seed).astype(np.float32))
+    table = tmp_path / "pairs.csv"
+    table.write_text("id,fixed,moving\n1,a.nii.gz,b.nii.gz\n2,b.nii.gz,a.nii.gz\n3,a.nii.gz,a.nii.gz\n")
+    read = listing.read_pair
+
+    def interrupted(files: dict[str, Any]) -> Any:
+        if files["id"] == "2":
+            raise KeyboardInterrupt
+        return read(files)
+
+    monkeypatch.setattr(listing, "read_pair", interrupted)
+    arguments = ("register", "--pairs", table, "--method", "shift", "--output", tmp_path / "out")
+    assert warpzoo(*arguments).code == 130
+    overview = (tmp_path / "out/overview.html").read_text(encoding="utf-8")
+    assert "1 registered, 2 not registered yet" in overview
+    assert 'href="1/report.html"' in overview
+    with Picture.open(tmp_path / "out/1/thumbnail.jpg") as picture:
+        assert picture.size == (2 * 100 + 4, 90)
+    assert len((tmp_path / "out/metrics.csv").read_text().splitlines()) == 2
+
+    monkeypatch.setattr(listing, "read_pair", read)
+    ended = warpzoo(*arguments)
+    assert ended.code == 0, ended.err
+    assert "3 registered ·" in (tmp_path / "out/overview.html").read_text(encoding="utf-8")
 
 
 def test_a_label_map_among_images_is_said(warpzoo: Call, make_bundle: Call, tmp_path: Path) -> None:

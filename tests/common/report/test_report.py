@@ -7,6 +7,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -17,6 +18,7 @@ from warpzoo.geometry.grid import Grid
 from warpzoo.geometry.sampling import warp
 from warpzoo.images.content import centre_of, window
 from warpzoo.report import panels
+from warpzoo.report.colours import BLUE_TO_RED, VIRIDIS
 from warpzoo.report.figure import save_registration_figure
 from warpzoo.report.page import write_report
 from warpzoo.report.planes import planes_of
@@ -186,9 +188,11 @@ def test_one_page_at_a_path_of_its_own(tmp_path):
 def test_what_every_page_has_is_installed_with_the_package():
     tomllib = pytest.importorskip("tomllib")  # from Python 3.11 on
     settings = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["tool"]["setuptools"]
-    files = {f"report/{path.name}" for path in Path(panels.__file__).parent.glob("page.*") if path.suffix != ".py"}
-    assert len(files) == 3
-    assert files <= set(settings["package-data"]["warpzoo"])
+    package = Path(panels.__file__).parents[1]
+    installed = {path for pattern in settings["package-data"]["warpzoo"] for path in package.glob(pattern)}
+    files = {path for path in (package / "report").iterdir() if path.suffix not in (".py", "")}
+    assert len(files) == 6
+    assert files <= installed
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -292,6 +296,21 @@ def test_a_map_is_white_where_volume_stays_and_symmetric_in_halves_and_doubles()
     assert picture[0, 2, 0] > picture[0, 2, 2]  # red
     far = [panels.Volumes(torch.full((3, 3), value), torch.zeros(3, 3, dtype=torch.bool)) for value in (1.1, 3.0, 9.0)]
     assert [panels.jacobian_limit([part]) for part in far] == [0.25, 2.0, 2.0]
+
+
+@pytest.mark.parametrize(("ours", "name", "tolerance"), [(BLUE_TO_RED, "RdBu_r", 1), (VIRIDIS, "viridis", 7)])
+def test_colours_are_those_of_matplotlib(ours, name, tolerance):
+    values = np.linspace(0, 1, 256)
+    theirs = matplotlib.colormaps[name](values, bytes=True)[:, :3].astype(int)
+    assert np.abs(ours(values) - theirs).max() <= tolerance
+    assert ours.names()[0] == matplotlib.colors.to_hex(theirs[0] / 255)
+
+
+def test_a_picture_has_the_pixels_of_its_plane_and_few_are_enlarged(tmp_path):
+    for shape, expected in (((300, 256), (300, 256)), ((40, 80), (360, 720)), ((1500, 2000), (540, 720))):
+        page = report(tmp_path, shape, displacement=torch.zeros(2, *shape), orientation="matrix")
+        sources = {a["id"]: a["src"] for tag, a in Elements(page).found if tag == "img" and "id" in a}
+        assert picture_of(sources["overlay0"]).shape == (*expected, 3)
 
 
 def test_overlays_agree_in_grey_and_checkerboards_take_turns():

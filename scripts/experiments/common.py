@@ -29,6 +29,7 @@ from warpzoo.geometry.transforms import DisplacementField, Transform
 from warpzoo.images.image import Image
 from warpzoo.networks import warp_and_concatenate
 from warpzoo.registration import find_methods, register_pair
+from warpzoo.registration.guidance import Guidance
 from warpzoo.registration.pair import Method
 from warpzoo.training import PairDataset, of_subjects
 from warpzoo.training.evaluation import PairMetricsd
@@ -109,7 +110,7 @@ class Peer:
     displacement: Callable[[Tensor, Tensor], Tensor]
     expectations: Mapping[str, Any] = field(default_factory=dict)
 
-    def __call__(self, fixed: Image, moving: Image, start: Transform | None) -> Transform:
+    def __call__(self, fixed: Image, moving: Image, start: Transform | None, guidance: Guidance) -> Transform:
         return DisplacementField(self.displacement(fixed.array[0], moving.array[0]), fixed.grid)
 
 

@@ -21,6 +21,8 @@ def apply(
     output: str | None = None,
     labels: bool = False,
     inverse: bool = False,
+    channels: bool = False,
+    interpolation: str = "linear",
     outside: float = 0.0,
 ) -> str:
     """Warps an image, a label map or landmarks of the moving image to the fixed image, by transforms from files.
@@ -38,12 +40,13 @@ def apply(
         output: the file to write; default: `warped_…` in the current folder.
         labels: the image is a label map: nearest-neighbour interpolation.
         inverse: warp in the opposite direction, from the fixed image to the moving image.
+        channels: the image has several channels; the output is a vector image (.nii.gz).
+        interpolation: of an image: linear, cubic (B-spline) or nearest.
         outside: fill value outside the image.
     """
-    import torch
-
-    from warpzoo.geometry.transforms import resample
     from warpzoo.images.image import write_image
+    from warpzoo.images.resampling import Resampling
+    from warpzoo.transforms import read_transforms
     from warpzoo.transforms.landmarks import SUFFIXES, read_points, warp_points, write_points
 
     path = Path(str(image))
@@ -63,12 +66,10 @@ def apply(
         return str(write_points(output, landmarks._replace(points=warped), header))
     if target is None:
         raise ValueError("reference must be given for an image: it defines the result's grid.")
-    moving = _read_for(composed, path, flat, labels)
-    with torch.inference_mode():
-        way = composed.inverse() if inverse else composed
-        mode = "nearest" if labels else "linear"
-        warped = resample(moving.array[None], moving.grid, way, target.grid, mode=mode, value=outside)
-    return str(write_image(output, warped[0], target.header, moving.header.dtype))
+    moving = _read_for(composed, path, flat, labels, channels)
+    way = composed.inverse() if inverse else composed
+    result = Resampling(interpolation, outside)(moving, way, target)
+    return str(write_image(output, result.array, result.header))
 
 
 def compare(first: str, second: str, reference: str, mask: str | None = None) -> dict[str, float]:
@@ -86,6 +87,7 @@ def compare(first: str, second: str, reference: str, mask: str | None = None) ->
     import torch
 
     from warpzoo.geometry.transforms import POINTS_AT_ONCE
+    from warpzoo.transforms import read_transforms
 
     one, other = read_transforms(first), read_transforms(second)
     if one.grid.dims != other.grid.dims:
@@ -111,24 +113,13 @@ def compare(first: str, second: str, reference: str, mask: str | None = None) ->
     }
 
 
-def read_transforms(transform: str | Sequence[str]) -> Transform:
-    """One transform of one file or of several, in the order in which points of the fixed image go through them."""
-    from warpzoo.geometry.transforms import Composition
-    from warpzoo.transforms import read_transform
-
-    names = transform.split(",") if isinstance(transform, str) else list(transform)
-    parts = [read_transform(name) for name in names]
-    if len({part.grid.dims for part in parts}) > 1:
-        dims = ", ".join(f"{name} {part.grid.dims}-D" for name, part in zip(names, parts, strict=True))
-        raise FileError(f"transforms must have the same number of axes, got {dims}.")
-    return parts[0] if len(parts) == 1 else Composition(*parts)
-
-
-def _read_for(transform: Transform, path: str | Path, flat: bool, labels: bool = False) -> Image:
+def _read_for(
+    transform: Transform, path: str | Path, flat: bool, labels: bool = False, channels: bool = False
+) -> Image:
     """An image of the transform's dimension; a volume of one slice goes with both."""
     from warpzoo.images.image import read_image
 
-    image = read_image(path, labels=labels, flat=flat)
+    image = read_image(path, labels=labels, flat=flat, channels=channels)
     if image.grid.dims != transform.grid.dims:
         raise FileError(f"{path} must be {transform.grid.dims}-D as the transform is, got {image.grid.dims}-D.")
     return image

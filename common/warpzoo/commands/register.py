@@ -13,6 +13,7 @@ from warpzoo.errors import FAILURES, plain_reason
 from warpzoo.registration.methods import USUAL, find_methods
 
 if TYPE_CHECKING:
+    from warpzoo.images.resampling import Resampling
     from warpzoo.registration.pair import Method
 
 
@@ -27,15 +28,26 @@ def register(
     moving_labels: str | None = None,
     fixed_points: str | None = None,
     moving_points: str | None = None,
+    fixed_mask: str | None = None,
+    moving_mask: str | None = None,
+    initial: str | Sequence[str] | None = None,
     also: str | Sequence[str] | None = None,
     also_labels: str | Sequence[str] | None = None,
     refine: str = "0",
     adapt: str = "0",
+    channels: bool = False,
+    landmarks_weight: float = 0.0,
     similarity: str | None = None,
+    interpolation: str = "linear",
+    outside: float | None = None,
+    inverse: bool = False,
+    save: str | Sequence[str] | None = None,
     strict: bool = False,
     report: bool = True,
     overwrite: bool = False,
     keep_interrupted: bool = False,
+    seed: int = 0,
+    threads: int | None = None,
     device: str | None = None,
     weights: str | None = None,
     variant: str | None = None,
@@ -49,36 +61,62 @@ def register(
     Ctrl-C ends the optimisation at hand and keeps its best; a second one ends the command.
 
     Args:
-        fixed: the reference image.
+        fixed: the reference image. Without fixed and moving, a pair of label maps (fixed_labels, moving_labels) is
+            registered, or else a pair of masks.
         moving: the image that is warped.
         method: one of `warpzoo methods`, the folder of a bundle such as ./my_bundle, or a chain of them such as
             affine,svf, which is composed and resampled once. rigid, affine, ffd and svf need no network; rigid and
             affine find large misplacements.
         output: folder for the results.
         pairs: instead of fixed and moving, a CSV with the columns fixed and moving, and optionally id, fixed_labels,
-            moving_labels, fixed_points, moving_points; each pair gets a folder below output, completed pairs are
-            skipped; overview.html shows all of them, metrics.csv and failures.csv list them.
+            moving_labels, fixed_points, moving_points, fixed_mask, moving_mask, initial; each pair gets a folder below
+            output, completed pairs are skipped; overview.html shows all of them, metrics.csv and failures.csv list
+            them.
         fixed_labels: label map of the fixed image, for Dice.
         moving_labels: label map of the moving image; it is warped as well.
         fixed_points: landmarks of the fixed image, in the order of moving_points, for the target registration error.
         moving_points: landmarks of the moving image (CSV, .fcsv or .mrk.json); they are warped as well.
+        fixed_mask: an image that is above 0 where the fixed image is to be compared: in every similarity, in refinement
+            and adaptation; the metrics are given inside and outside.
+        moving_mask: likewise for the moving image. A voxel counts if it lies in the fixed mask and its place in the
+            moving mask.
+        initial: transform to start from, any ITK transform or displacement field as `warpzoo apply` reads them; several
+            are joined by commas, in the order in which points of the fixed image go through them. rigid and affine then
+            do not search for large misplacements.
         also: further images in the moving image's space, separated by commas, to be warped as well.
         also_labels: further label maps in that space, likewise, by nearest-neighbour interpolation.
         refine: optimisation of the transform on the pair at hand after the last network's pass, in iterations such as
             40, or seconds such as 10s.
         adapt: training of the last network on the pair at hand before its pass, in iterations, or seconds such as 10s.
+        channels: the images have several channels: colours, vector images, the fourth axis of a NIfTI. Their
+            similarities are averaged, and warped.nii.gz is a vector image.
+        landmarks_weight: above 0, the landmarks drive the registration as well: what their mean squared distance, in
+            voxels of the fixed image, weighs beside the similarity, such as 0.1.
         similarity: the measure that rigid, affine, ffd, svf and refine maximise: ncc (default of rigid and affine),
             lncc (default of the others), mse, or mi for images of different modalities.
+        interpolation: of the images that are written: linear, cubic (B-spline) or nearest; label maps are always taken
+            from the nearest voxel.
+        outside: value beyond the moving image's edge; default: its least value, 0 for label maps.
+        inverse: also write the inverse, inverse_transform.h5 (.tfm if it is a matrix) and inverse_displacement.nii.gz,
+            and the fixed image on the moving image's grid, inverse_warped.nii.gz; if the transform folds somewhere,
+            inverse_missing.nii.gz shows where there is no inverse.
+        save: what to write beside metrics.json, separated by commas, out of warped (with labels, landmarks and further
+            images), transform, displacement, report and inverse; default: all but inverse.
         strict: treat warnings as errors.
         report: write the report.
         overwrite: register completed pairs of a list again.
         keep_interrupted: count pairs of a list whose optimisation was interrupted as completed.
+        seed: of what is random.
+        threads: how many to compute with; default: as PyTorch chooses.
         device: such as cuda:1 or cpu; default: the GPU if there is one.
         weights: file of weights for the (last) network, instead of the shipped ones.
         variant: the (last) network's variant, such as digits or paper,coarse, that the weights were trained with;
             without weights, the variant's shipped ones are used.
     """
+    from warpzoo.images.resampling import Resampling
+    from warpzoo.registration.computing import computing
     from warpzoo.registration.listing import list_pairs
+    from warpzoo.registration.results import chosen_outputs
 
     listed = list_pairs(
         pairs,
@@ -88,6 +126,9 @@ def register(
         moving_labels=moving_labels,
         fixed_points=fixed_points,
         moving_points=moving_points,
+        fixed_mask=fixed_mask,
+        moving_mask=moving_mask,
+        initial=initial,
         also=also,
         also_labels=also_labels,
     )
@@ -96,18 +137,26 @@ def register(
     folder = Path(output).absolute()
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"output must be a folder, got the file {output}.")
+    outputs = chosen_outputs(save, report, inverse)
+    resampling = Resampling(interpolation, outside)
     methods = find_methods(method, similarity, refine, adapt, weights, variant, device)
     settings = {
         "method": method,
         "refine": refine,
         "adapt": adapt,
         "similarity": similarity,
-        "report": report,
+        "landmarks_weight": landmarks_weight,
+        "channels": channels,
+        "seed": seed,
+        "outputs": [*outputs],
+        "interpolation": interpolation,
+        "outside": outside,
         "variant": variant,
         "weights": [fingerprint(one.weights) for one in methods if hasattr(one, "weights")],
     }
     if pairs is None:
-        numbers = _register_files(listed[0], folder, methods, settings, strict)
+        with computing(seed, threads):
+            numbers = _register_files(listed[0], folder, methods, resampling, settings, strict)
         print(f"{output}: {numbers}")
         return
     skipped = {} if overwrite else {pair["id"]: _is_done(folder, pair, settings, keep_interrupted) for pair in listed}
@@ -116,11 +165,12 @@ def register(
         print(f"{len(listed) - len(todo)} of {len(listed)} pairs are done already (--overwrite registers them again).")
     ids, done, failures = [pair["id"] for pair in listed], {name for name, there in skipped.items() if there}, {}
     try:
-        for name, why in _register_list(todo, folder, methods, settings, strict):
-            if why is None:
-                done.add(name)
-            else:
-                failures[name] = why
+        with computing(seed, threads):
+            for name, why in _register_list(todo, folder, methods, resampling, settings, strict):
+                if why is None:
+                    done.add(name)
+                else:
+                    failures[name] = why
     finally:  # also of a list that is interrupted, or ends by a bug
         from warpzoo.registration.results import write_list
 
@@ -132,6 +182,7 @@ def _register_list(
     pairs: Sequence[Mapping[str, Any]],
     folder: Path,
     methods: Sequence[Method],
+    resampling: Resampling,
     settings: Mapping[str, Any],
     strict: bool,
 ) -> Iterator[tuple[str, str | None]]:
@@ -143,7 +194,7 @@ def _register_list(
     interrupted = False
     for pair in tqdm(pairs, desc="Registering", unit="pair"):
         try:
-            _register_files(pair, folder / pair["id"], methods, settings, strict, not interrupted)
+            _register_files(pair, folder / pair["id"], methods, resampling, settings, strict, not interrupted)
             interrupted |= read_numbers(folder / pair["id"])["interrupted"]
         except FAILURES as error:
             yield pair["id"], plain_reason(error)
@@ -155,6 +206,7 @@ def _register_files(
     files: Mapping[str, Any],
     folder: Path,
     methods: Sequence[Method],
+    resampling: Resampling,
     settings: Mapping[str, Any],
     strict: bool,
     interruptible: bool = True,
@@ -166,13 +218,13 @@ def _register_files(
 
     remove_results(folder, files)
     begun = time.perf_counter()
-    fixed, moving, companions = read_pair(files)
+    pair = read_pair(files, settings["landmarks_weight"], settings["channels"])
     read = {"read": time.perf_counter() - begun}
     registration = register_pair(
-        fixed, moving, methods, companions=companions, strict=strict, interruptible=interruptible
+        **pair, methods=methods, resampling=resampling, strict=strict, interruptible=interruptible
     )
     registration = replace(registration, seconds={**read, **registration.seconds})
-    write_results(folder, registration, files, settings, settings["report"])
+    write_results(folder, registration, files, settings, settings["outputs"])
     numbers = read_numbers(folder)
     for warning in [] if files["id"] else numbers["warnings"]:
         print(f"warning: {warning}")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -142,6 +143,30 @@ def label_sampler(
         coordinates = precise(coordinates)
         found = strongest_label(coordinates) if mode == "linear" else nearest_label(coordinates)
         return found if padding == "border" else found.masked_fill(~inside_of(coordinates, shape), outside)
+
+    return read
+
+
+def cubic_sampler(image: Tensor, value: float = 0.0) -> Callable[[Tensor], Tensor]:
+    """`sample` by the cubic B-spline through the voxels, mirrored at the edge as in ITK, and `value` outside.
+
+    There is no gradient. The spline's coefficients are found once, by scipy.
+    """
+    from scipy.ndimage import map_coordinates, spline_filter
+
+    check_image("image", image)
+    shape = list(image.shape[2:])
+    splines = [
+        [spline_filter(channel.detach().cpu().numpy(), 3, np.float32, mode="mirror") for channel in item]
+        for item in image
+    ]
+
+    def read(coordinates: Tensor) -> Tensor:
+        found = [
+            [map_coordinates(spline, item, order=3, mode="mirror", prefilter=False) for spline in channels]
+            for channels, item in zip(splines, coordinates.detach().cpu().numpy(), strict=True)
+        ]
+        return torch.from_numpy(np.array(found)).to(image).masked_fill(~inside_of(coordinates, shape), value)
 
     return read
 

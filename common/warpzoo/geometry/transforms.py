@@ -31,6 +31,7 @@ from warpzoo.geometry.inversion import TOLERANCE, search_inverse
 from warpzoo.geometry.jacobian import jacobian_determinant
 from warpzoo.geometry.sampling import (
     check_sampling,
+    cubic_sampler,
     displacement_at,
     label_sampler,
     precise,
@@ -368,8 +369,9 @@ def resample(
 ) -> Tensor:
     """The moving image (batch, channels, *spatial), from its own grid onto the fixed grid in one interpolation.
 
-    `mode` is "linear", "nearest" (for images and labels) or "label_linear" (labels with smoother borders); see `sample`
-    and `sample_labels`. Outside the moving image `padding="constant"` fills with `value` and "border" repeats its edge.
+    `mode` is "linear", "nearest" (for images and labels), "label_linear" (labels with smoother borders) or "cubic" (no
+    gradient, no padding "border"); see `sample`, `sample_labels` and `cubic_sampler`. Outside the moving image
+    `padding="constant"` fills with `value` and "border" repeats its edge.
     Where no gradient is required the image is computed in slabs: beside the field and the result, memory is constant.
     """
     check_image("moving", moving)
@@ -381,6 +383,8 @@ def resample(
     moving, displacement = (part.expand(batch, *[-1] * (part.dim() - 1)) for part in (moving, displacement))
     if mode == "label_linear" or (mode == "nearest" and not moving.is_floating_point()):
         read = label_sampler(moving, mode.removeprefix("label_"), padding, int(value))
+    elif mode == "cubic" and padding == "constant":
+        read = cubic_sampler(moving, value)
     else:
         check_sampling(moving, mode, padding)
         read = partial(sample_unchecked, moving, mode=mode, padding=padding, value=value)

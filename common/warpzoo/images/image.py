@@ -88,15 +88,21 @@ class Image:
         return Image(array, target.grid, replace(target.header, path=self.header.path, dtype=self.header.dtype))
 
 
-def open_image(path: str | Path, labels: bool = False) -> Source:
-    """The file with all its axes, its values to be read where they are needed; `labels` if it is a label map."""
+def open_image(path: str | Path, labels: bool = False, channels: bool = False) -> Source:
+    """The file with all its axes, its values to be read where they are needed; `labels` if it is a label map,
+    `channels` if a picture's colours are an axis."""
     from warpzoo.images.formats import format_of
 
-    return format_of(Path(path)).open_file(Path(path), labels)
+    return format_of(Path(path)).open_file(Path(path), labels, channels)
 
 
 def read_image(
-    path: str | Path, labels: bool = False, flat: bool = True, time: int | None = None, channel: int | None = None
+    path: str | Path,
+    labels: bool = False,
+    flat: bool = True,
+    time: int | None = None,
+    channel: int | None = None,
+    channels: bool = False,
 ) -> Image:
     """One image or volume: (1, *spatial), float32, or int64 for a label map (whole numbers only).
 
@@ -106,13 +112,15 @@ def read_image(
         flat: a volume of one slice becomes 2-D, in the plane's own millimetres.
         time: which time point of a series, counted from 0.
         channel: which channel, counted from 0.
+        channels: all of them, (channels, *spatial): colours, values of a vector image, or the fourth axis of a NIfTI.
 
     Series, several channels and colour are refused unless one is chosen; a picture whose colours are all grey is grey.
     """
-    source = open_image(path, labels)
+    source = open_image(path, labels, channels)
     header = source.header
     try:
-        array = _to_tensor(header.path, source.frame(time, channel), labels)
+        values = source.channels() if channels else source.frame(time, channel)[None]
+        array = _to_tensor(header.path, values, labels)
     except MemoryError as error:
         gigabytes = np.prod(source.shape, dtype=float) * header.dtype.itemsize / 1e9
         raise FileError(
@@ -122,11 +130,13 @@ def read_image(
     grid, header = header.place(flat)
     if sum(side > 1 for side in grid.shape) < 2:
         raise FileError(f"{path} must have at least two sides longer than 1 voxel, got {by(header.shape)}.")
-    return Image(array.reshape(1, *grid.shape), grid, header)
+    return Image(array.reshape(-1, *grid.shape), grid, header)
 
 
 def write_image(path: str | Path, array: Tensor, like: Header, dtype: np.dtype | type | str | None = None) -> Path:
     """Writes (1, *spatial) on the grid of the file that `like` describes, with its header; the format is by the suffix.
+
+    Several channels are written as the values of a vector image, NIfTI only.
 
     `dtype` (by default like's) is kept: values are rounded for whole numbers and clipped to the type's range. The same
     values give the same bytes.
@@ -134,13 +144,22 @@ def write_image(path: str | Path, array: Tensor, like: Header, dtype: np.dtype |
     from warpzoo.images.formats import format_of
 
     path = Path(path)
-    values = to_dtype(array, like.dtype if dtype is None else np.dtype(dtype)).reshape(like.shape)
+    values = to_dtype(array, like.dtype if dtype is None else np.dtype(dtype))
+    if len(array) > 1 and "nii" not in path.name.lower().split("."):
+        raise FileError(f"{path} cannot hold {len(array)} channels; choose .nii.gz for its name.")
+    values = vector_values(values, like.shape) if len(array) > 1 else values.reshape(like.shape)
     write = getattr(format_of(path), "write", None)
     if write is None:
         raise unknown_name(path)
     with whole_file(path) as temporary, open(temporary, "wb") as file:
         write(file, path, values, like)
     return path
+
+
+def vector_values(values: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """(channels, *spatial) as the five axes x, y, z, 1, channels that a NIfTI has them in."""
+    whole = np.moveaxis(values.reshape(len(values), *shape), 0, -1)
+    return whole.reshape(*shape, *[1] * (4 - len(shape)), len(values))
 
 
 def to_dtype(array: Tensor, dtype: np.dtype) -> np.ndarray:

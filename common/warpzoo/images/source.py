@@ -125,6 +125,16 @@ class Source:
             del kept[samples]
         return values.transpose([kept.index(number) for number in self.spatial])
 
+    def channels(self) -> np.ndarray:
+        """All channels of one image, (channels, x, y[, z]): what its one axis beside the spatial ones has, if any."""
+        others = [number for number, size in enumerate(self.shape) if number not in self.spatial and size > 1]
+        if len(others) > 1:
+            raise several(self.header.path, self.shape)
+        kept = [*others, *self.spatial]
+        index = tuple(slice(None) if number in kept else 0 for number in range(len(self.shape)))
+        values = np.asarray(self.stored[...]).T[index].transpose(np.argsort(np.argsort(kept)))
+        return values if others else values[None]
+
 
 def in_pixels(path: Path, axes: str, shape: Sequence[int], dtype: np.dtype, stored: Stored, details: Any) -> Source:
     """A source without a place in the world; `axes` and `shape` are those of the file, the slowest first.
@@ -181,13 +191,16 @@ def several(path: Path, shape: Sequence[int]) -> FileError:
     """A file of several images where one is needed."""
     return FileError(
         f"{path} is a series or has several channels ({by(shape)}); it must be one volume or "
-        f"image: save the frame or channel that you need as a file of its own."
+        f"image: save the frame or channel that you need as a file of its own, or register with --channels."
     )
 
 
 def colour(path: Path) -> FileError:
     """A picture of colours where one value per pixel is needed."""
-    return FileError(f"{path} is a colour image; it must be greyscale: save it, or one of its channels, as grey.")
+    return FileError(
+        f"{path} is a colour image; it must be greyscale: save it, or one of its channels, as grey, or register with "
+        f"--channels."
+    )
 
 
 def check_size(path: Path, shape: Sequence[int], dtype: np.dtype, offset: int = 0, ratio: int = 1) -> None:

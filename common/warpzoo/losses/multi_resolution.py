@@ -35,12 +35,15 @@ class MultiResolutionLoss(nn.Module):
         self.weights = tuple(weights)
         self.regularisation_weight = regularisation_weight
 
-    def forward(self, levels: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+    def forward(self, levels: Sequence[tuple[Tensor, Tensor, Tensor]], masks: Sequence[Tensor] | None = None) -> Tensor:
+        """`masks`, one for each level, say which voxels count in the similarity."""
         if len(levels) != len(self.weights):
             raise ValueError(f"levels must be {len(self.weights)} resolutions, one for each weight, got {len(levels)}.")
+        others = [()] * len(levels) if masks is None else [(mask,) for mask in masks]
         terms = [
-            weight * (self.similarity(fixed, warped) + self.regularisation_weight * self.regulariser(displacement))
-            for weight, (fixed, warped, displacement) in zip(self.weights, levels, strict=True)
+            weight
+            * (self.similarity(fixed, warped, *mask) + self.regularisation_weight * self.regulariser(displacement))
+            for weight, (fixed, warped, displacement), mask in zip(self.weights, levels, others, strict=True)
         ]
         return torch.stack(terms).sum()
 

@@ -13,6 +13,7 @@ from itertools import product
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from warpzoo.checks import check_image, check_mask, check_same_shape, has_values
 from warpzoo.losses.with_gradient import WithGradient, chunk_voxels
@@ -96,7 +97,8 @@ def local_normalised_cross_correlation(
     Windows are `window` voxels a side and lie wholly in the image, at every position and in every channel. One that is
     flat in both images does not count, flat in one it counts as 0; nothing but flat windows gives 0 with a zero
     gradient. Flat is a standard deviation below a millionth of the image's range, or that is only round-off. With a
-    mask a window counts if its centre (index window // 2 along each axis) does.
+    mask a window counts if its centre (index window // 2 along each axis) does; in an item whose mask holds no centre,
+    one that lies near the mask does.
     """
     dims = _check_pair(fixed, warped, mask)
     _check_window(window)
@@ -106,16 +108,21 @@ def local_normalised_cross_correlation(
             f"{tuple(fixed.shape[2:])}."
         )
     if mask is not None and has_values(mask):
-        half = window // 2
-        centres = mask > 0
-        for axis in range(2, mask.dim()):
-            centres = centres.narrow(axis, half, mask.shape[axis] - window + 1)
-        if not bool(centres.flatten(1).any(dim=1).all()):
-            raise ValueError(
-                f"mask must have a voxel above 0 at the centre of a window of {window} voxels a side within the image, "
-                f"in each item of the batch, got none; use a smaller window."
-            )
+        mask = _with_centres(mask > 0, window)
     return _with_gradient(_windows, fixed, warped, mask, window)
+
+
+def _with_centres(mask: Tensor, window: int) -> Tensor:
+    """The mask; an item without a centre of a window that lies in the image is spread by half a window first."""
+    half = window // 2
+    centres = mask
+    for axis in range(2, mask.dim()):
+        centres = centres.narrow(axis, half, mask.shape[axis] - window + 1)
+    without = ~centres.flatten(1).any(dim=1)
+    if not bool(without.any()):
+        return mask
+    spread = F.max_pool2d if mask.dim() == 4 else F.max_pool3d
+    return mask | (without.view(-1, *[1] * (mask.dim() - 1)) & (spread(mask.float(), 2 * half + 1, 1, half) > 0))
 
 
 def mattes_mutual_information(fixed: Tensor, warped: Tensor, bins: int = 32, mask: Tensor | None = None) -> Tensor:

@@ -109,7 +109,7 @@ def deform(
         model = kind(lattice, level)
         mask = level.covered(model(coefficients))
         descend(level, model, similarity, mask, SMOOTHNESS * max(step), coefficients, descent, share)
-    before, after = (similarity(level.fixed, level.warped(model(at)), mask) for at in (0 * coefficients, coefficients))
+    before, after = (agreement(level, model(at), similarity, mask) for at in (0 * coefficients, coefficients))
     return kind.transform(coefficients, lattice, pair.fixed_grid) if bool(after > before) else None
 
 
@@ -128,7 +128,7 @@ def refine_spline(
         model = FreeFormModel(lattice, level)
         mask = level.covered(model(coefficients))
         descend(level, model, similarity, mask, SMOOTHNESS * coarseness, coefficients, descent, share)
-    before, after = (similarity(level.fixed, level.warped(model(at)), mask) for at in (known, coefficients))
+    before, after = (agreement(level, model(at), similarity, mask) for at in (known, coefficients))
     if not bool(after > before):
         return spline
     known, change = (known * unit).cpu(), ((coefficients - known) * unit).cpu()
@@ -138,6 +138,11 @@ def refine_spline(
         if folded or not _folds(result):
             return result
         change = 0.95 * change
+
+
+def agreement(level: Level, displacement: Tensor, similarity: Similarity, mask: Tensor | None) -> Tensor:
+    """The similarity under a displacement, less what the landmarks are apart."""
+    return similarity(level.fixed, level.warped(displacement), mask) - level.apart(displacement)
 
 
 def descend(
@@ -155,7 +160,7 @@ def descend(
 
     def loss() -> Tensor:
         cost = smoothness * Diffusion()(coefficients - known) + NO_FOLDS * model.folding(coefficients)
-        return cost - similarity(level.fixed, level.warped(model(coefficients)), mask).sum()
+        return cost - agreement(level, model(coefficients), similarity, mask).sum()
 
     descent.minimise(loss, [coefficients.requires_grad_(True)], LEARNING_RATE, until)
     coefficients.requires_grad_(False)

@@ -12,6 +12,9 @@ from monai.utils import ensure_tuple
 from warpzoo.registration.interface import register
 from warpzoo.registration.methods import USUAL
 
+RESAMPLED_BY = ("channels", "interpolation", "outside")
+"""Options that also hold for the images that are brought along."""
+
 
 class Registerd(MapTransform):
     """Registers one item of a dictionary to another and brings others along, without a way through files.
@@ -62,9 +65,14 @@ class Registerd(MapTransform):
         found = dict(data)
         first = self.keys[0]
         result = register(found[self.fixed_key], found[first], self.method, **self.options)
+        as_written = {name: self.options[name] for name in RESAMPLED_BY if name in self.options}
         for key in self.key_iterator(found):
-            kind = "labels" if key in self.label_keys else "image"
-            found[key] = result.warped if key == first else result.transform.apply(**{kind: found[key]})
+            if key == first:
+                found[key] = result.warped
+            elif key in self.label_keys:
+                found[key] = result.transform.apply(labels=found[key])
+            else:
+                found[key] = result.transform.apply(found[key], **as_written)
         if self.transform_key is not None:
             found[self.transform_key] = result.transform
         if self.metrics_key is not None:

@@ -18,19 +18,24 @@ from monai.transforms import Transform
 from torch.utils.data import Dataset
 
 from warpzoo.checks import check_truth
+from warpzoo.images.resampling import Resampling
 from warpzoo.registration.budget import Budget
 from warpzoo.registration.listing import read_pair
 from warpzoo.registration.network import NetworkMethod
 from warpzoo.registration.optimisation import Refinement
 from warpzoo.registration.pair import Method, Registration, register_pair
-from warpzoo.registration.results import summary, write_results
+from warpzoo.registration.results import chosen_outputs, summary, write_results
 
 
 class FilePairs(Dataset):
-    """Pairs of files, read, as {"files", "fixed", "moving", "companions"}; `data` is what `list_pairs` gives."""
+    """Pairs of files as {"files": …} and what `read_pair` reads from them; `data` is what `list_pairs` gives."""
 
-    def __init__(self, data: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(
+        self, data: Sequence[Mapping[str, Any]], landmarks_weight: float = 0.0, channels: bool = False
+    ) -> None:
         self.data = list(data)
+        self.channels = check_truth("channels", channels)
+        self.landmarks_weight = landmarks_weight
 
     def __len__(self) -> int:
         if not self.data:
@@ -39,8 +44,7 @@ class FilePairs(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         files = self.data[index]
-        fixed, moving, companions = read_pair(files)
-        return {"files": files, "fixed": fixed, "moving": moving, "companions": companions}
+        return {"files": files, **read_pair(files, self.landmarks_weight, self.channels)}
 
 
 class RegistrationInferer(Inferer):
@@ -53,10 +57,18 @@ class RegistrationInferer(Inferer):
         refine: iterations, or seconds such as "10s", of optimisation on the pair at hand from the network's answer.
         similarity: what refinement maximises; see `warpzoo.registration.similarities`.
         strict: whether the preflight's warnings are errors.
+        interpolation: of the images that are written: linear, cubic or nearest.
+        outside: value beyond the moving image's edge; default: its least value.
     """
 
     def __init__(
-        self, method: NetworkMethod, refine: str | float = 0, similarity: str | None = None, strict: bool = False
+        self,
+        method: NetworkMethod,
+        refine: str | float = 0,
+        similarity: str | None = None,
+        strict: bool = False,
+        interpolation: str = "linear",
+        outside: float | None = None,
     ) -> None:
         super().__init__()
         self.method = method
@@ -64,14 +76,15 @@ class RegistrationInferer(Inferer):
         if budget := Budget.read("refine", refine):
             self.methods.append(Refinement(budget, similarity, str(method.device)))
         self.strict = check_truth("strict", strict)
+        self.resampling = Resampling(interpolation, outside)
         self.interrupted = False
 
     def __call__(self, inputs: Any, network: Any, *args: object, **kwargs: object) -> Registration:
+        pair = {name: value for name, value in inputs.items() if name != "files"}
         registration = register_pair(
-            inputs["fixed"],
-            inputs["moving"],
-            self.methods,
-            companions=inputs["companions"],
+            **pair,
+            methods=self.methods,
+            resampling=self.resampling,
             strict=self.strict,
             interruptible=not self.interrupted,
         )
@@ -83,17 +96,25 @@ class WriteRegistration(Transform):
     """Postprocessing: writes a registration into `output_dir`, or with a list of pairs into a folder below it by the
     pair's id, and says so in one line.
 
-    `settings` are kept in metrics.json beside the numbers.
+    `save` and `inverse` say what is written, see `chosen_outputs`; `settings` are kept in metrics.json beside the
+    numbers.
     """
 
-    def __init__(self, output_dir: str | Path, report: bool = True, settings: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        output_dir: str | Path,
+        report: bool = True,
+        settings: Mapping[str, Any] | None = None,
+        save: str | Sequence[str] | None = None,
+        inverse: bool = False,
+    ) -> None:
         self.output_dir = Path(output_dir)
-        self.report = check_truth("report", report)
+        self.outputs = chosen_outputs(save, report, inverse)
         self.settings = dict(settings or {})
 
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
         registration, files = data["pred"], data["image"]["files"]
-        folder = write_results(self.output_dir / files["id"], registration, files, self.settings, self.report)
+        folder = write_results(self.output_dir / files["id"], registration, files, self.settings, self.outputs)
         for finding in registration.findings:
             print(f"warning: {finding}")
         print(f"{folder}: {summary({**registration.metrics, 'interrupted': registration.interrupted})}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,13 @@ from warpzoo.errors import Finding
 from warpzoo.geometry.transforms import Transform
 from warpzoo.images.conversion import as_image, as_image_of, is_array
 from warpzoo.images.image import Image, flip_lps
+from warpzoo.images.resampling import Resampling
+from warpzoo.registration.computing import computing
+from warpzoo.registration.guidance import Guidance
 from warpzoo.registration.methods import USUAL, find_methods
 from warpzoo.registration.pair import Companions, Registration, register_pair
-from warpzoo.transforms.landmarks import Landmarks, read_points
-from warpzoo.transforms.placed import PlacedTransform, as_points, read_transform
+from warpzoo.transforms import Landmarks, read_points, read_start
+from warpzoo.transforms.placed import PlacedTransform, as_points
 
 
 @dataclass(frozen=True)
@@ -56,14 +59,16 @@ class Result:
         """Writes a page with pictures and numbers to an .html file, or report.html and report.png into a folder."""
         return self.registration.report(path)
 
-    def save(self, folder: str | Path, report: bool = True) -> Path:
-        """Writes into a folder what the command writes."""
-        return self.registration.save(folder, report)
+    def save(
+        self, folder: str | Path, report: bool = True, inverse: bool = False, only: str | Sequence[str] | None = None
+    ) -> Path:
+        """Writes into a folder what the command writes, `only` some of it ("warped,transform"), and the inverse."""
+        return self.registration.save(folder, report, inverse, only)
 
 
 def register(
-    fixed: Any,
-    moving: Any,
+    fixed: Any = None,
+    moving: Any = None,
     method: str = USUAL,
     *,
     spacing: float | Sequence[float] | None = None,
@@ -73,12 +78,20 @@ def register(
     moving_labels: Any = None,
     fixed_points: Any = None,
     moving_points: Any = None,
+    fixed_mask: Any = None,
+    moving_mask: Any = None,
+    channels: bool = False,
+    landmarks_weight: float = 0.0,
     similarity: str | None = None,
     refine: str | float = 0,
     adapt: str | float = 0,
     weights: str | None = None,
     variant: str | None = None,
     device: str | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    interpolation: str = "linear",
+    outside: float | None = None,
     strict: bool = False,
 ) -> Result:
     """Registers the moving image to the fixed one.
@@ -87,35 +100,56 @@ def register(
     in grid, spacing, orientation and data type. Ctrl-C ends the optimisation at hand and keeps its best.
 
     Args:
-        fixed: the reference image.
+        fixed: the reference image. Without fixed and moving, the label maps are registered, or else the masks.
         moving: the image that is to be warped.
         method: a method, a bundle's name or folder, or a chain of them joined by commas, as for the command.
         spacing: of arrays and tensors, one length for all axes or one each; default: their world is voxels.
         moving_spacing: of the moving array; default: `spacing`.
-        start: a transform to start from.
+        start: a transform to start from, or files of some, joined by commas.
         fixed_labels: label map on the fixed grid, for Dice.
         moving_labels: label map of the moving image.
         fixed_points: landmarks, (count, dims) as `PlacedTransform.apply` takes them or a file, in the order of
             moving_points.
         moving_points: landmarks of the moving image.
+        fixed_mask: above 0 where the fixed image is to be compared, in every similarity, refinement and adaptation; the
+            metrics are given inside and outside.
+        moving_mask: likewise of the moving image.
+        channels: whether the images have several channels, whose similarities are averaged; arrays and tensors are then
+            (channels, *spatial).
+        landmarks_weight: of the landmarks' mean squared distance, in voxels of the fixed image, beside the similarity
+            (some 0 to 1): above 0, they drive rigid, affine, ffd, svf and refinement.
         similarity: what rigid, affine, ffd, svf and refinement maximise: ncc, lncc, mse or mi.
         refine: iterations, or seconds such as "10s", of optimisation after the last network's pass.
         adapt: iterations or seconds of training the last network on this pair before its pass.
         weights: file of weights for the last network.
         variant: of the last network's configuration.
         device: such as "cuda:1"; default: the GPU if there is one.
+        seed: of what is random.
+        threads: of PyTorch; default: as many as it uses already.
+        interpolation: of the warped image: linear, cubic or nearest.
+        outside: its value beyond the moving image's edge; default: the moving image's least value.
         strict: whether warnings about what is likely to fail are errors.
 
     Example:
         >>> result = warpzoo.register(fixed, moving, method="affine,svf")
         >>> result.warped, result.metrics["ncc"], result.transform.apply(labels=moving_labels)
     """
+    resampling = Resampling(interpolation, outside)
     methods = find_methods(method, similarity, refine, adapt, weights, variant, device)
+    alone = ""
+    if fixed is None and moving is None:
+        alone = "labels" if fixed_labels is not None and moving_labels is not None else "mask"
+        fixed, moving = (fixed_labels, moving_labels) if alone == "labels" else (fixed_mask, moving_mask)
+    if fixed is None or moving is None:
+        raise ValueError("fixed and moving must be given, or both label maps or masks, got one of them at most.")
     if spacing is not None and not is_array(fixed) and not is_array(moving):
         raise ValueError(f"spacing must only be given with arrays and tensors, got {spacing}.")
     other_spacing = spacing if moving_spacing is None and is_array(moving) else moving_spacing
-    reference, _ = as_image(fixed, spacing if is_array(fixed) else None, "fixed")
-    image, back = as_image(moving, other_spacing, "moving")
+    reference, _ = as_image(fixed, spacing if is_array(fixed) else None, "fixed", bool(alone), channels)
+    image, back = as_image(moving, other_spacing, "moving", bool(alone), channels)
+    if alone == "mask":
+        reference, image = (replace(one, array=(one.array > 0).long()) for one in (reference, image))
+        fixed_mask = moving_mask = None
     if reference.header.pixels and image.header.pixels and reference.header.indexed != image.header.indexed:
         raise ValueError("fixed and moving must both be arrays or both be files where they have no spacing.")
     sides = {"fixed": (reference, fixed_labels, fixed_points), "moving": (image, moving_labels, moving_points)}
@@ -123,7 +157,9 @@ def register(
         if sides["fixed"][index] is not None and sides["moving"][index] is None:
             raise ValueError(f"moving_{what} must be given with fixed_{what}, which they are compared with.")
     companions = Companions(
-        labels={
+        labels={"fixed": reference, "moving": image}
+        if alone
+        else {
             side: as_image_of(labels, own, None, f"{side}_labels", labels=True)[0]
             for side, (own, labels, _) in sides.items()
             if labels is not None
@@ -134,20 +170,28 @@ def register(
             if points is not None
         },
     )
-    registration = register_pair(reference, image, methods, _start(start, reference), companions, strict)
+    guidance = Guidance(
+        {
+            side: as_image_of(mask, sides[side][0], None, f"{side}_mask")[0]
+            for side, mask in (("fixed", fixed_mask), ("moving", moving_mask))
+            if mask is not None
+        },
+        companions.points,
+        landmarks_weight,
+    )
+    known = _start(start, reference, image)
+    with computing(seed, threads):
+        registration = register_pair(reference, image, methods, known, companions, guidance, resampling, strict)
     return Result(registration, PlacedTransform(registration.transform, reference, image), back)
 
 
-def _start(start: Any, fixed: Image) -> Transform | None:
+def _start(start: Any, fixed: Image, moving: Image) -> Transform | None:
     if start is None:
         return None
     if isinstance(start, (str, Path)):
-        start = read_transform(start)
+        return read_start(start, fixed, moving)
     if not isinstance(start, PlacedTransform):
         raise ValueError(f"start must be a transform of warpzoo or a file, got {type(start).__name__}.")
-    dims = start.transform.grid.dims
-    if dims != fixed.grid.dims:
-        raise ValueError(f"start must be {fixed.grid.dims}-D as the images are, got {dims}-D.")
     return start.transform
 
 

@@ -6,27 +6,33 @@ import csv
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from warpzoo.files import reading
 from warpzoo.images.image import Image, read_image
+from warpzoo.registration.guidance import Guidance
 from warpzoo.registration.pair import Companions
-from warpzoo.transforms.landmarks import read_points
+from warpzoo.transforms import read_points, read_start
 
-SEVERAL = ("also", "also_labels")
+FURTHER = ("also", "also_labels")
+"""Roles of files that are warped along with the moving image."""
+SEVERAL = (*FURTHER, "initial")
 """Roles of any number of files."""
-COLUMNS = ("id", "fixed", "moving", "fixed_labels", "moving_labels", "fixed_points", "moving_points")
+BESIDE = ("fixed_labels", "moving_labels", "fixed_points", "moving_points", "fixed_mask", "moving_mask", "initial")
+COLUMNS = ("id", "fixed", "moving", *BESIDE)
 
 
 def list_pairs(
     pairs: str | Path | None = None, dataset_dir: str | Path = ".", **files: str | Sequence[str] | None
 ) -> list[dict[str, Any]]:
-    """One pair from `fixed=…, moving=…` (and labels, points, others), or all of a CSV; names relative to `dataset_dir`.
+    """One pair from `fixed=…, moving=…` (and labels, points, masks, others), or all of a CSV; names relative to
+    `dataset_dir`.
 
-    The CSV has the columns fixed and moving, and optionally id, fixed_labels, moving_labels, fixed_points and
-    moving_points; names in it are relative to its own folder. Pairs without an id are called by their row, from 1.
-    `also` and `also_labels` hold one name or more, joined by commas if they are one text.
+    The CSV has the columns fixed and moving, and optionally id and those of `BESIDE`; names in it are relative to its
+    own folder. Label maps, or else masks, may be registered alone, without fixed and moving. Pairs without an id are
+    called by their row, from 1. The roles in `SEVERAL` hold one name or more, joined by commas if they are one text.
     """
     given = {name: value for name, value in files.items() if value}
     if pairs is None:
@@ -39,11 +45,7 @@ def list_pairs(
 def _one_pair(folder: Path, given: dict[str, Any]) -> dict[str, Any]:
     pair: dict[str, Any] = {"id": ""}
     for name, value in given.items():
-        if name in SEVERAL:
-            several = value.split(",") if isinstance(value, str) else value
-            pair[name] = [_located(folder, one) for one in several]
-        else:
-            pair[name] = _located(folder, value)
+        pair[name] = _named(folder, name, value)
     _check_partners("", pair)
     for name in pair:
         for path in paths_of(pair, name):
@@ -61,7 +63,8 @@ def _read_pairs(path: Path) -> list[dict[str, Any]]:
         columns = list(reader.fieldnames or [])
         rows = list(reader)
     unknown = [name for name in columns if name not in COLUMNS]
-    if "fixed" not in columns or "moving" not in columns or unknown:
+    kind = registered(dict.fromkeys(columns))
+    if f"fixed{kind}" not in columns or f"moving{kind}" not in columns or unknown:
         raise ValueError(f"{path} has the columns {columns}; it must have fixed and moving, and may have {COLUMNS}.")
     listed: dict[str, dict[str, Any]] = {}
     for number, row in enumerate(rows, start=1):
@@ -71,7 +74,9 @@ def _read_pairs(path: Path) -> list[dict[str, Any]]:
         name = re.sub(r"[^\w.-]+", "_", row.get("id") or str(number)).lstrip(".") or str(number)
         if name in listed:
             raise ValueError(f"{where}the id {name!r} was there before; each pair gets a folder of its own by it.")
-        files = {column: _located(path.parent, row[column]) for column in columns if column != "id" and row[column]}
+        files = {
+            column: _named(path.parent, column, row[column]) for column in columns if column != "id" and row[column]
+        }
         listed[name] = {"id": name, **files}
         _check_partners(where, listed[name])
     if not listed:
@@ -80,7 +85,8 @@ def _read_pairs(path: Path) -> list[dict[str, Any]]:
 
 
 def _check_partners(where: str, pair: Mapping[str, Any]) -> None:
-    for name in ("fixed", "moving"):
+    kind = registered(pair)
+    for name in (f"fixed{kind}", f"moving{kind}"):
         if name not in pair:
             raise ValueError(f"{where}{name} is not given; a pair must have a fixed and a moving image.")
     for kind in ("labels", "points"):
@@ -92,29 +98,50 @@ def _check_partners(where: str, pair: Mapping[str, Any]) -> None:
             raise ValueError(f"{where}two results would be called {name}; rename one of the other files.")
 
 
-def read_pair(files: Mapping[str, Any]) -> tuple[Image, Image, Companions]:
-    """The fixed and the moving image of a pair of `list_pairs`, and what belongs to them."""
-    fixed, moving = read_image(files["fixed"]), read_image(files["moving"])
-    sides = {"fixed": fixed, "moving": moving}
-    return (
-        fixed,
-        moving,
-        Companions(
-            labels={
-                side: read_image(path, labels=True) for side in sides for path in paths_of(files, f"{side}_labels")
-            },
-            points={
-                side: read_points(path, image.header)
-                for side, image in sides.items()
-                for path in paths_of(files, f"{side}_points")
-            },
+def registered(pair: Mapping[str, Any]) -> str:
+    """What is registered, by the end of its roles: images (""), or where there are none "_labels" or "_mask"."""
+    if "fixed" not in pair and "moving" not in pair:
+        for kind in ("_labels", "_mask"):
+            if f"fixed{kind}" in pair and f"moving{kind}" in pair:
+                return kind
+    return ""
+
+
+def _image_of(files: Mapping[str, Any], side: str, kind: str, channels: bool) -> Image:
+    image = read_image(files[f"{side}{kind}"], labels=kind == "_labels", channels=channels and not kind)
+    return replace(image, array=(image.array > 0).long()) if kind == "_mask" else image
+
+
+def read_pair(files: Mapping[str, Any], landmarks_weight: float = 0.0, channels: bool = False) -> dict[str, Any]:
+    """A pair of `list_pairs` as the arguments of `register_pair` with these names: fixed, moving, start, companions and
+    guidance; with `channels`, images may have several."""
+    kind = registered(files)
+    fixed, moving = (_image_of(files, side, kind, channels) for side in ("fixed", "moving"))
+    sides, initial = {"fixed": fixed, "moving": moving}, paths_of(files, "initial")
+    points = {
+        side: read_points(path, image.header)
+        for side, image in sides.items()
+        for path in paths_of(files, f"{side}_points")
+    }
+    labels = {side: read_image(path, labels=True) for side in sides for path in paths_of(files, f"{side}_labels")}
+    masks = {side: read_image(path) for side in sides for path in paths_of(files, f"{side}_mask")}
+    if kind:
+        labels, masks = sides, masks if kind == "_labels" else {}
+    return {
+        "fixed": fixed,
+        "moving": moving,
+        "start": read_start(initial, fixed, moving) if initial else None,
+        "guidance": Guidance(masks, points, landmarks_weight),
+        "companions": Companions(
+            labels=labels,
+            points=points,
             also={
-                warped_name(path): read_image(path, labels=role == "also_labels")
-                for role in SEVERAL
+                warped_name(path): read_image(path, labels=role == "also_labels", channels=channels and role == "also")
+                for role in FURTHER
                 for path in paths_of(files, role)
             },
         ),
-    )
+    }
 
 
 def paths_of(pair: Mapping[str, Any], name: str) -> list[Path]:
@@ -147,12 +174,17 @@ def result_names(pair: Mapping[str, Any]) -> list[str]:
         "transform.h5",
         "transform.tfm",
         "displacement.nii.gz",
+        "inverse_transform.h5",
+        "inverse_transform.tfm",
+        "inverse_displacement.nii.gz",
+        "inverse_warped.nii.gz",
+        "inverse_missing.nii.gz",
         "warped_labels.nii.gz",
         "warped_points.csv",
         "report.html",
         "report.png",
         "thumbnail.jpg",
-        *(warped_name(path) for role in SEVERAL for path in paths_of(pair, role)),
+        *(warped_name(path) for role in FURTHER for path in paths_of(pair, role)),
     ]
 
 
@@ -169,6 +201,12 @@ def remove_results(folder: Path, pair: Mapping[str, Any]) -> None:
             raise ValueError(f"{folder / name} is an input and a result at once; choose another output folder.")
     for name in result_names(pair):
         (folder / name).unlink(missing_ok=True)
+
+
+def _named(folder: Path, role: str, value: Any) -> Path | list[Path]:
+    if role not in SEVERAL:
+        return _located(folder, value)
+    return [_located(folder, one) for one in (value.split(",") if isinstance(value, str) else value)]
 
 
 def _located(folder: Path, name: Any) -> Path:

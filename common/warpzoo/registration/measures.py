@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from warpzoo.geometry.transforms import DisplacementField
 from warpzoo.images.image import Image
@@ -13,15 +15,22 @@ from warpzoo.metrics import dice, folding, present_labels, target_registration_e
 from warpzoo.transforms.landmarks import Landmarks
 
 
-def agreement(fixed: Image, before: Image, warped: Image, displacement: DisplacementField) -> dict[str, float]:
-    """Global correlation of the images on the fixed grid, before and after, and where the transform folds."""
+def agreement(fixed: Image, before: Image, warped: Image, inside: Tensor | None = None) -> dict[str, float | None]:
+    """Global correlation of the images on the fixed grid, before and after; with a mask (1, 1, *spatial) also of the
+    voxels inside and outside it, None where there are none."""
+    parts = {"": None} if inside is None else {"": None, "_inside": inside, "_outside": ~inside}
+    numbers: dict[str, float | None] = {}
+    for (part, mask), (suffix, image) in product(parts.items(), (("_before", before), ("", warped))):
+        empty = mask is not None and not bool(mask.any())
+        measured = None if empty else float(normalised_cross_correlation(fixed.array[None], image.array[None], mask))
+        numbers[f"ncc{part}{suffix}"] = measured
+    return numbers
+
+
+def folds(displacement: DisplacementField) -> dict[str, float]:
+    """In what share of the fixed image the transform folds."""
     folded = folding(displacement.displacement)
-    return {
-        "ncc_before": float(normalised_cross_correlation(fixed.array[None], before.array[None])),
-        "ncc": float(normalised_cross_correlation(fixed.array[None], warped.array[None])),
-        "folding": float(folded.central),
-        "folding_corners": float(folded.forward),
-    }
+    return {"folding": float(folded.central), "folding_corners": float(folded.forward)}
 
 
 def overlap(fixed: Image, moving: Image, before: Image, warped: Image) -> dict[str, Any]:

@@ -24,6 +24,8 @@ from warpzoo.images.orientation import working_grid
 from warpzoo.networks import fold_norms, load_weights
 from warpzoo.registration.budget import Budget
 from warpzoo.registration.descent import Descent
+from warpzoo.registration.guidance import Guidance
+from warpzoo.registration.label_maps import are_labels
 from warpzoo.registration.pair import on_working_grid
 
 ADAPTATION_RATE = 1e-4
@@ -81,9 +83,14 @@ class NetworkMethod:
         """What the shipped weights, also a variant's, were trained on; of others it is not known."""
         shipped = self.weights.resolve().parent == self.bundle.root / "models"
         known = self.bundle.metadata.get("training_data", {}) if shipped else {}
-        return {"spatial_dims": self.spatial_dims, **known}
+        return {"spatial_dims": self.spatial_dims, "guided": bool(self.adapt), **known}
 
-    def __call__(self, fixed: Image, moving: Image, start: Transform | None) -> Transform:
+    def __call__(
+        self, fixed: Image, moving: Image, start: Transform | None, guidance: Guidance | None = None
+    ) -> Transform:
+        if are_labels(fixed, moving) or len(fixed.array) > 1:
+            seen = "label maps" if are_labels(fixed, moving) else f"{len(fixed.array)} channels"
+            raise ValueError(f"{self.name} must be given images of one channel, got {seen}; choose affine,svf.")
         grid = working_grid(fixed)
         if self.spacing is not None:
             grid = grid.with_spacing(self.spacing)
@@ -93,7 +100,8 @@ class NetworkMethod:
             image = on_working_grid(fixed, moving, start, grid).to(self.device)
             network = self._ready()
             if descent and self.adapt:
-                network = adapted(network, self._objective, image, descent)
+                mask = None if guidance is None else guidance.on_grid(grid, fixed, moving, start)
+                network = adapted(network, self._objective, image, descent, mask)
             found = composed(predict(network, image, grid), start)
         return descent.finished(found) if descent else found
 
@@ -121,15 +129,21 @@ def predict(network: nn.Module, image: Tensor, grid: Grid) -> Transform:
 
 
 def adapted(
-    network: nn.Module, objective_of: Callable[[nn.Module], nn.Module], image: Tensor, descent: Descent
+    network: nn.Module,
+    objective_of: Callable[[nn.Module], nn.Module],
+    image: Tensor,
+    descent: Descent,
+    mask: Tensor | None = None,
 ) -> nn.Module:
     """A copy of the network that registers this image (1, 2, *spatial) of moving and fixed better; the original is not
     modified.
 
-    The weights with the lowest loss are kept. Layers stay in evaluation mode, and there is no augmentation.
+    `mask` says which voxels of both count, (1, 2, *spatial) of 0 and 1. The weights with the lowest loss are kept.
+    Layers stay in evaluation mode, and there is no augmentation.
     """
     network = deepcopy(network).eval().requires_grad_(True)
     objective = objective_of(network).eval()
+    inputs = [image] if mask is None else [image, mask.to(image.device)]
     with torch.enable_grad():
-        descent.minimise(lambda: objective(image)["loss"], list(network.parameters()), ADAPTATION_RATE)
+        descent.minimise(lambda: objective(*inputs)["loss"], list(network.parameters()), ADAPTATION_RATE)
     return network.requires_grad_(False)

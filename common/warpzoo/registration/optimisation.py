@@ -15,6 +15,8 @@ from warpzoo.images.image import Image
 from warpzoo.registration.budget import Budget
 from warpzoo.registration.deformation import FreeFormModel, VelocityModel, deform, refine_spline
 from warpzoo.registration.descent import Descent
+from warpzoo.registration.guidance import Guidance
+from warpzoo.registration.label_maps import are_labels, as_channels
 from warpzoo.registration.methods import OPTIMISED
 from warpzoo.registration.placement import place
 from warpzoo.registration.pyramid import ImagePyramid
@@ -23,6 +25,8 @@ from warpzoo.registration.similarities import SIMILARITIES, check_similarity
 DEFORMATIONS: dict[str, type[VelocityModel] | type[FreeFormModel]] = {"ffd": FreeFormModel, "svf": VelocityModel}
 USUAL = {"rigid": "ncc", "affine": "ncc", "ffd": "lncc", "svf": "lncc"}
 """The similarity that each method maximises if none is named."""
+OF_LABELS = "mse"
+"""And of label maps."""
 BUDGET = {"rigid": Budget(200), "affine": Budget(300), "ffd": Budget(240), "svf": Budget(240)}
 REFINED_LEVELS = 2
 """A network has seen what is coarser."""
@@ -41,10 +45,15 @@ class Optimisation:
     def expectations(self) -> Mapping[str, Any]:
         return {"displacement": float("inf")} if self.name in ("rigid", "affine") else {}
 
-    def __call__(self, fixed: Image, moving: Image, start: Transform | None) -> Transform:
-        images = (image.array[None].to(self.device) for image in (fixed, moving))
-        (one, other), grids = images, (fixed.grid, moving.grid)
-        return optimise(self.name, one, grids[0], other, grids[1], start, self.similarity, self.budget)
+    def __call__(
+        self, fixed: Image, moving: Image, start: Transform | None, guidance: Guidance | None = None
+    ) -> Transform:
+        labels = are_labels(fixed, moving)
+        arrays = as_channels(fixed.array, moving.array) if labels else (fixed.array, moving.array)
+        one, other = (array[None].to(self.device) for array in arrays)
+        similarity = self.similarity or (OF_LABELS if labels else None)
+        pair = one, fixed.grid, other, moving.grid
+        return optimise(self.name, *pair, start, similarity, self.budget, guidance=guidance)
 
 
 @dataclass(frozen=True)
@@ -58,20 +67,23 @@ class Refinement:
     name: str = "refine"
     expectations: Mapping[str, Any] = field(default_factory=dict)
 
-    def __call__(self, fixed: Image, moving: Image, start: Transform | None) -> Transform:
+    def __call__(
+        self, fixed: Image, moving: Image, start: Transform | None, guidance: Guidance | None = None
+    ) -> Transform:
         parts = parts_of(start)
         first, rest = (parts[0], parts[1:]) if parts else (None, [])
         images = [image.array[None].to(self.device) for image in (fixed, moving)]
         pair = images[0], fixed.grid, images[1], moving.grid
         if isinstance(first, Affine) and not rest:
-            return optimise("affine", *pair, start, self.similarity, self.budget, title=self.name)
+            return optimise("affine", *pair, start, self.similarity, self.budget, title=self.name, guidance=guidance)
         if isinstance(first, BSpline) and first.order == 3 and are_parallel(first.grid, fixed.grid):
             known = composed(*rest) if rest else None
             measure = SIMILARITIES[self.similarity or USUAL["svf"]]
             with Descent(self.budget, self.name) as descent:
-                found = refine_spline(first, ImagePyramid(*pair, known), measure, descent, REFINED_LEVELS)
+                images_from = ImagePyramid(*pair, known, guidance)
+                found = refine_spline(first, images_from, measure, descent, REFINED_LEVELS)
             return descent.finished(composed(found, known))
-        return optimise("svf", *pair, start, self.similarity, self.budget, REFINED_LEVELS, self.name)
+        return optimise("svf", *pair, start, self.similarity, self.budget, REFINED_LEVELS, self.name, guidance)
 
 
 def optimise(
@@ -85,8 +97,9 @@ def optimise(
     budget: Budget | None = None,
     levels: int | None = None,
     title: str | None = None,
+    guidance: Guidance | None = None,
 ) -> Transform:
-    """The transform from the fixed to the moving image, (1, 1, *spatial) each, on any grids.
+    """The transform from the fixed to the moving image, (1, channels, *spatial) each, on any grids.
 
     A deformation is never less similar than `start`; rigid and affine look only at what the images share.
 
@@ -97,6 +110,7 @@ def optimise(
         similarity: one of `SIMILARITIES`; by default that in `USUAL`.
         budget: iterations or seconds; by default enough for all levels.
         levels: how many of the finest to go through; all of them if there is no start.
+        guidance: what steers it beside the images, fitted to them.
 
     Example:
         >>> affine = optimise("affine", fixed, fixed_grid, moving, moving_grid)
@@ -106,7 +120,7 @@ def optimise(
         raise ValueError(f"method must be one of {', '.join(OPTIMISED)}, got {method!r}.")
     measure = SIMILARITIES[check_similarity(similarity or USUAL[method])]
     with Descent(budget or BUDGET[method], title or method) as descent:
-        pair = ImagePyramid(fixed, fixed_grid, moving, moving_grid, start)
+        pair = ImagePyramid(fixed, fixed_grid, moving, moving_grid, start, guidance)
         if method in DEFORMATIONS:
             found = deform(DEFORMATIONS[method], pair, measure, descent, levels)
         else:

@@ -1,8 +1,9 @@
 """The pure call: two images and a chain of methods in, a transform and what can be measured of it out.
 
 Convention: a transform takes points of the fixed image's world to the moving image's, so that
-`moving(transform(x)) ≈ fixed(x)`. A method is called with the fixed image, the moving image and where it starts (None:
-by the headers alone), and returns the whole transform: what it has found goes before where it started.
+`moving(transform(x)) ≈ fixed(x)`. A method is called with the fixed image, the moving image, where it starts (None: by
+the headers alone) and what else steers it, and returns the whole transform: what it has found goes before where it
+started.
 """
 
 from __future__ import annotations
@@ -18,13 +19,17 @@ import torch
 from torch import Tensor
 
 from warpzoo.checks import check_truth
-from warpzoo.errors import Finding, raise_if
+from warpzoo.errors import Finding, raise_if, warning
 from warpzoo.geometry.composition import identity
 from warpzoo.geometry.grid import Grid
 from warpzoo.geometry.transforms import DisplacementField, Transform, resample
 from warpzoo.images.image import Image
+from warpzoo.images.resampling import Resampling
 from warpzoo.registration.descent import Interrupted
-from warpzoo.registration.measures import agreement, distance, overlap
+from warpzoo.registration.guidance import Guidance
+from warpzoo.registration.inverse import Inverse
+from warpzoo.registration.label_maps import are_labels
+from warpzoo.registration.measures import agreement, distance, folds, overlap
 from warpzoo.registration.preflight import looks_like_labels, preflight
 from warpzoo.transforms.landmarks import Landmarks
 
@@ -42,7 +47,7 @@ class Method(Protocol):
     @property
     def expectations(self) -> Mapping[str, Any]: ...
 
-    def __call__(self, fixed: Image, moving: Image, start: Transform | None) -> Transform: ...
+    def __call__(self, fixed: Image, moving: Image, start: Transform | None, guidance: Guidance) -> Transform: ...
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,8 @@ class Registration:
     transform: Transform
     method: str
     companions: Companions = Companions()
+    guidance: Guidance = Guidance()
+    resampling: Resampling = Resampling()
     findings: tuple[Finding, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -111,7 +118,7 @@ class Registration:
     @cached_property
     def before(self) -> Image:
         """The moving image on the fixed grid by the headers alone."""
-        return resampled(self.moving, identity(self.fixed.grid), self.fixed)
+        return self._resampled(self.moving, identity(self.fixed.grid))
 
     @cached_property
     def warped(self) -> Image:
@@ -120,15 +127,32 @@ class Registration:
 
     def warp(self, image: Image) -> Image:
         """An image or label map of the moving space on the fixed grid."""
-        return resampled(image, self.displacement, self.fixed)
+        return self._resampled(image, self.displacement)
+
+    def _resampled(self, image: Image, transform: Transform) -> Image:
+        # what lies outside an image is no label
+        resampling = Resampling() if are_labels(image) else self.resampling
+        return resampling(image, transform, self.fixed)
+
+    @cached_property
+    def inverse(self) -> Inverse:
+        """The way back, on the moving image's grid."""
+        resampling = Resampling() if are_labels(self.fixed) else self.resampling
+        return Inverse(self.transform, self.fixed, self.moving, resampling)
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
-        """Similarity and folding, and overlap and landmark distance where there are labels and landmarks."""
+        """Similarity, with masks also inside and outside, folding, and overlap and landmark distance where there are
+        labels and landmarks."""
         labels, points = self.companions.labels, self.companions.points
-        numbers: dict[str, Any] = agreement(self.fixed, self.before, self.warped, self.displacement)
+        counts = self.guidance.on_grid(self.fixed.grid, self.fixed, self.moving, self.displacement)
+        inside = None if counts is None else (counts > 0).all(1, keepdim=True)
+        numbers: dict[str, Any] = {}
+        if not are_labels(self.fixed, self.moving):
+            numbers |= agreement(self.fixed, self.before, self.warped, inside)
+        numbers |= folds(self.displacement)
         if "fixed" in labels:
-            before = resampled(labels["moving"], identity(self.fixed.grid), self.fixed)
+            before = self._resampled(labels["moving"], identity(self.fixed.grid))
             numbers |= overlap(labels["fixed"], labels["moving"], before, self.warp(labels["moving"]))
         if "fixed" in points:
             numbers |= distance(points["fixed"], points["moving"], self.displacement)
@@ -140,12 +164,16 @@ class Registration:
 
         return draw_report(path, self)
 
-    def save(self, folder: str | Path, report: bool = True) -> Path:
-        """Writes warped image, transform, metrics and report, as the command does; returns the folder."""
-        from warpzoo.registration.results import write_results
+    def save(
+        self, folder: str | Path, report: bool = True, inverse: bool = False, only: str | Sequence[str] | None = None
+    ) -> Path:
+        """Writes warped image, transform, displacement, report and metrics, as the command does, `only` some of them,
+        and the inverse as well; returns the folder."""
+        from warpzoo.registration.results import chosen_outputs, write_results
 
         paths = {"fixed": self.fixed.header.path, "moving": self.moving.header.path}
-        return write_results(Path(folder), self, {role: p for role, p in paths.items() if p.exists()}, {}, report)
+        outputs = chosen_outputs(only, report, inverse)
+        return write_results(Path(folder), self, {role: p for role, p in paths.items() if p.exists()}, {}, outputs)
 
 
 def register_pair(
@@ -154,6 +182,8 @@ def register_pair(
     methods: Sequence[Method],
     start: Transform | None = None,
     companions: Companions | None = None,
+    guidance: Guidance | None = None,
+    resampling: Resampling | None = None,
     strict: bool = False,
     interruptible: bool = True,
 ) -> Registration:
@@ -162,13 +192,22 @@ def register_pair(
     Args:
         methods: see `find_methods`; each starts from the transform of the one before.
         start: what is known already of the transform.
+        companions: what belongs to the images and does not steer.
+        guidance: what steers beside the images; it is fitted to them here.
+        resampling: how the images that are written are interpolated; the methods always do so linearly.
         strict: whether warnings of the preflight are errors.
         interruptible: whether Ctrl-C ends the optimisation at hand and keeps its best, rather than ending everything.
     """
     strict = check_truth("strict", strict)
     companions = companions or Companions()
     companions.check(fixed, moving)
-    findings = [finding for image in companions.also.values() for finding in looks_like_labels(image)]
+    if start is not None and start.grid.dims != fixed.grid.dims:
+        raise ValueError(f"start must be {fixed.grid.dims}-D as the images are, got a {start.grid.dims}-D transform.")
+    guidance, findings = (guidance or Guidance()).fitted(fixed, moving)
+    if guidance.steers and not any(method.expectations.get("guided", True) for method in methods):
+        message = "masks and landmarks only count in the metrics: one pass of a network is not steered by them."
+        findings.append(warning(message, "Optimise on the pair as well (--refine 40 or --adapt 40)."))
+    findings += [finding for image in companions.also.values() for finding in looks_like_labels(image)]
     seconds = {"check": 0.0}
     transform, notes = start, []
     for number, method in enumerate(methods):
@@ -178,7 +217,7 @@ def register_pair(
         begun = time.perf_counter()
         seconds["check"] += begun - entered
         try:
-            transform = method(fixed, moving, transform)
+            transform = method(fixed, moving, transform, guidance)
         except Interrupted as stop:
             if not interruptible:
                 raise KeyboardInterrupt from stop
@@ -195,19 +234,12 @@ def register_pair(
         identity(fixed.grid) if transform is None else transform,
         ",".join(method.name for method in methods),
         companions,
+        guidance,
+        resampling or Resampling(),
         tuple(dict.fromkeys(findings)),
         seconds,
         tuple(notes),
     )
-
-
-def resampled(image: Image, transform: Transform, fixed: Image) -> Image:
-    """An image on the fixed grid. Beyond its edge lies its least value; labels (whole numbers) are taken from the
-    nearest voxel, 0 beyond the edge."""
-    labels = not image.array.is_floating_point()
-    mode, value = ("nearest", 0.0) if labels else ("linear", float(image.array.min()))
-    array = resample(image.array[None], image.grid, transform, fixed.grid, mode=mode, value=value)[0]
-    return image.on(fixed, array)
 
 
 def on_working_grid(fixed: Image, moving: Image, start: Transform | None, grid: Grid) -> Tensor:

@@ -7,6 +7,7 @@ the rotation, `P` and what is added to `t` are optimised. Lengths are in half th
 from __future__ import annotations
 
 from itertools import product
+from math import prod
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from warpzoo.geometry.affine import DIMS_BY_WIDTH, compose_affine, rotation_matrix
 from warpzoo.geometry.grid import Grid
-from warpzoo.geometry.sampling import inside_of, sample
+from warpzoo.geometry.sampling import sample
 from warpzoo.geometry.transforms import Affine
 from warpzoo.images.content import centre_of
 from warpzoo.registration.descent import Descent
@@ -27,12 +28,14 @@ MOST_VOXELS = 2**19
 LEARNING_RATE = 0.03
 FEWEST = 1000
 """Voxels that a level needs to be trusted with first guesses."""
+FEWEST_COMPARED = 100
+"""Of them within the masks."""
 BEST = 10
 """First guesses that are optimised for a while."""
 SAME_ROTATION = 2
 """Of them with the same rotation at most."""
 OVERLAP = 0.5
-"""Part of the fixed image that should be covered; less than that counts proportionally less."""
+"""Part of the voxels that could be compared that should be; less than that counts proportionally less."""
 PLAIN = 0.3
 """Of what the best guess lacks to a similarity of 1, a rotated one has to be ahead of one that is not: bodies look much
 the same from behind, but what fits perfectly is right."""
@@ -75,7 +78,7 @@ class Placement:
 def place(kind: str, pair: ImagePyramid, similarity: Similarity, descent: Descent, searching: bool) -> Affine:
     """The affine map that comes before the pair's start; `searching` looks for large misplacements first."""
     steps = pyramid(pair.fixed_grid, MOST_VOXELS)
-    while len(steps) > 1 and len(pair.level(steps[0]).voxels[0, 0].flatten()) < FEWEST:
+    while len(steps) > 1 and not _is_telling(pair.level(steps[0])):
         steps = steps[1:]
     dims = pair.fixed_grid.dims
     guesses = Placement(
@@ -93,6 +96,10 @@ def place(kind: str, pair: ImagePyramid, similarity: Similarity, descent: Descen
             loss, list(guesses.parameters.values()), LEARNING_RATE / 2 ** (number - 1), number / len(steps)
         )
     return Affine.from_world(guesses.world().detach(), pair.fixed_grid)
+
+
+def _is_telling(level: Level) -> bool:
+    return prod(level.grid.shape) >= FEWEST and level.most >= FEWEST_COMPARED
 
 
 def search(kind: str, pair: ImagePyramid, level: Level, similarity: Similarity, descent: Descent) -> Placement:
@@ -132,7 +139,7 @@ def distinct(order: list[int], rotations: Tensor) -> list[int]:
 
 
 def similarity_of(world: Tensor, level: Level, similarity: Similarity) -> Tensor:
-    """The similarity with each of some maps of the world, (guesses,)."""
+    """The similarity with each of some maps of the world, less what the landmarks are apart, (guesses,)."""
     homogeneous = torch.cat([world, torch.eye(world.shape[2], dtype=world.dtype)[-1:].expand(len(world), 1, -1)], 1)
     own = torch.tensor(level.grid.affine)
     matrix = (torch.linalg.inv(own) @ homogeneous @ own)[:, :-1].to(level.fixed)
@@ -141,22 +148,25 @@ def similarity_of(world: Tensor, level: Level, similarity: Similarity) -> Tensor
     if level.field is not None:
         points = points + sample(level.field.expand(len(points), *level.field.shape[1:]), points)
     coordinates = level.moved(points)
-    inside = inside_of(coordinates.detach(), list(level.moving.shape[2:])).to(level.fixed)
-    overlap = inside.flatten(1).mean(1)
+    inside = level.counted(coordinates.detach()).to(level.fixed)
+    overlap = inside.flatten(1).sum(1) / level.most
     meets = overlap > 0.05
     inside = torch.where(meets.view(-1, *[1] * (inside.dim() - 1)), inside, torch.ones_like(inside))
     moving = level.moving.expand(len(points), *level.moving.shape[1:])
     fixed = level.fixed.expand(len(points), *level.fixed.shape[1:])
     value = similarity(fixed, sample(moving, coordinates), inside)
-    return torch.where(meets, value * (overlap / OVERLAP).clamp(max=1.0), -torch.ones_like(value))
+    value = torch.where(meets, value * (overlap / OVERLAP).clamp(max=1.0), -torch.ones_like(value))
+    if level.landmarks is None:
+        return value
+    return value - level.landmarks_apart(matrix[:, :, :-1] @ level.landmarks.fixed + matrix[:, :, -1:])
 
 
 def first_guesses(pair: ImagePyramid) -> tuple[Tensor, Tensor]:
     """Rotations (guesses, d, d) and shifts (guesses, d): all turns about the headers' placement, the
     middles and the centres of mass, and no turn but shifts by a third of the sides."""
     centre = pair.fixed_grid.centre
-    fixed = [centre, middle_of_mass(pair.fixed, pair.fixed_grid)]
-    moving = [pair.moving_grid.centre, middle_of_mass(pair.moving, pair.moving_grid)]
+    fixed = middles(pair.fixed, pair.fixed_grid, pair.fixed_mask)
+    moving = middles(pair.moving, pair.moving_grid, pair.moving_mask)
     rotations = turns(pair.fixed_grid.dims)
     shifts = [torch.zeros(len(rotations), len(centre), dtype=torch.float64)]
     inverse = np.linalg.inv(pair.world)
@@ -183,6 +193,16 @@ def turns(dims: int) -> Tensor:
     return (rotation_matrix(tilts)[:, None] @ cube).flatten(0, 1)
 
 
-def middle_of_mass(image: Tensor, grid: Grid) -> np.ndarray:
-    """The centre of mass of what the image shows, in the world."""
-    return grid.to_world(torch.tensor([centre_of(image[0, 0])], dtype=torch.float64))[0].numpy()
+def middles(image: Tensor, grid: Grid, mask: Tensor | None) -> list[np.ndarray]:
+    """The middle of an image, or of its mask, and the centre of mass of what it shows there, in the world."""
+    shown = image.mean(1, keepdim=True)
+    if mask is None:
+        return [grid.centre, _world(grid, torch.tensor(centre_of(shown[0, 0])))]
+    shown = torch.where(mask > 0, shown, shown.min())
+    return [
+        _world(grid, at) for at in (mask[0, 0].nonzero().double().mean(0).cpu(), torch.tensor(centre_of(shown[0, 0])))
+    ]
+
+
+def _world(grid: Grid, voxel: Tensor) -> np.ndarray:
+    return grid.to_world(voxel.double()[None])[0].numpy()

@@ -17,6 +17,7 @@ from warpzoo.errors import Finding, fatal, warning
 from warpzoo.geometry.grid import Grid, voxels_between
 from warpzoo.images.content import SATURATED, centre_of, thinned, window
 from warpzoo.images.image import Image
+from warpzoo.registration.label_maps import are_labels
 
 MOST_LABELS = 40
 """Different whole numbers in an image that is more likely a label map."""
@@ -54,10 +55,18 @@ def preflight(
     if dims is not None and fixed.grid.dims != dims:
         message = f"{fixed.header.path} is {fixed.grid.dims}-D; this method takes {dims}-D images only."
         return [fatal(message, f"Choose a method for {fixed.grid.dims}-D images: `warpzoo methods` lists them.")]
+    if len(fixed.array) != len(moving.array):
+        message = f"{fixed.header.path} has {len(fixed.array)} channels and {moving.header.path} {len(moving.array)}."
+        return [fatal(message, "Give images with the same channels, in the same order.")]
     if broken := [finding for image in (fixed, moving) for finding in broken_values(image)]:
         return broken
-    findings = [finding for image in (fixed, moving) for finding in (*of_header(image), *of_values(image, known))]
-    findings += [*world_units(fixed, moving), *content(fixed, moving)]
+    findings = [finding for image in (fixed, moving) for finding in of_header(image)] + [*world_units(fixed, moving)]
+    if not are_labels(fixed, moving):
+        findings += [finding for image in (fixed, moving) for finding in of_values(image, known)]
+        findings += content(fixed, moving)
+        if (mixed := looks_like_labels(fixed)) and looks_like_labels(moving):
+            way_out = "Give label maps as fixed_labels and moving_labels alone, without fixed and moving."
+            findings.append(warning(mixed[0].message, way_out))
     return findings if placed else [*findings, *placement(fixed, moving, known.get("displacement"))]
 
 
@@ -208,8 +217,10 @@ def centre_in_world(image: Image) -> np.ndarray:
 
 def looks_like_labels(image: Image) -> list[Finding]:
     """That an image to be interpolated has as few values as a label map."""
-    count = len(image.array.unique())
-    if not image.array.is_floating_point() or image.header.dtype.kind not in "iub" or count > MOST_LABELS:
+    if are_labels(image) or image.header.dtype.kind not in "iub":
+        return []
+    count = len(thinned(image.array, 500_000).unique())
+    if count > MOST_LABELS:
         return []
     message = f"{image.header.path} has whole numbers, {count} of them; interpolated as an image, labels mix."
     return [warning(message, "Give label maps as also_labels (--also_labels).")]

@@ -7,32 +7,48 @@ voxels of its fixed grid to those of its moving grid.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from math import prod
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from warpzoo.geometry.composition import split
 from warpzoo.geometry.grid import Grid
-from warpzoo.geometry.sampling import inside_of, sample, voxel_coordinates, warp
+from warpzoo.geometry.sampling import displacement_at, inside_of, sample, voxel_coordinates, warp
 from warpzoo.geometry.separable import along_axes
 from warpzoo.geometry.transforms import Transform
+from warpzoo.registration.guidance import Guidance
 
 SMALLEST_SIDE = 8
 """Voxels of a side below which it is not halved any more."""
 
 
 class ImagePyramid:
-    """Two images, (1, 1, *spatial) with zero mean and unit variance, and what is known of the transform between them.
+    """Two images, (1, channels, *spatial), each channel with zero mean and unit variance, and what is known of the
+    transform between them.
 
-    `start` is where the fixed points lie in the moving space, as far as is known.
+    `start` is where the fixed points lie in the moving space, as far as is known. What lies outside a mask is replaced
+    by a smooth continuation of what lies inside, so that nothing of it is seen at coarse levels or in windows.
     """
 
     def __init__(
-        self, fixed: Tensor, fixed_grid: Grid, moving: Tensor, moving_grid: Grid, start: Transform | None = None
+        self,
+        fixed: Tensor,
+        fixed_grid: Grid,
+        moving: Tensor,
+        moving_grid: Grid,
+        start: Transform | None = None,
+        guidance: Guidance | None = None,
     ) -> None:
-        self.fixed, self.moving = _standardised(fixed), _standardised(moving)
+        known = guidance or Guidance()
+        masks = [None if (mask := known.mask(side)) is None else mask.to(fixed.device) for side in ("fixed", "moving")]
+        self.fixed_mask, self.moving_mask = masks
+        self.guidance = known
+        self.fixed, self.moving = _standardised(fixed, masks[0]), _standardised(moving, masks[1])
         self.fixed_grid, self.moving_grid = fixed_grid, moving_grid
         field, self.world = split(start, fixed_grid.dims)
         self.field = None if field is None else field.field(fixed_grid).detach().to(self.fixed)
@@ -46,14 +62,54 @@ class ImagePyramid:
             ratio = np.array(self.fixed_grid.shape) / grid.shape
             field = shrink(self.field, grid.shape) / _per_axis(ratio, self.field)
         matrix = np.linalg.inv(moving_grid.affine) @ self.world @ grid.affine
-        return Level(shrink(self.fixed, grid.shape), grid, shrink(self.moving, moving_grid.shape), matrix, field)
+        fixed, moving = shrink(self.fixed, grid.shape), shrink(self.moving, moving_grid.shape)
+        fixed_mask, moving_mask = (
+            shrink_mask(self.fixed_mask, grid.shape),
+            shrink_mask(self.moving_mask, moving_grid.shape),
+        )
+        landmarks = self._landmarks(grid, moving_grid)
+        return Level(fixed, grid, moving, matrix, field, fixed_mask, moving_mask, landmarks)
+
+    def _landmarks(self, grid: Grid, moving_grid: Grid) -> LevelLandmarks | None:
+        if not self.guidance.landmarks_weight:
+            return None
+        ends = ((grid, self.guidance.points["fixed"]), (moving_grid, self.guidance.points["moving"]))
+        here, there = (one.to_voxels(landmarks.points).mT[None].to(self.fixed) for one, landmarks in ends)
+        unit = torch.tensor(moving_grid.affine[:-1, :-1] / min(self.fixed_grid.spacing)).to(self.fixed)
+        return LevelLandmarks(here, there, unit, self.guidance.landmarks_weight)
+
+
+class LevelLandmarks(NamedTuple):
+    """Corresponding landmarks at one resolution.
+
+    fixed, moving: (1, dims, count) in voxels of the level's grids.
+    unit: what takes differences in moving voxels to voxels of the fixed image, in its finest spacing.
+    weight: of their mean squared distance.
+    """
+
+    fixed: Tensor
+    moving: Tensor
+    unit: Tensor
+    weight: float
 
 
 class Level:
-    """A pair at one resolution: `warped(displacement)` and the mask of what the moving image covers."""
+    """A pair at one resolution: `warped(displacement)` and which voxels are compared."""
 
-    def __init__(self, fixed: Tensor, grid: Grid, moving: Tensor, matrix: np.ndarray, field: Tensor | None) -> None:
+    def __init__(
+        self,
+        fixed: Tensor,
+        grid: Grid,
+        moving: Tensor,
+        matrix: np.ndarray,
+        field: Tensor | None,
+        fixed_mask: Tensor | None = None,
+        moving_mask: Tensor | None = None,
+        landmarks: LevelLandmarks | None = None,
+    ) -> None:
+        self.landmarks = landmarks
         self.fixed, self.grid, self.moving, self.matrix, self.field = fixed, grid, moving, matrix, field
+        self.fixed_mask, self.moving_mask = fixed_mask, moving_mask
         self.linear = torch.tensor(matrix[:-1, :-1]).to(fixed)
         self.same = fixed.shape == moving.shape and np.allclose(matrix, np.eye(len(matrix)), atol=1e-4)
         self.voxels = voxel_coordinates(list(grid.shape), fixed.dtype, fixed.device)[None]
@@ -80,9 +136,46 @@ class Level:
         return sample(self.moving, self.coordinates(displacement))
 
     def covered(self, displacement: Tensor) -> Tensor | None:
-        """Which voxels lie in the moving image, (1, 1, *shape); None if all do."""
-        inside = inside_of(self.coordinates(displacement), list(self.moving.shape[2:]))
-        return None if bool(inside.all()) else inside.to(self.fixed)
+        """Which voxels are compared, (1, 1, *shape) of 0 and 1; None if all are."""
+        counted = self.counted(self.coordinates(displacement))
+        if not bool(counted.any()) and (self.fixed_mask is not None or self.moving_mask is not None):
+            raise ValueError(
+                "masks must meet where the optimisation starts, got no voxel of the fixed mask in the moving one; "
+                "begin with the method affine, or with an initial transform."
+            )
+        return None if bool(counted.all()) else counted.to(self.fixed)
+
+    def counted(self, coordinates: Tensor) -> Tensor:
+        """Which voxels are compared if they lie there in the moving image, (batch, 1, *shape) bool."""
+        inside = inside_of(coordinates, list(self.moving.shape[2:]))
+        if self.fixed_mask is not None:
+            inside = inside & (self.fixed_mask > 0)
+        if self.moving_mask is not None:
+            mask = self.moving_mask.expand(len(coordinates), *self.moving_mask.shape[1:])
+            inside = inside & (sample(mask, coordinates, mode="nearest") > 0)
+        return inside
+
+    def apart(self, displacement: Tensor) -> Tensor | float:
+        """What the landmarks' distance costs under a displacement (batch, dims, *shape), (batch,)."""
+        if self.landmarks is None:
+            return 0.0
+        return self.landmarks_apart(self.landmarks.fixed + _at(displacement, self.landmarks.fixed))
+
+    def landmarks_apart(self, points: Tensor) -> Tensor | float:
+        """The same if the fixed landmarks go to these voxels of the level, (batch, dims, count), before the start."""
+        if self.landmarks is None:
+            return 0.0
+        there = self.moved(points if self.field is None else points + _at(self.field, points))
+        difference = torch.matmul(self.landmarks.unit, there - self.landmarks.moving)
+        return self.landmarks.weight * difference.square().sum(1).mean(1)
+
+    @cached_property
+    def most(self) -> float:
+        """How many voxels can be compared at most."""
+        own = float(prod(self.grid.shape) if self.fixed_mask is None else self.fixed_mask.sum())
+        if self.moving_mask is None:
+            return own
+        return min(own, float(self.moving_mask.sum() / torch.linalg.det(self.linear.double()).abs()))
 
 
 def pyramid(grid: Grid, most: int) -> list[list[int]]:
@@ -127,6 +220,31 @@ def shrink(image: Tensor, shape: Sequence[int]) -> Tensor:
     )
 
 
+def shrink_mask(mask: Tensor | None, shape: Sequence[int]) -> Tensor | None:
+    """A mask of 0 and 1 in fewer voxels: those that it fills by half, or as far as it fills any."""
+    if mask is None:
+        return None
+    share = shrink(mask, shape)
+    return (share >= share.max().clamp(max=0.5)).to(mask)
+
+
+def continued(image: Tensor, mask: Tensor) -> Tensor:
+    """The image where the mask is 1, and elsewhere a smooth continuation: means of what is there at coarser levels."""
+    if bool(mask.all()):
+        return image
+    shape = [-(-size // 2) for size in image.shape[2:]]
+    share = shrink(mask, shape)
+    known = share > 0
+    coarse = continued(shrink(image * mask, shape) / torch.where(known, share, torch.ones_like(share)), known.to(mask))
+    mode = "bilinear" if image.dim() == 4 else "trilinear"
+    return torch.where(mask > 0, image, F.interpolate(coarse, image.shape[2:], mode=mode, align_corners=False))
+
+
+def _at(field: Tensor, points: Tensor) -> Tensor:
+    """A field (1 or batch, dims, *shape) at points (batch, dims, count)."""
+    return displacement_at(field.expand(len(points), *field.shape[1:]), points.mT).mT
+
+
 def _box_weights(old: int, new: int) -> Tensor:
     """How much of each new voxel, (new, old), lies in each old one."""
     edges = torch.arange(new + 1, dtype=torch.float64) * (old / new)
@@ -139,7 +257,13 @@ def _per_axis(values: np.ndarray, like: Tensor) -> Tensor:
     return torch.tensor(values).to(like).view(-1, *[1] * (like.dim() - 2))
 
 
-def _standardised(image: Tensor) -> Tensor:
+def _standardised(image: Tensor, mask: Tensor | None) -> Tensor:
     values = image.float()
-    deviation = values.std()
-    return (values - values.mean()) / torch.where(deviation > 0, deviation, torch.ones_like(deviation))
+    seen = values.flatten(2)[0]
+    seen = (seen if mask is None else seen[:, mask.flatten() > 0]).mT
+    deviation = seen.std(0)
+    values = values - seen.mean(0).view(-1, *[1] * (image.dim() - 2))
+    values = values / torch.where(deviation > 0, deviation, torch.ones_like(deviation)).view(
+        -1, *[1] * (image.dim() - 2)
+    )
+    return values if mask is None else continued(values, mask)

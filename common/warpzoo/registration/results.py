@@ -9,14 +9,35 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from warpzoo.checks import check_truth
 from warpzoo.errors import FAILURES, Finding, plain_reason
 from warpzoo.files import whole_file
 from warpzoo.geometry.transforms import Affine
 from warpzoo.images.image import write_image
 from warpzoo.record import command, versions, write_json
+from warpzoo.registration.inverse import Inverse
 from warpzoo.registration.listing import names_from, paths_of, remove_results
 from warpzoo.registration.pair import Registration
 from warpzoo.transforms import warp_points, write_points, write_transforms
+
+OUTPUTS = ("warped", "transform", "displacement", "report")
+"""What is written beside metrics.json; `warped` is the image and all that is warped along with it."""
+
+
+def chosen_outputs(
+    only: str | Sequence[str] | None = None, report: bool | str = True, inverse: bool | str = False
+) -> tuple[str, ...]:
+    """Which of `OUTPUTS` are written, and "inverse" if that is: all, or `only` some, joined by commas if one text."""
+    names = [*OUTPUTS] if only is None else only.split(",") if isinstance(only, str) else [*only]
+    names = [name.strip() for name in names]
+    for name in names:
+        if name not in (*OUTPUTS, "inverse"):
+            raise ValueError(f"save must be some of {', '.join(OUTPUTS)} and inverse, got {name!r}.")
+    if check_truth("inverse", inverse):
+        names.append("inverse")
+    return tuple(name for name in dict.fromkeys(names) if name != "report" or check_truth("report", report))
 
 
 def write_results(
@@ -24,9 +45,10 @@ def write_results(
     registration: Registration,
     files: Mapping[str, Any],
     settings: Mapping[str, Any],
-    report: bool = True,
+    outputs: Collection[str] = OUTPUTS,
 ) -> Path:
-    """Every file of one registered pair; all of them or none, but for a report that cannot be drawn.
+    """The files of one registered pair, see `chosen_outputs`: all of them or none, but for a report that cannot be
+    drawn.
 
     `metrics.json`, with the settings in it, comes last and says that all others are complete.
     """
@@ -35,9 +57,13 @@ def write_results(
     try:
         numbers = {**registration.metrics, "interrupted": registration.interrupted}
         measured = time.perf_counter()
-        _write_images(folder, registration)
         findings = list(registration.findings)
-        if report:
+        _write_images(folder, registration, outputs)
+        if "inverse" in outputs:
+            numbers |= registration.inverse.metrics
+            findings += registration.inverse.findings
+            _write_inverse(folder, registration.inverse)
+        if "report" in outputs:
             try:
                 draw_report(folder, registration, files)
             except FAILURES as error:
@@ -67,9 +93,9 @@ def draw_report(path: str | Path, registration: Registration, files: Mapping[str
     fixed = registration.fixed
     return write_report(
         path,
-        fixed.array[0],
-        registration.before.array[0],
-        registration.warped.array[0],
+        fixed.array[0].float(),
+        registration.before.array[0].float(),
+        registration.warped.array[0].float(),
         registration.displacement.displacement[0],
         fixed.grid,
         {**registration.metrics, "seconds": registration.seconds},
@@ -89,7 +115,11 @@ def read_numbers(folder: Path) -> dict[str, Any]:
 
 def summary(numbers: Mapping[str, Any]) -> str:
     """The sentence on a result that a command ends with."""
-    parts = [f"ncc {numbers['ncc_before']:.3f} -> {numbers['ncc']:.3f}", f"folding {100 * numbers['folding']:.2f} %"]
+    parts = []
+    for name, words in (("ncc", "ncc"), ("ncc_inside", "inside the masks")):
+        if numbers.get(name) is not None:
+            parts.append(f"{words} {numbers[f'{name}_before']:.3f} -> {numbers[name]:.3f}")
+    parts.append(f"folding {100 * numbers['folding']:.2f} %")
     if numbers.get("dice_mean") is not None:
         parts.append(f"Dice {numbers['dice_before_mean']:.3f} -> {numbers['dice_mean']:.3f}")
     if "tre" in numbers:
@@ -133,20 +163,30 @@ def flat_numbers(numbers: Mapping[str, Any], prefix: str = "") -> dict[str, floa
     return flat
 
 
-def _write_images(folder: Path, registration: Registration) -> None:
+def _write_images(folder: Path, registration: Registration, outputs: Collection[str]) -> None:
     fixed, moving, companions = registration.fixed, registration.moving, registration.companions
     transform = registration.transform
-    written = {"warped.nii.gz": registration.warped}
-    if "moving" in companions.labels:
-        written["warped_labels.nii.gz"] = registration.warp(companions.labels["moving"])
-    written |= {name: registration.warp(image) for name, image in companions.also.items()}
-    for name, image in written.items():
-        write_image(folder / name, image.array, image.header)
-    write_transforms(folder, transform if isinstance(transform, Affine) else registration.displacement, fixed, moving)
-    if "moving" in companions.points:
+    if "warped" in outputs:
+        written = {"warped.nii.gz": registration.warped}
+        if "moving" in companions.labels and companions.labels["moving"] is not moving:
+            written["warped_labels.nii.gz"] = registration.warp(companions.labels["moving"])
+        written |= {name: registration.warp(image) for name, image in companions.also.items()}
+        for name, image in written.items():
+            write_image(folder / name, image.array, image.header)
+    placed = transform if isinstance(transform, Affine) else registration.displacement
+    write_transforms(folder, placed, fixed, moving, outputs)
+    if "warped" in outputs and "moving" in companions.points:
         landmarks = companions.points["moving"]
         points = warp_points(registration.displacement, landmarks.points)
         write_points(folder / "warped_points.csv", landmarks._replace(points=points), fixed.header)
+
+
+def _write_inverse(folder: Path, inverse: Inverse) -> None:
+    warped = inverse.warped
+    write_transforms(folder, inverse.transform, inverse.moving, inverse.fixed, prefix="inverse_")
+    write_image(folder / "inverse_warped.nii.gz", warped.array, warped.header)
+    if bool(inverse.missing.any()):
+        write_image(folder / "inverse_missing.nii.gz", inverse.missing, inverse.moving.header, np.uint8)
 
 
 def _provenance(registration: Registration, files: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from typing import Any
 BEFORE = "_before"
 NAMES = {
     "ncc": "Correlation (NCC)",
+    "ncc_inside": "Correlation inside the masks",
+    "ncc_outside": "Correlation outside the masks",
     "lncc": "Local correlation (LNCC)",
     "mi": "Mutual information",
     "mse": "Mean squared error",

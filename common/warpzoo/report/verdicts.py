@@ -21,7 +21,10 @@ def verdicts_of(
     verdicts = [("fair", note) for note in notes]
     for finding in findings:
         verdicts.append(("bad" if finding.severity == "error" else "fair", f"Before the run: {finding}"))
-    found = [*(improvement_verdict(name, metrics, unit) for name in compared(metrics)), folding_verdict(metrics)]
+    # with masks, what lies outside them is not what was to become better
+    unjudged = ("ncc", "ncc_outside") if "ncc_inside" in metrics else ()
+    judged = [name for name in compared(metrics) if name not in unjudged]
+    found = [*(improvement_verdict(name, metrics, unit) for name in judged), folding_verdict(metrics)]
     return verdicts + [verdict for verdict in found if verdict is not None]
 
 

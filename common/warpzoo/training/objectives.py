@@ -62,15 +62,19 @@ class RegistrationObjective(nn.Module):
         self.agreement_weight = agreement
         self.augmentation = augmentation
 
-    def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """(batch, 2, *spatial) → {"loss", "similarity"[, "regularity"][, "disagreement"]}, scalars."""
+    def forward(self, image: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
+        """(batch, 2, *spatial) → {"loss", "similarity"[, "regularity"][, "disagreement"]}, scalars.
+
+        `mask` says which voxels of both count in the similarity, (batch, 2, *spatial) of 0 and 1; it is not augmented.
+        """
         if self.augmentation is not None:
             image = self.augmentation(image)
         if self.symmetric:
             image = torch.cat([image, image.flip(1)])
+            mask = None if mask is None else torch.cat([mask, mask.flip(1)])
         fixed, prediction = image[:, 1:], self.network(image)
         warped, displacement = prediction.split([1, prediction.shape[1] - 1], dim=1)
-        similarity = self.similarity(fixed, warped)
+        similarity = self.similarity(fixed, warped, *counted(mask, displacement))
         terms = {"loss": similarity, "similarity": similarity.detach()}
         if self.regulariser is not None:
             regularity = self.regulariser(displacement)
@@ -115,18 +119,22 @@ class MultiResolutionObjective(nn.Module):
         self.augmentation = augmentation
         self.passes = passes
 
-    def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """(batch, 2 or 4, *spatial) → {"loss"}, a scalar."""
+    def forward(self, image: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
+        """(batch, 2 or 4, *spatial) → {"loss"}, a scalar; `mask` as for `RegistrationObjective`."""
         if self.augmentation is not None:
             image = self.augmentation(image)
         if self.passes and self.training:
             image = self._registered(image, int(torch.randint(self.passes + 1, ())))
         levels: list[tuple[Tensor, Tensor, Tensor]] = []
+        masks: list[Tensor] = []
         compared = image[:, -2:]
         for displacement in self.network.levels(image[:, :2])[: len(self.loss.weights)]:
             compared = pooled(compared) if levels else padded(compared, self.network.coarsest)
+            if mask is not None:
+                mask = pooled(mask) if levels else padded(mask, self.network.coarsest)
+                masks += counted(mask, displacement)
             levels.append((compared[:, 1:], warp(compared[:, :1], displacement), displacement))
-        return {"loss": self.loss(levels)}
+        return {"loss": self.loss(levels, masks or None)}
 
     @torch.no_grad()
     def _registered(self, image: Tensor, passes: int) -> Tensor:
@@ -138,6 +146,13 @@ class MultiResolutionObjective(nn.Module):
             warped = warp(image[:, ::2], total)
             pairs = torch.stack([warped, image[:, 1::2]], 2)
         return pairs.flatten(1, 2)
+
+
+def counted(mask: Tensor | None, displacement: Tensor) -> list[Tensor]:
+    """Which fixed voxels count and lie where the moving image does, (batch, 1, *spatial); nothing without a mask."""
+    if mask is None:
+        return []
+    return [mask[:, 1:] * warp(mask[:, :1], displacement.detach(), mode="nearest")]
 
 
 def total_loss(terms: dict[str, Tensor], _: Tensor | None = None) -> Tensor:

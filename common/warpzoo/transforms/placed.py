@@ -14,12 +14,11 @@ import numpy as np
 import torch
 
 from warpzoo.checks import check_finite
-from warpzoo.geometry.composition import composed
-from warpzoo.geometry.transforms import Transform, resample
+from warpzoo.geometry.transforms import Transform
 from warpzoo.images.conversion import as_image, as_image_of, is_array
 from warpzoo.images.image import Header, Image, flip_lps
-from warpzoo.transforms import read_points, write_transform
-from warpzoo.transforms import read_transform as read_geometry
+from warpzoo.images.resampling import Resampling
+from warpzoo.transforms import read_points, read_transforms, write_transform
 
 
 class PlacedTransform:
@@ -52,6 +51,8 @@ class PlacedTransform:
         points: Any = None,
         reference: Any = None,
         spacing: float | Sequence[float] | None = None,
+        channels: bool = False,
+        interpolation: str = "linear",
         outside: float | None = None,
     ) -> Any:
         """An image, a label map (nearest-neighbour interpolation) or points of the moving space in the fixed space.
@@ -63,6 +64,8 @@ class PlacedTransform:
                 millimetres; index · spacing for arrays; pixels for files that have no spacing.
             reference: the image on whose grid the result lies; default: the fixed image.
             spacing: of an array; default: that of the moving image.
+            channels: whether an image has several; arrays and tensors are then (channels, *spatial).
+            interpolation: of an image: linear, cubic (B-spline) or nearest.
             outside: the value outside the moving image; default: its least value, 0 for label maps.
         """
         data = {"image": image, "labels": labels, "points": points}
@@ -76,18 +79,13 @@ class PlacedTransform:
         if target is None:
             raise ValueError("reference must be given where the fixed image is not known.")
         if self.moving is None:
-            source, back = as_image(data[name], spacing, name, flat)
+            source, back = as_image(data[name], spacing, name, flat, channels)
         else:
-            source, back = as_image_of(data[name], self.moving, spacing, name, flat)
+            source, back = as_image_of(data[name], self.moving, spacing, name, flat, channels)
         for what, one in (("reference", target), (name, source)):
             if one.grid.dims != self.transform.grid.dims:
                 raise ValueError(f"{what} must be {self.transform.grid.dims}-D, got {one.grid.dims}-D.")
-        if outside is None:
-            outside = 0.0 if flat else float(source.array.min())
-        with torch.no_grad():
-            mode = "nearest" if flat else "linear"
-            array = resample(source.array[None], source.grid, self.transform, target.grid, mode=mode, value=outside)
-        return back(source.on(target, array[0]))
+        return back(Resampling(interpolation, outside)(source, self.transform, target))
 
     @property
     def inverse(self) -> PlacedTransform:
@@ -149,9 +147,8 @@ def read_transform(
         moving: the moving image, likewise for the inverse.
         spacing: of these images, if they are arrays.
     """
-    parts = [read_geometry(name) for name in str(path).split(",")]
     images = {
         name: None if image is None else as_image(image, spacing if is_array(image) else None, name)[0]
         for name, image in (("fixed", fixed), ("moving", moving))
     }
-    return PlacedTransform(composed(*parts), images["fixed"], images["moving"])
+    return PlacedTransform(read_transforms(path), images["fixed"], images["moving"])

@@ -2,16 +2,63 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import torch
+
 from warpzoo.files import FileError, reading
-from warpzoo.geometry.transforms import Composition, Transform
+from warpzoo.geometry.composition import composed
+from warpzoo.geometry.grid import Grid
+from warpzoo.geometry.transforms import Affine, Composition, DisplacementField, Transform
 from warpzoo.images.formats import SUFFIXES
+from warpzoo.images.image import Image
 from warpzoo.transforms.containers import HDF5, MATLAB, TEXT, read_itk_transforms
 from warpzoo.transforms.displacement_images import ITK_IMAGES, read_displacement_image
 from warpzoo.transforms.itk import from_itk
 
 KINDS = "an ITK transform (.tfm, .txt, .mat, .h5) or a displacement field (.nii.gz, .mha, .nrrd)"
+
+
+def read_transforms(names: str | Path | Sequence[str | Path]) -> Transform:
+    """One transform of one file or of several, joined by commas if they are one text, in the order in which points of
+    the fixed image go through them; matrices at the end become one matrix."""
+    paths = str(names).split(",") if isinstance(names, (str, Path)) else list(names)
+    parts = [read_transform(path) for path in paths]
+    if len({part.grid.dims for part in parts}) > 1:
+        dims = ", ".join(f"{path} {part.grid.dims}-D" for path, part in zip(paths, parts, strict=True))
+        raise FileError(f"transforms must have the same number of axes, got {dims}.")
+    return composed(*parts)
+
+
+def read_start(names: str | Path | Sequence[str | Path], fixed: Image, moving: Image) -> Transform:
+    """Transforms of files as one between two images: between volumes of one slice, which are 2-D, a 3-D one is taken in
+    their planes; a matrix stays a matrix."""
+    transform, dims = read_transforms(names), fixed.grid.dims
+    lifts = fixed.header.lift, moving.header.lift
+    if transform.grid.dims == 3 and lifts[0] is not None and lifts[1] is not None:
+        transform = in_plane(transform, fixed.grid, lifts[0], lifts[1])
+    if transform.grid.dims != dims:
+        shown = names if isinstance(names, (str, Path)) else ", ".join(map(str, names))
+        raise FileError(f"{shown} must be {dims}-D as {fixed.header.path} is, got a {transform.grid.dims}-D transform.")
+    return transform
+
+
+def in_plane(transform: Transform, grid: Grid, fixed_lift: np.ndarray, moving_lift: np.ndarray) -> Transform:
+    """A 3-D transform between the planes of two volumes of one slice; the heights that it leads to are dropped."""
+    lift, drop = torch.from_numpy(fixed_lift), torch.from_numpy(np.linalg.inv(moving_lift))
+    if isinstance(transform, Affine):
+        matrix = torch.eye(4, dtype=torch.float64)
+        matrix[:3] = transform.world_matrix()[0]
+        return Affine.from_world((drop @ matrix @ lift)[None, :2][:, :, [0, 1, 3]], grid)
+    voxels = grid.coordinates(torch.float64)
+    places = torch.cat([grid.to_world(voxels), torch.zeros(len(voxels), 1)], 1)
+    with torch.no_grad():
+        there = transform.world(places @ lift[:3, :3].mT + lift[:3, 3])[0]
+    reached = grid.to_voxels((there @ drop[:3, :3].mT + drop[:3, 3])[:, :2])
+    displacement = (reached - voxels).mT.reshape(1, 2, *grid.shape)
+    return DisplacementField(displacement.float(), grid)
 
 
 def read_transform(path: str | Path) -> Transform:

@@ -6,7 +6,7 @@ voxels of the fixed image, where it warps the same. Volumes of one slice get 3-D
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,16 +54,26 @@ def write_transform(path: str | Path, transform: Transform, fixed: Image, moving
     return write_itk_transforms(path, stored)
 
 
-def write_transforms(folder: str | Path, transform: Transform, fixed: Image, moving: Image) -> list[Path]:
+def write_transforms(
+    folder: str | Path,
+    transform: Transform,
+    fixed: Image,
+    moving: Image,
+    kinds: Collection[str] = ("transform", "displacement"),
+    prefix: str = "",
+) -> list[Path]:
     """The files of a registered pair: `transform.tfm` (affine) or `transform.h5` (dense), and `displacement.nii.gz`."""
-    folder = Path(folder)
+    folder, written = Path(folder), []
     displacement = physical_displacement(transform, fixed, moving)
     header = _header(fixed, moving)
-    if isinstance(transform, Affine):
-        written = write_transform(folder / "transform.tfm", transform, fixed, moving)
-    else:
-        written = write_itk_transforms(folder / "transform.h5", [itk_displacement(displacement, header.affine)])
-    return [written, write_displacement_image(folder / "displacement.nii.gz", displacement, header)]
+    if "transform" in kinds and isinstance(transform, Affine):
+        written.append(write_transform(folder / f"{prefix}transform.tfm", transform, fixed, moving))
+    elif "transform" in kinds:
+        dense = [itk_displacement(displacement, header.affine)]
+        written.append(write_itk_transforms(folder / f"{prefix}transform.h5", dense))
+    if "displacement" in kinds:
+        written.append(write_displacement_image(folder / f"{prefix}displacement.nii.gz", displacement, header))
+    return written
 
 
 def write_velocity(path: str | Path, transform: Velocity, fixed: Image) -> Path:

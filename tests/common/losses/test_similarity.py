@@ -386,15 +386,18 @@ def test_bad_input_is_named(loss: torch.nn.Module) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_lncc_wants_the_centre_of_a_window_in_the_mask(shape: tuple[int, ...]) -> None:
-    image, _ = pair(shape)
+def test_lncc_takes_the_windows_nearest_to_a_mask_without_a_centre(shape: tuple[int, ...]) -> None:
+    """Only in the item whose mask lies within half a window of the edge, and there the windows next to it."""
+    image, other = pair(shape)
     mask = torch.zeros(2, 1, *shape)
     mask[:, :, 2, ...] = mask[:, :, -3, ...] = 1  # the outermost centres of windows of five
     assert LNCCLoss(5)(image, image, mask).item() == pytest.approx(-1)
     mask[1, :, 2:-2] = 0
     mask[1, :, :2] = 1
-    with pytest.raises(ValueError, match="mask must have a voxel above 0 at the centre of a window of 5 voxels"):
-        LNCCLoss(5)(image, image, mask)
+    nearest = mask.clone()
+    nearest[1, :, 2:4] = 1  # two voxels further in: the first windows
+    expected = local_normalised_cross_correlation(image, other, 5, nearest)
+    torch.testing.assert_close(local_normalised_cross_correlation(image, other, 5, mask), expected)
 
 
 def test_bad_arguments_are_named() -> None:

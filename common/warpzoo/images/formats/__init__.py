@@ -1,7 +1,8 @@
 """Formats of image files, a module each, imported when a file of its format is met.
 
-`open_file(path, labels)` gives a `Source`. Formats that are written have `write(file, path, values, like)` for one
-image at once, `created(source, path, dtype)` for a file that is written part by part, or both.
+`open_file(path, labels, channels)` gives a `Source`; with `channels` a picture's colours are an axis of it. Formats
+that are written have `write(file, path, values, like)` for one image at once, `created(source, path, dtype)` for a file
+that is written part by part, or both.
 """
 
 from __future__ import annotations

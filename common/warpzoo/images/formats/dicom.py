@@ -12,7 +12,7 @@ from warpzoo.images.image import Header, from_lps
 from warpzoo.images.source import Source, colour
 
 
-def open_file(folder: Path, labels: bool = False) -> Source:
+def open_file(folder: Path, labels: bool = False, channels: bool = False) -> Source:
     import itk
 
     with reading(folder, "a folder with one DICOM series"):

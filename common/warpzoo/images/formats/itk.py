@@ -13,12 +13,12 @@ import numpy as np
 from warpzoo.files import FileError, reading
 from warpzoo.images.formats.nifti import AXES, write_values
 from warpzoo.images.image import Header, flip_lps, from_lps, to_lps, unknown_name
-from warpzoo.images.source import Source, Unpacked, check_size, several
+from warpzoo.images.source import Source, Unpacked, check_size
 
 KINDS = "NIfTI, MetaImage, NRRD, PNG, JPEG, TIFF, OME-Zarr or a folder with one DICOM series"
 
 
-def open_file(path: Path, labels: bool = False) -> Source:
+def open_file(path: Path, labels: bool = False, channels: bool = False) -> Source:
     import itk
 
     with reading(path, KINDS):
@@ -33,16 +33,16 @@ def open_file(path: Path, labels: bool = False) -> Source:
         shape = tuple(io.GetDimensions(axis) for axis in range(dims))
         while len(shape) > 3 and shape[-1] == 1:
             shape = shape[:-1]
-        if components > 1:
-            raise several(path, (*shape, components))
         stored = _component(io.GetComponentTypeAsString(io.GetComponentType()), io.GetComponentSize())
-        _check_header(path, shape, np.dtype(stored))
+        parts = (components,) if components > 1 else ()
+        _check_header(path, (*parts, *shape), np.dtype(stored))
         direction = np.array([[*io.GetDirection(axis)] for axis in range(dims)]).T
         affine = from_lps(direction, *([get(axis) for axis in range(dims)] for get in (io.GetSpacing, io.GetOrigin)))
     kept = [*range(min(3, dims)), dims]
     header = Header(path, shape[:3], affine[np.ix_(kept, kept)], np.dtype(stored))
-    stored_values = Unpacked(path, partial(_unpack, shape=shape[::-1], stored=stored))
-    return Source(header, AXES[: len(shape)], shape, tuple(range(len(header.shape))), stored_values)
+    whole, axes = (*parts, *shape), "C" * len(parts) + AXES[: len(shape)]
+    stored_values = Unpacked(path, partial(_unpack, shape=whole[::-1], stored=stored))
+    return Source(header, axes, whole, tuple(len(parts) + axis for axis in range(len(header.shape))), stored_values)
 
 
 def _unpack(path: Path, shape: tuple[int, ...], stored: str) -> np.ndarray:

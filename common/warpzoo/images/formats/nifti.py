@@ -18,7 +18,7 @@ AXES = "XYZTCQR"
 """Letters of the seven axes that a NIfTI can have; the format names the first four."""
 
 
-def open_file(path: Path, labels: bool = False) -> Source:
+def open_file(path: Path, labels: bool = False, channels: bool = False) -> Source:
     import nibabel
 
     with reading(path, "NIfTI"):
@@ -89,12 +89,14 @@ def write(file: Any, path: Path, values: np.ndarray, like: Header) -> None:
         image = kind(values, None, header, dtype=values.dtype)
     else:
         affine = np.eye(4)
-        dims = values.ndim
+        dims = len(like.shape)
         affine[:dims, :dims], affine[:dims, 3] = like.affine[:dims, :dims], like.affine[:dims, dims]
         image = nibabel.Nifti1Image(values, affine, dtype=values.dtype)
         image.set_sform(affine, 1)
         image.set_qform(affine, 1)
         image.header.set_xyzt_units("unknown" if like.pixels else "mm")
+    if values.ndim == 5:
+        image.header.set_intent("vector")
     image.header.set_data_dtype(values.dtype)
     image.header.set_slope_inter(1, 0)
     if path.name.lower().endswith(".gz"):

@@ -19,7 +19,7 @@ from warpzoo.images.formats import SUFFIXES
 from warpzoo.images.source import Source, in_pixels
 
 
-def open_file(path: Path, labels: bool = False) -> Source:
+def open_file(path: Path, labels: bool = False, channels: bool = False) -> Source:
     zarr = _zarr()
     with reading(path, "OME-Zarr"):
         group = zarr.open_group(path, mode="r")

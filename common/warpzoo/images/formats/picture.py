@@ -13,14 +13,17 @@ from warpzoo.images.image import Header, unknown_name
 from warpzoo.images.source import Source, Unpacked, colour, in_pixels
 
 
-def open_file(path: Path, labels: bool = False) -> Source:
+def open_file(path: Path, labels: bool = False, channels: bool = False) -> Source:
     from PIL import Image as Picture
     from PIL import ImageMode
 
     with reading(path, "a picture"), Picture.open(path) as picture:
         columns, rows = picture.size
         dtype = np.dtype(ImageMode.getmode(picture.mode).typestr)
+        colours = channels and (picture.mode == "P" or len(picture.getbands()) > 2)
     dtype = np.dtype(np.uint8) if dtype == np.bool_ else dtype
+    if colours:
+        return in_pixels(path, "YXS", (rows, columns, 3), dtype, Unpacked(path, _colours), None)
     return in_pixels(path, "YX", (rows, columns), dtype, Unpacked(path, partial(_unpack, labels=labels)), None)
 
 
@@ -36,6 +39,13 @@ def _unpack(path: Path, labels: bool) -> np.ndarray:
             raise colour(path)
         values = colours[..., 0]
     return values.astype(np.uint8) if values.dtype == np.bool_ else values
+
+
+def _colours(path: Path) -> np.ndarray:
+    from PIL import Image as Picture
+
+    with reading(path, "a picture"), Picture.open(path) as picture:
+        return np.asarray(picture.convert("RGB"))
 
 
 def write(file: Any, path: Path, values: np.ndarray, like: Header) -> None:

@@ -23,7 +23,7 @@ IN_MEMORY = 2**28
 """Bytes of a compressed file above which it is unpacked into a temporary file."""
 
 
-def open_file(path: Path, labels: bool = False) -> Source:
+def open_file(path: Path, labels: bool = False, channels: bool = False) -> Source:
     import tifffile
 
     with reading(path, "TIFF"), tifffile.TiffFile(path) as file:

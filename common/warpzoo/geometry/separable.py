@@ -6,14 +6,18 @@ import torch
 from torch import Tensor
 
 
+def along_axis(image: Tensor, matrix: Tensor, axis: int) -> Tensor:
+    """The image (batch, channels, *spatial) multiplied by a matrix (new, old) along one spatial axis."""
+    if axis == image.dim() - 3:
+        return image @ matrix.t()
+    before, after = list(image.shape[: 2 + axis]), list(image.shape[3 + axis :])
+    return torch.matmul(matrix, image.flatten(3 + axis)).reshape(before + [-1] + after)
+
+
 def along_axes(image: Tensor, matrices: list[Tensor]) -> Tensor:
     """The image (batch, channels, *spatial) multiplied by one matrix (new, old) along each spatial axis."""
     for axis in range(len(matrices)):
-        if axis == len(matrices) - 1:
-            image = image @ matrices[axis].t()
-        else:
-            before, after = list(image.shape[: 2 + axis]), list(image.shape[3 + axis :])
-            image = torch.matmul(matrices[axis], image.flatten(3 + axis)).reshape(before + [-1] + after)
+        image = along_axis(image, matrices[axis], axis)
     return image
 
 

@@ -6,71 +6,128 @@ grid parallel to the fixed one whose points lie where `warpzoo.geometry.bspline`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from math import prod
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from warpzoo.geometry.bspline import bspline_weights
 from warpzoo.geometry.grid import Grid, axis_positions
 from warpzoo.geometry.jacobian import corner_determinants
-from warpzoo.geometry.separable import along_axes, linear_weights
+from warpzoo.geometry.separable import along_axes, along_axis, linear_weights
 from warpzoo.geometry.transforms import BSpline, Transform, Velocity
 from warpzoo.geometry.velocity import integrate_velocity
 from warpzoo.losses import Diffusion, FoldingPenalty
+from warpzoo.losses.with_gradient import chunk_voxels
+from warpzoo.networks import central_gradient
 from warpzoo.registration.descent import Descent
 from warpzoo.registration.pyramid import ImagePyramid, Level, pyramid
 from warpzoo.registration.similarities import Similarity
 
-MOST_VOXELS = 2**22
+MOST_VOXELS = 2**23
 """Of the finest level; larger images are registered at a coarser one."""
 LEARNING_RATE = 0.1
-FINEST_SHARE = 0.7
+FINEST_LEARNING_RATE = 0.25
+"""At the finest level little is left to go wrong, and few iterations are affordable."""
+FINEST_SHARE = 0.5
 """Of the budget for the finest level, beside 1 for each of the others: its iterations take most of the time."""
-SMOOTHNESS = 0.3
+SMOOTHNESS = 0.2
 """Of what a level adds, not of what it starts from: noise is not followed, and large deformations cost nothing. As many
 times more as voxels are one: at a coarse level there is less to see and more to spoil."""
 NO_FOLDS = 10.0
 SQUARINGS = 5
+SMOOTHINGS = 1
+"""Of the direction in which the coefficients change."""
 
 
-class VelocityModel:
-    """A velocity every two voxels of the level; its flow is computed there and interpolated linearly in between."""
+class Model:
+    """A displacement by coefficients on a lattice, at one level."""
 
-    spacing = 2
+    spacing: int
+    """Voxels of the level between points of the lattice."""
 
     def __init__(self, lattice: Grid, level: Level) -> None:
-        positions = axis_positions(level.grid, lattice)
-        self.up = [linear_weights(at, size).to(level.fixed) for at, size in zip(positions, lattice.shape, strict=True)]
+        self.level = level
         self.unit = voxels_per(lattice, level.grid).to(level.fixed)
+        positions = axis_positions(level.grid, lattice)
+        both = [self.weights(at, size) for at, size in zip(positions, lattice.shape, strict=True)]
+        self.up = [up.to(level.fixed) for up, _ in both]
+        self.down = [(_smoothing(len(down)) @ down).to(level.fixed) for _, down in both]
 
-    def __call__(self, coefficients: Tensor) -> Tensor:
-        """The displacement on the level."""
-        return along_axes(integrate_velocity(at_lattice(coefficients), SQUARINGS), self.up) * self.unit
+    @staticmethod
+    def weights(positions: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        """Along an axis: what takes the values of `at_lattice` to positions on it, and, there and back, a change at the
+        positions to the coefficients."""
+        raise NotImplementedError
+
+    @staticmethod
+    def at_lattice(coefficients: Tensor) -> Tensor:
+        """What is interpolated for the displacement, in voxels of the lattice."""
+        return coefficients
 
     @staticmethod
     def folding(coefficients: Tensor) -> Tensor:
-        """A flow does not fold."""
+        """What folds cost."""
         return coefficients.new_zeros(())
 
     @staticmethod
     def transform(coefficients: Tensor, lattice: Grid, fixed: Grid) -> Transform:
-        return Velocity(at_lattice(coefficients).cpu(), lattice)
+        raise NotImplementedError
+
+    def __call__(self, coefficients: Tensor) -> Tensor:
+        """The displacement on the level."""
+        return along_axes(self.at_lattice(coefficients), self.up) * self.unit
+
+    def warped(self, coefficients: Tensor) -> Tensor:
+        """The moving image on the level."""
+        warped: Tensor = _Warped.apply(coefficients, self)
+        return warped
+
+    def agreement(self, coefficients: Tensor, similarity: Similarity, mask: Tensor | None) -> Tensor:
+        """The similarity, less what the landmarks are apart."""
+        value = similarity(self.level.fixed, self.warped(coefficients), mask)
+        return value if self.level.landmarks is None else value - self.level.apart(self(coefficients))
+
+    def slabs(self) -> Iterator[tuple[int, int]]:
+        """Some planes of the level at a time: few enough for the processor's caches."""
+        planes, rest = self.level.grid.shape[0], prod(self.level.grid.shape[1:])
+        depth = max(1, chunk_voxels(self.unit.device) // rest)
+        for first in range(0, planes, depth):
+            yield first, min(first + depth, planes)
 
 
-class FreeFormModel:
+class VelocityModel(Model):
+    """A velocity every two voxels of the level; its flow is computed there and interpolated linearly in between."""
+
+    spacing = 2
+
+    @staticmethod
+    def weights(positions: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        up = linear_weights(positions, size)
+        return up, (up @ _own_weights(size)).t()
+
+    @staticmethod
+    def at_lattice(coefficients: Tensor) -> Tensor:
+        return integrate_velocity(spline_at_lattice(coefficients), SQUARINGS)
+
+    @staticmethod
+    def transform(coefficients: Tensor, lattice: Grid, fixed: Grid) -> Transform:
+        return Velocity(spline_at_lattice(coefficients).cpu(), lattice)
+
+
+class FreeFormModel(Model):
     """Control points every four voxels of the level; folding costs."""
 
     spacing = 4
 
-    def __init__(self, lattice: Grid, level: Level) -> None:
-        self.up = _spline_weights(lattice, level.grid, level.fixed)
-        self.unit = voxels_per(lattice, level.grid).to(level.fixed)
-
-    def __call__(self, coefficients: Tensor) -> Tensor:
-        """The displacement on the level."""
-        return along_axes(coefficients, self.up) * self.unit
+    @staticmethod
+    def weights(positions: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        up = bspline_weights(positions, size, 3)
+        return up, up.t()
 
     @staticmethod
     def folding(coefficients: Tensor) -> Tensor:
@@ -88,11 +145,48 @@ class FreeFormModel:
             points = 0.95 * points
 
 
-Model = VelocityModel | FreeFormModel
+class _Warped(torch.autograd.Function):
+    """The moving image under a model; its gradient is that of a small displacement which comes before all others.
+
+    moving(φ(x + δ)) is warped(x + δ): the slope is that of the warped image, and the coefficients change as δ does, to
+    first order in what they are (Baker, Campbell and Hausdorff). That is as good a direction as the exact gradient,
+    and takes neither a second reading of the moving image nor a way back through the flow; and noise that the lattice
+    cannot follow is smoothed away.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, coefficients: Tensor, model: Model) -> Tensor:
+        lines = model.at_lattice(coefficients) * model.unit
+        for axis in range(1, len(model.up)):
+            lines = along_axis(lines, model.up[axis], axis)
+        level = model.level
+        warped = level.moving.new_empty(1, level.moving.shape[1], *level.grid.shape)
+        for first, last in model.slabs():
+            displacement = along_axis(lines, model.up[0][first:last], 0)
+            warped[:, :, first:last] = level.warped(displacement, first)
+        ctx.model = model
+        ctx.save_for_backward(warped)
+        return warped
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
+        (warped,), model = ctx.saved_tensors, ctx.model
+        lines = torch.zeros(())
+        for first, last in model.slabs():
+            low, high = max(first - 1, 0), min(last + 1, warped.shape[2])
+            force = torch.zeros(())
+            for channel in range(warped.shape[1]):
+                slope = central_gradient(warped[:, channel : channel + 1, low:high])[:, :, first - low :]
+                force = force + slope[:, :, : last - first] * upstream[:, channel : channel + 1, first:last]
+            lines = lines + along_axis(force, model.down[0][:, first:last], 0)
+        for axis in range(1, len(model.down)):
+            lines = along_axis(lines, model.down[axis], axis)
+        return lines * model.unit, None
 
 
 def deform(
-    kind: type[VelocityModel] | type[FreeFormModel],
+    kind: type[Model],
     pair: ImagePyramid,
     similarity: Similarity,
     descent: Descent,
@@ -100,16 +194,16 @@ def deform(
 ) -> Transform | None:
     """What is to come before the pair's start for a higher similarity at the finest level; None if nothing does."""
     steps = pyramid(pair.fixed_grid, MOST_VOXELS)[-levels if levels else 0 :]
-    lattice = lattice_of(pair.fixed_grid, [kind.spacing * one for one in steps[0]])
+    lattice = lattice_of(pair.fixed_grid, [round(kind.spacing * one) for one in steps[0]])
     coefficients = pair.fixed.new_zeros(1, lattice.dims, *lattice.shape)
     for step, share in zip(steps, _shares(len(steps)), strict=True):
         level, coarse = pair.level(step), lattice
-        lattice = lattice_of(pair.fixed_grid, [kind.spacing * one for one in step])
+        lattice = lattice_of(pair.fixed_grid, [round(kind.spacing * one) for one in step])
         coefficients = refined(coefficients, coarse, lattice)
         model = kind(lattice, level)
         mask = level.covered(model(coefficients))
-        descend(level, model, similarity, mask, SMOOTHNESS * max(step), coefficients, descent, share)
-    before, after = (agreement(level, model(at), similarity, mask) for at in (0 * coefficients, coefficients))
+        descend(model, similarity, mask, SMOOTHNESS * max(step), coefficients, descent, share)
+    before, after = (model.agreement(at, similarity, mask) for at in (0 * coefficients, coefficients))
     return kind.transform(coefficients, lattice, pair.fixed_grid) if bool(after > before) else None
 
 
@@ -127,8 +221,8 @@ def refine_spline(
         level = pair.level(step)
         model = FreeFormModel(lattice, level)
         mask = level.covered(model(coefficients))
-        descend(level, model, similarity, mask, SMOOTHNESS * coarseness, coefficients, descent, share)
-    before, after = (agreement(level, model(at), similarity, mask) for at in (known, coefficients))
+        descend(model, similarity, mask, SMOOTHNESS * coarseness, coefficients, descent, share)
+    before, after = (model.agreement(at, similarity, mask) for at in (known, coefficients))
     if not bool(after > before):
         return spline
     known, change = (known * unit).cpu(), ((coefficients - known) * unit).cpu()
@@ -140,13 +234,7 @@ def refine_spline(
         change = 0.95 * change
 
 
-def agreement(level: Level, displacement: Tensor, similarity: Similarity, mask: Tensor | None) -> Tensor:
-    """The similarity under a displacement, less what the landmarks are apart."""
-    return similarity(level.fixed, level.warped(displacement), mask) - level.apart(displacement)
-
-
 def descend(
-    level: Level,
     model: Model,
     similarity: Similarity,
     mask: Tensor | None,
@@ -160,9 +248,10 @@ def descend(
 
     def loss() -> Tensor:
         cost = smoothness * Diffusion()(coefficients - known) + NO_FOLDS * model.folding(coefficients)
-        return cost - agreement(level, model(coefficients), similarity, mask).sum()
+        return cost - model.agreement(coefficients, similarity, mask).sum()
 
-    descent.minimise(loss, [coefficients.requires_grad_(True)], LEARNING_RATE, until)
+    rate = FINEST_LEARNING_RATE if until == 1 else LEARNING_RATE
+    descent.minimise(loss, [coefficients.requires_grad_(True)], rate, until)
     coefficients.requires_grad_(False)
 
 
@@ -184,7 +273,7 @@ def lattice_of(grid: Grid, spacing: Sequence[int]) -> Grid:
     return Grid([-(-size // one) for size, one in zip(grid.shape, spacing, strict=True)], grid.affine @ matrix)
 
 
-def at_lattice(coefficients: Tensor) -> Tensor:
+def spline_at_lattice(coefficients: Tensor) -> Tensor:
     """The spline at its own lattice points."""
     return along_axes(coefficients, [_own_weights(size).to(coefficients) for size in coefficients.shape[2:]])
 
@@ -204,11 +293,13 @@ def voxels_per(source: Grid, target: Grid) -> Tensor:
     return torch.tensor(np.array(source.spacing) / target.spacing).view(-1, *[1] * source.dims)
 
 
-def _spline_weights(lattice: Grid, grid: Grid, like: Tensor) -> list[Tensor]:
-    """What takes coefficients on a lattice to the spline at the voxels of a grid, axis by axis."""
-    positions = axis_positions(grid, lattice)
-    return [bspline_weights(at, size, 3).to(like) for at, size in zip(positions, lattice.shape, strict=True)]
-
-
 def _own_weights(count: int) -> Tensor:
     return bspline_weights(torch.arange(count, dtype=torch.float64), count, 3)
+
+
+def _smoothing(count: int) -> Tensor:
+    """The matrix of SMOOTHINGS means of each point (twice) and its neighbours."""
+    once = 0.5 * torch.eye(count, dtype=torch.float64)
+    for shift in (-1, 1):
+        once[torch.arange(count), (torch.arange(count) + shift).clamp(0, count - 1)] += 0.25
+    return torch.linalg.matrix_power(once, SMOOTHINGS)

@@ -13,7 +13,7 @@ from warpzoo.geometry.grid import Grid, are_parallel
 from warpzoo.geometry.transforms import Affine, BSpline, Transform
 from warpzoo.images.image import Image
 from warpzoo.registration.budget import Budget
-from warpzoo.registration.deformation import FreeFormModel, VelocityModel, deform, refine_spline
+from warpzoo.registration.deformation import FreeFormModel, Model, VelocityModel, deform, refine_spline
 from warpzoo.registration.descent import Descent
 from warpzoo.registration.guidance import Guidance
 from warpzoo.registration.label_maps import are_labels, as_channels
@@ -22,7 +22,7 @@ from warpzoo.registration.placement import place
 from warpzoo.registration.pyramid import ImagePyramid
 from warpzoo.registration.similarities import SIMILARITIES, check_similarity
 
-DEFORMATIONS: dict[str, type[VelocityModel] | type[FreeFormModel]] = {"ffd": FreeFormModel, "svf": VelocityModel}
+DEFORMATIONS: dict[str, type[Model]] = {"ffd": FreeFormModel, "svf": VelocityModel}
 USUAL = {"rigid": "ncc", "affine": "ncc", "ffd": "lncc", "svf": "lncc"}
 """The similarity that each method maximises if none is named."""
 OF_LABELS = "mse"

@@ -143,7 +143,7 @@ def similarity_of(world: Tensor, level: Level, similarity: Similarity) -> Tensor
     homogeneous = torch.cat([world, torch.eye(world.shape[2], dtype=world.dtype)[-1:].expand(len(world), 1, -1)], 1)
     own = torch.tensor(level.grid.affine)
     matrix = (torch.linalg.inv(own) @ homogeneous @ own)[:, :-1].to(level.fixed)
-    voxels = level.voxels.flatten(2)
+    voxels = level.voxels().flatten(2)
     points = (matrix[:, :, :-1] @ voxels + matrix[:, :, -1:]).unflatten(2, level.grid.shape)
     if level.field is not None:
         points = points + sample(level.field.expand(len(points), *level.field.shape[1:]), points)

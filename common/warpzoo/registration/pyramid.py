@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from math import prod
+from math import ceil, prod
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from warpzoo.geometry.composition import split
 from warpzoo.geometry.grid import Grid
-from warpzoo.geometry.sampling import displacement_at, inside_of, sample, voxel_coordinates, warp
+from warpzoo.geometry.sampling import displacement_at, inside_of, sample, sample_unchecked, voxel_coordinates
 from warpzoo.geometry.separable import along_axes
 from warpzoo.geometry.transforms import Transform
 from warpzoo.registration.guidance import Guidance
@@ -53,7 +53,7 @@ class ImagePyramid:
         field, self.world = split(start, fixed_grid.dims)
         self.field = None if field is None else field.field(fixed_grid).detach().to(self.fixed)
 
-    def level(self, steps: Sequence[int]) -> Level:
+    def level(self, steps: Sequence[float]) -> Level:
         """The pair with so many voxels of the fixed image in one along each axis, the moving one about as coarse."""
         grid = coarser(self.fixed_grid, steps)
         moving_grid = coarser(self.moving_grid, steps_to(self.moving_grid, min(grid.spacing)))
@@ -111,29 +111,33 @@ class Level:
         self.fixed, self.grid, self.moving, self.matrix, self.field = fixed, grid, moving, matrix, field
         self.fixed_mask, self.moving_mask = fixed_mask, moving_mask
         self.linear = torch.tensor(matrix[:-1, :-1]).to(fixed)
-        self.same = fixed.shape == moving.shape and np.allclose(matrix, np.eye(len(matrix)), atol=1e-4)
-        self.voxels = voxel_coordinates(list(grid.shape), fixed.dtype, fixed.device)[None]
-        self.unmoved = self.moved(self.voxels)
+        self.same = np.allclose(matrix, np.eye(len(matrix)), atol=1e-4)
+
+    def voxels(self, first: int = 0, last: int | None = None) -> Tensor:
+        """The coordinates of the voxels of some planes, (1, dims, *shape); of all by default."""
+        planes = (self.grid.shape[0] if last is None else last) - first
+        voxels = voxel_coordinates([planes, *self.grid.shape[1:]], self.fixed.dtype, self.fixed.device)
+        voxels[0] += first
+        return voxels[None]
 
     def moved(self, points: Tensor) -> Tensor:
         """Points (batch, dims, *any) in voxels of the level through its matrix."""
+        if self.same:
+            return points
         shift = torch.tensor(self.matrix[:-1, -1]).to(points)
         return (torch.matmul(self.linear, points.flatten(2)) + shift[:, None]).reshape(points.shape)
 
-    def total(self, displacement: Tensor) -> Tensor:
-        """The displacement (batch, dims, *shape), followed by the start."""
-        return displacement if self.field is None else displacement + warp(self.field, displacement)
+    def coordinates(self, displacement: Tensor, first: int = 0) -> Tensor:
+        """Where voxels lie in the moving image, (batch, dims, *shape), by the displacement, followed by the start, of
+        the planes from `first` on."""
+        points = self.voxels(first, first + displacement.shape[2]) + displacement
+        if self.field is not None:
+            points = points + sample_unchecked(self.field, points)
+        return self.moved(points)
 
-    def coordinates(self, displacement: Tensor) -> Tensor:
-        """Where the voxels lie in the moving image, (batch, dims, *shape)."""
-        total = self.total(displacement)
-        return self.unmoved + torch.matmul(self.linear, total.flatten(2)).reshape(total.shape)
-
-    def warped(self, displacement: Tensor) -> Tensor:
-        """The moving image on the fixed grid; its edge is repeated."""
-        if self.same:
-            return warp(self.moving, self.total(displacement))
-        return sample(self.moving, self.coordinates(displacement))
+    def warped(self, displacement: Tensor, first: int = 0) -> Tensor:
+        """The moving image on the fixed grid, in the planes from `first` on; its edge is repeated."""
+        return sample_unchecked(self.moving, self.coordinates(displacement, first))
 
     def covered(self, displacement: Tensor) -> Tensor | None:
         """Which voxels are compared, (1, 1, *shape) of 0 and 1; None if all are."""
@@ -178,22 +182,27 @@ class Level:
         return min(own, float(self.moving_mask.sum() / torch.linalg.det(self.linear.double()).abs()))
 
 
-def pyramid(grid: Grid, most: int) -> list[list[int]]:
+def pyramid(grid: Grid, most: int) -> list[list[float]]:
     """How many voxels become one along each axis, level by level, from the coarsest to one of at most `most` voxels.
 
-    Each level halves the sides that are finest in the world, down to `SMALLEST_SIDE` voxels.
+    That one has the image's own resolution if the image is not larger, else just as much a coarser one as makes up for
+    it. Each level above halves the sides that are finest in the world, down to `SMALLEST_SIDE` voxels.
     """
-    levels: list[list[int]] = []
     target = min(grid.spacing)
-    while not levels or any(
-        size // step >= 2 * SMALLEST_SIDE for size, step in zip(grid.shape, levels[-1], strict=True)
-    ):
-        steps = steps_to(grid, target)
-        if not levels or steps != levels[-1]:
-            levels.append(steps)
+    while True:
+        finest = [max(1.0, target / spacing) for spacing in grid.spacing]
+        excess = prod(coarser(grid, finest).shape) / most
+        if excess <= 1:
+            break
+        target *= max(1.01, excess ** (1 / grid.dims))
+    base, levels = coarser(grid, finest), [finest]
+    target = min(base.spacing)
+    while any(size / step >= 2 * SMALLEST_SIDE for size, step in zip(grid.shape, levels[-1], strict=True)):
         target *= 2
-    fine = [steps for steps in levels if prod(coarser(grid, steps).shape) <= most]
-    return (fine or levels[-1:])[::-1]
+        steps = [one * more for one, more in zip(finest, steps_to(base, target), strict=True)]
+        if steps != levels[-1]:
+            levels.append(steps)
+    return levels[::-1]
 
 
 def steps_to(grid: Grid, target: float) -> list[int]:
@@ -207,8 +216,8 @@ def steps_to(grid: Grid, target: float) -> list[int]:
     return steps
 
 
-def coarser(grid: Grid, steps: Sequence[int]) -> Grid:
-    return grid.resized([-(-size // step) for size, step in zip(grid.shape, steps, strict=True)])
+def coarser(grid: Grid, steps: Sequence[float]) -> Grid:
+    return grid.resized([ceil(size / step - 1e-6) for size, step in zip(grid.shape, steps, strict=True)])
 
 
 def shrink(image: Tensor, shape: Sequence[int]) -> Tensor:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from scipy import ndimage
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from warpzoo.geometry.composition import composed
 from warpzoo.geometry.grid import Grid
@@ -17,11 +20,13 @@ from warpzoo.geometry.transforms import Affine, Composition, DisplacementField, 
 from warpzoo.images.image import Image, read_image
 from warpzoo.losses import LNCCLoss, local_normalised_cross_correlation
 from warpzoo.metrics import folding
+from warpzoo.registration import deformation
 from warpzoo.registration.budget import Budget
+from warpzoo.registration.deformation import FreeFormModel, VelocityModel, lattice_of
 from warpzoo.registration.descent import Descent
 from warpzoo.registration.network import adapted
 from warpzoo.registration.optimisation import optimise
-from warpzoo.registration.pyramid import pyramid, shrink
+from warpzoo.registration.pyramid import ImagePyramid, coarser, pyramid, shrink
 from warpzoo.training.objectives import RegistrationObjective
 
 from .conftest import oblique, save, smooth
@@ -206,7 +211,34 @@ def test_affine_maps_become_one() -> None:
 def test_the_pyramid_halves_what_is_fine() -> None:
     assert pyramid(Grid((64, 48)), 10**6) == [[8, 4], [4, 4], [2, 2], [1, 1]]
     assert pyramid(Grid((128, 128, 12), np.diag([1.0, 1, 4, 1])), 10**6)[-3:] == [[4, 4, 1], [2, 2, 1], [1, 1, 1]]
-    assert pyramid(Grid((64, 64)), 1100)[-1] == [2, 2]
+
+
+def test_the_finest_level_depends_smoothly_on_the_size() -> None:
+    most, grids = 10**6, [Grid([size] * 3) for size in range(80, 240, 5)]
+    counts = [math.prod(coarser(grid, pyramid(grid, most)[-1]).shape) for grid in grids]
+    assert counts[:5] == [math.prod(grid.shape) for grid in grids[:5]]
+    assert all(0.94 * most < count <= most for count in counts[5:])
+
+
+@pytest.mark.parametrize("kind", [VelocityModel, FreeFormModel])
+@pytest.mark.parametrize("shape", [(90, 70), (40, 36, 44)])
+def test_a_model_warps_in_slabs_and_says_where_to_go(kind: type, shape: tuple[int, ...], monkeypatch) -> None:
+    monkeypatch.setattr(deformation, "chunk_voxels", lambda device: 5 * math.prod(shape[1:]))
+    torch.manual_seed(0)
+    grid, coarse = Grid(shape), [size // 6 for size in shape]
+    images = [F.interpolate(torch.rand(1, 1, *coarse), shape, mode="bilinear" if len(shape) == 2 else "trilinear")] * 2
+    level = ImagePyramid(images[0], grid, images[1] + 0.1 * images[0] ** 2, grid).level([1.0] * len(shape))
+    lattice = lattice_of(grid, [kind.spacing] * len(shape))
+    model = kind(lattice, level)
+    coefficients = (0.3 * torch.randn(1, len(shape), *lattice.shape)).requires_grad_(True)
+    warped = model.warped(coefficients)
+    places = np.indices(shape) + model(coefficients).detach()[0].numpy()
+    expected = ndimage.map_coordinates(level.moving[0, 0].numpy(), places, order=1, mode="nearest")
+    np.testing.assert_allclose(warped.detach()[0, 0], expected, atol=1e-4)
+    target = level.fixed
+    found = torch.autograd.grad((warped - target).square().sum(), coefficients)[0]
+    exact = torch.autograd.grad((level.warped(model(coefficients)) - target).square().sum(), coefficients)[0]
+    assert float(F.cosine_similarity(found.flatten(), exact.flatten(), dim=0)) > 0.7
 
 
 def test_shrinking_takes_means() -> None:

@@ -23,7 +23,17 @@ _WAYS_OUT = {
 
 
 class FileError(ValueError):
-    """A file that cannot be read or written: one sentence that names it, what is wrong and the way out."""
+    """A file that cannot be read or written: one sentence that names it, what is wrong and the way out.
+
+    What it quotes of a file may hold anything; control characters do not get into the terminal.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(one if one.isprintable() else "\ufffd" for one in message))
+
+
+class TooLargeError(FileError):
+    """A file whose content is more than fits into memory."""
 
 
 @contextmanager
@@ -50,19 +60,53 @@ def whole_file(path: str | Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def check_kind(path: Path) -> None:
+    """That what is there is a file or a folder: a pipe or a device may wait or never end."""
+    if os.path.exists(path) and not path.is_file() and not path.is_dir():
+        raise FileError(f"{path} is a pipe or a device; it must be a file: save what it gives as one.")
+
+
+def check_kinds_below(folder: Path) -> int:
+    """That there are files and folders only, as `check_kind` has it; returns how many bytes the files have."""
+    size, waiting = 0, [str(folder)]
+    while waiting:
+        with os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
+                elif entry.is_file():
+                    size += entry.stat().st_size
+                else:
+                    check_kind(Path(entry.path))
+    return size
+
+
+def shortened(text: str, length: int = 80) -> str:
+    """What a message quotes of a file."""
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
 @contextmanager
 def reading(path: str | Path, what: str) -> Iterator[None]:
-    """Turns any exception of a library about a broken file into one FileError; `what` is the expected kind of file."""
+    """Turns any exception of a library about a broken file into one FileError; `what` is the expected kind of file.
+
+    What would wait or never end, such as a pipe, is not opened.
+    """
     path = Path(path)
-    if not path.exists():
-        raise FileError(f"{path} does not exist; it must be {what}.")
+    if not os.path.exists(path):  # False for a name that is too long as well
+        raise FileError(f"{shortened(str(path), 400)} does not exist; it must be {what}.")
+    check_kind(path)
+    if not os.access(path, os.R_OK):
+        raise FileError(f"{path} cannot be read: no permission; change it or copy the file.")
     try:
         yield
-    except (FileError, MemoryError):
+    except FileError:
         raise
+    except MemoryError as error:
+        raise TooLargeError(
+            f"{path} takes more memory than there is; crop or downsample it, or export it again if its header is wrong."
+        ) from error
     except Exception as error:
-        if isinstance(error, PermissionError):
-            raise FileError(f"{path} cannot be read: no permission; change it or copy the file.") from error
         reason = " ".join(str(error).split())[-300:] or type(error).__name__
         raise FileError(
             f"{path} cannot be read as {what} ({reason}); it is damaged, incomplete or of another kind: "

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from warpzoo.denoising.patches import Patches
 from warpzoo.denoising.stacks import Stack
@@ -75,7 +76,7 @@ def little_to_learn_from(stack: Stack, patch: int | Sequence[int]) -> Iterator[F
 def other_intensities(stack: Stack, weights: Path) -> Iterator[Finding]:
     """A warning if an image's intensities differ from those that the weights were trained with."""
     state = read_weights(weights)
-    if not {"mean", "deviation"} <= state.keys():
+    if not all(isinstance(state.get(name), Tensor) and state[name].numel() == 1 for name in ("mean", "deviation")):
         return  # weights of another network are refused when they are loaded into it
     mean, deviation = float(state["mean"]), float(state["deviation"])
     sample = Patches([stack], WINDOW).sample(64)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from warpzoo.files import FileError, whole_file
+from warpzoo.files import FileError, TooLargeError, whole_file
 from warpzoo.geometry.grid import Grid
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def read_image(
     try:
         values = source.channels() if channels else source.frame(time, channel)[None]
         array = _to_tensor(header.path, values, labels)
-    except MemoryError as error:
+    except (MemoryError, TooLargeError) as error:
         gigabytes = np.prod(source.shape, dtype=float) * header.dtype.itemsize / 1e9
         raise FileError(
             f"{path} has {by(source.shape)} {header.dtype} values ({gigabytes:.3g} GB), more than fit into memory; "

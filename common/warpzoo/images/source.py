@@ -17,15 +17,19 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from warpzoo.files import FileError
+from warpzoo.files import FileError, reading
 from warpzoo.images.image import Header, by, flip_lps, write_image
 
 Index = tuple[int | slice, ...]
 
 KEPT_BYTES = 2**31
 """Of files that were unpacked as a whole, what is kept in memory to read more of them from."""
+SHORTEST = 1e-12
+"""Millimetres that a voxel's side must have; squares of shorter ones may vanish."""
 DEFLATE_RATIO = 1032
 """No file compressed by deflate unpacks to more than this many times its size."""
+MOST_PACKED = 2**16
+"""Nor by any other method in use: zstd packs a constant 32,768 to 1, and parts that are zero may be left out."""
 
 
 class Stored(Protocol):
@@ -41,7 +45,8 @@ class OnDisk:
         self.path, self.dtype, self.offset, self.shape = path, dtype, offset, shape
 
     def __getitem__(self, index: Any) -> np.ndarray:
-        return np.asarray(np.memmap(self.path, self.dtype, "r", self.offset, self.shape)[index])
+        with reading(self.path, "an image"):
+            return np.asarray(np.memmap(self.path, self.dtype, "r", self.offset, self.shape)[index])
 
     def __setitem__(self, index: Any, values: np.ndarray) -> None:
         mapped = np.memmap(self.path, self.dtype, "r+", self.offset, self.shape)
@@ -93,6 +98,19 @@ class Source:
     stored: Stored
     details: Any = None
 
+    def __post_init__(self) -> None:
+        path, linear = self.header.path, self.header.affine[:-1, :-1]
+        if min(self.shape) < 1:
+            raise FileError(f"{path} must have sides of 1 voxel or more, got {by(self.shape)}.")
+        with np.errstate(all="ignore"):
+            volume, sides = abs(np.linalg.det(linear)), np.linalg.norm(linear, axis=0)
+            invertible = sides.min() > SHORTEST and 1e-6 * np.prod(sides) < volume < np.inf
+        if not invertible or not np.isfinite(self.header.affine).all():
+            raise FileError(
+                f"{path} has a header whose matrix from voxels to millimetres cannot be inverted; "
+                f"repair its spacing and directions."
+            )
+
     def read(self, index: Index) -> np.ndarray:
         """The part at an index of all axes, x first; a whole number takes its axis away."""
         return np.asarray(self.stored[index[::-1]]).T
@@ -141,6 +159,8 @@ def in_pixels(path: Path, axes: str, shape: Sequence[int], dtype: np.dtype, stor
 
     An axis that is neither time, channel nor sample and has more than one place is the third of space.
     """
+    if len(axes) != len(shape):
+        raise FileError(f"{path} must have as many axes as its values, got {axes} of {by(shape)}.")
     axes, shape = axes[::-1], tuple(shape)[::-1]
     spatial = [number for letter in "XY" if (number := axes.find(letter)) >= 0]
     if len(spatial) < 2:
@@ -203,11 +223,18 @@ def colour(path: Path) -> FileError:
     )
 
 
-def check_size(path: Path, shape: Sequence[int], dtype: np.dtype, offset: int = 0, ratio: int = 1) -> None:
-    """That the file can hold what its header declares, before memory is taken for it; `ratio` is the compression's."""
-    declared, size = int(np.prod(shape, dtype=object)) * dtype.itemsize + offset, path.stat().st_size
+def check_size(
+    path: Path, shape: Sequence[int], dtype: np.dtype, offset: int = 0, ratio: int = 1, size: int | None = None
+) -> None:
+    """That the file can hold what its header declares, before memory is taken for it; `ratio` is the compression's.
+
+    `size` is that of the values where they are in other files.
+    """
+    size = path.stat().st_size if size is None else size
+    declared = int(np.prod(shape, dtype=object)) * dtype.itemsize + offset
     if declared > ratio * size:
+        values, total = (str(one) if len(str(one)) < 40 else "too many" for one in (by(shape), declared))
         raise FileError(
-            f"{path} is incomplete or has a wrong header: it declares {by(shape)} {dtype.name} values ({declared} "
+            f"{path} is incomplete or has a wrong header: it declares {values} {dtype.name} values ({total} "
             f"bytes), the file has {size} bytes: copy or export it again."
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import fuse_conv_bn_eval
+
+from warpzoo.files import FileError, shortened
 
 MADE_WITH = "made_with_"
 """What the name of an architecture's tag starts with."""
@@ -33,14 +36,22 @@ def read_weights(path: str | Path) -> dict[str, Any]:
     """The plain state dict in a file, without running any code; a missing or damaged file is a ValueError that names
     it."""
     if not Path(path).is_file():
-        state = "is a folder" if Path(path).is_dir() else "does not exist"
-        raise ValueError(f"{path} {state}: the network has no weights. Train some, or give the file by `weights`.")
+        problem = "is a folder" if Path(path).is_dir() else "does not exist"
+        raise FileError(f"{path} {problem}: the network has no weights. Train some, or give the file by `weights`.")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if sum(record.file_size for record in archive.infolist()) > Path(path).stat().st_size:
+                    raise ValueError("compressed records")  # torch writes none; they may unpack to any size
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(f"{path} cannot be read as weights ({type(error).__name__}); it may be damaged.") from error
+        raise FileError(f"{path} cannot be read as weights ({type(error).__name__}); it may be damaged.") from error
     state = state.get("network", state) if isinstance(state, dict) else {}
-    return state if isinstance(state, dict) else {}
+    state = state if isinstance(state, dict) else {}
+    for name, values in state.items():
+        if isinstance(values, torch.Tensor) and not _is_plain(values):
+            raise _no_numbers(path, name)
+    return state
 
 
 def load_weights(path: str | Path, network: nn.Module) -> None:
@@ -48,7 +59,7 @@ def load_weights(path: str | Path, network: nn.Module) -> None:
     state = read_weights(path)
     own = network.state_dict()
     differing = sorted(
-        name
+        str(name)
         for name in own.keys() | state.keys()
         if getattr(own.get(name), "shape", 0) != getattr(state.get(name), "shape", 1)
     )
@@ -57,17 +68,33 @@ def load_weights(path: str | Path, network: nn.Module) -> None:
         theirs, ours = (
             ", ".join(sorted(name.removeprefix(MADE_WITH).replace("_", " ") for name in one)) for one in made
         )
-        raise ValueError(
+        raise FileError(
             f"{path} holds the weights of another network: it was trained with other choices ({theirs}) than the "
             f"configuration has ({ours}). All variants that it was trained with must be given, joined by commas."
         )
     if differing:
         telling = min(differing, key=lambda name: name not in state)
-        raise ValueError(
+        raise FileError(
             f"{path} holds the weights of another network: {len(differing)} parameters are missing, extra or of "
-            f"another shape, such as {telling}. Use the configuration (variant) it was trained with."
+            f"another shape, such as {shortened(telling)}. Use the configuration (variant) it was trained with."
         )
+    for name, values in state.items():
+        if not values.isfinite().all():
+            raise _no_numbers(path, name)
     network.load_state_dict(state)
+
+
+def _is_plain(values: torch.Tensor) -> bool:
+    """Whether a tensor's numbers are all there, and real."""
+    there = values.layout == torch.strided and values.device.type == "cpu"
+    return there and not values.is_quantized and not values.is_complex()
+
+
+def _no_numbers(path: str | Path, name: Any) -> FileError:
+    return FileError(
+        f"{path} holds no finite real numbers as {shortened(str(name))}; it is damaged, or its training "
+        f"went astray: train again."
+    )
 
 
 def fold_norms(network: nn.Module) -> nn.Module:

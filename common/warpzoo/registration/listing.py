@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from warpzoo.files import reading
+from warpzoo.files import FileError, reading, shortened
 from warpzoo.images.image import Image, read_image
 from warpzoo.registration.guidance import Guidance
 from warpzoo.registration.pair import Companions
@@ -65,7 +65,8 @@ def _read_pairs(path: Path) -> list[dict[str, Any]]:
     unknown = [name for name in columns if name not in COLUMNS]
     kind = registered(dict.fromkeys(columns))
     if f"fixed{kind}" not in columns or f"moving{kind}" not in columns or unknown:
-        raise ValueError(f"{path} has the columns {columns}; it must have fixed and moving, and may have {COLUMNS}.")
+        got = shortened(", ".join(columns))
+        raise FileError(f"{path} has the columns {got}; it must have fixed and moving, and may have {COLUMNS}.")
     listed: dict[str, dict[str, Any]] = {}
     for number, row in enumerate(rows, start=1):
         where = f"{path}, row {number}: "
@@ -73,7 +74,9 @@ def _read_pairs(path: Path) -> list[dict[str, Any]]:
             raise ValueError(f"{where}it has more fields than there are columns; quote names that hold a comma.")
         name = re.sub(r"[^\w.-]+", "_", row.get("id") or str(number)).lstrip(".") or str(number)
         if name in listed:
-            raise ValueError(f"{where}the id {name!r} was there before; each pair gets a folder of its own by it.")
+            raise FileError(
+                f"{where}the id {shortened(name)!r} was there before; each pair gets a folder of its own by it."
+            )
         files = {
             column: _named(path.parent, column, row[column]) for column in columns if column != "id" and row[column]
         }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from warpzoo.files import FileError, reading, shortened
 from warpzoo.images.formats import SUFFIXES
 
 Record = dict[str, Any]
@@ -59,11 +61,9 @@ def images_in_folder(folder: Path, pattern: str = "*", labels: str | Path | None
 def images_in_list(path: Path) -> list[Record]:
     """A CSV with a header or a JSON list of objects: `image` and optionally `id`, `group`, `subject`, `label`;
     paths may be relative to the list."""
-    with open(path, newline="", encoding="utf-8-sig") as file:  # a spreadsheet's CSV may start with a byte-order mark
-        try:
-            rows = json.load(file) if path.suffix == ".json" else list(csv.DictReader(file))
-        except (json.JSONDecodeError, csv.Error, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} cannot be read as {path.suffix[1:].upper()}: {error}.") from error
+    kind = path.suffix[1:].upper()
+    with reading(path, kind), open(path, newline="", encoding="utf-8-sig") as file:  # a CSV may start with such a mark
+        rows = json.load(file) if kind == "JSON" else list(csv.DictReader(file))
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError(f'{path} must be a list of objects, such as [{{"image": "a.nii.gz"}}, …].')
     if not rows:
@@ -72,14 +72,14 @@ def images_in_list(path: Path) -> list[Record]:
     for number, row in enumerate(rows):
         filled = {key: str(value) for key, value in row.items() if key and value not in (None, "")}
         if "image" not in filled:
-            raise ValueError(f"{path}, entry {number + 1}: no `image`; it has {sorted(filled)}.")
+            raise FileError(f"{path}, entry {number + 1}: no `image`; it has {shortened(str(sorted(filled)))}.")
         name = filled.get("id", filled["image"])
         record: Record = {"id": name, "group": filled.get("group", ""), "subject": filled.get("subject", name)}
         for key in ("image", "label"):
             if key in filled:
                 record[key] = path.parent / filled[key]
-                if not record[key].is_file():
-                    raise ValueError(f"{path}, entry {number + 1}: {record[key]} does not exist.")
+                if not os.path.isfile(record[key]):  # False for a name that is too long as well
+                    raise FileError(f"{path}, entry {number + 1}: {shortened(str(record[key]), 400)} does not exist.")
         records.append(record)
     return records
 
@@ -98,18 +98,18 @@ def images_in_archive(
     `subject` name the arrays (count,) whose values tell groups and subjects apart. `where` keeps the entries whose
     array has one of the values.
     """
-    with np.load(path) as archive:
+    with reading(path, "an .npz of arrays"), np.load(path) as archive:
         if not images and len(archive.files) > 1:
-            raise ValueError(
+            raise FileError(
                 f"{path} has the arrays {', '.join(archive.files)}; `images` must name those that are images."
             )
         images = images or archive.files
         names = [*images, *labels, *group, *([subject] if subject else []), *(where or {})]
         missing = [name for name in names if name not in archive]
         if missing:
-            raise ValueError(f"{path} has no array {', '.join(missing)}; it has {', '.join(archive.files)}.")
+            raise FileError(f"{path} has no array {', '.join(missing)}; it has {', '.join(archive.files)}.")
         arrays = {name: archive[name] for name in dict.fromkeys(names)}
-    counts = {name: len(array) for name, array in arrays.items()}
+        counts = {name: len(array) for name, array in arrays.items()}
     if len(set(counts.values())) > 1 or len(labels) not in (0, len(images)):
         raise ValueError(
             f"{path} has arrays of {counts} entries, {len(images)} of images and {len(labels)} of labels; each "

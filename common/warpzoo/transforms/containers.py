@@ -11,15 +11,19 @@ from pathlib import Path
 
 import numpy as np
 
-from warpzoo.files import FileError, whole_file
-from warpzoo.images.source import check_size
+from warpzoo.files import FileError, shortened, whole_file
+from warpzoo.images.source import DEFLATE_RATIO, check_size
 from warpzoo.transforms.itk import ItkTransform
 
 TEXT = (".tfm", ".txt", ".xfm")
 HDF5 = (".h5", ".hdf5", ".hdf")
 MATLAB = (".mat",)
-MOST_PACKED = 1100
-"""Bytes that one byte of a file may stand for: deflate packs zeros 1032 to 1."""
+MATLAB_TYPES = {
+    number.to_bytes(4, "little" if order == "<" else "big"): f"{order}{kind}"
+    for order, thousands in (("<", 0), (">", 1000))
+    for kind, number in (("f8", thousands), ("f4", thousands + 10))
+}
+"""How a matrix of real numbers begins in a Matlab file of version 4, with their type."""
 
 
 def read_itk_transforms(path: Path) -> list[ItkTransform]:
@@ -68,15 +72,19 @@ def _read_hdf5(path: Path) -> list[ItkTransform]:
     def values(one: h5py.Group, name: str) -> np.ndarray:
         for key in (f"Transform{name}", f"Tranform{name}"):  # ITK before 5 spelled two of these names without their s
             if key in one:
-                check_size(path, one[key].shape, one[key].dtype, ratio=MOST_PACKED)
+                check_size(path, one[key].shape, one[key].dtype, ratio=DEFLATE_RATIO)
                 return one[key][()]
         return np.zeros(0)
+
+    def name(one: h5py.Group) -> str:
+        check_size(path, one["TransformType"].shape, one["TransformType"].dtype, ratio=DEFLATE_RATIO)
+        return str(one["TransformType"][0].decode())
 
     with h5py.File(path, "r") as file:
         group = file["TransformGroup"]
         return [
             ItkTransform.named(
-                group[number]["TransformType"][0].decode(),
+                name(group[number]),
                 values(group[number], "Parameters"),
                 values(group[number], "FixedParameters"),
             )
@@ -102,14 +110,30 @@ def _write_hdf5(path: Path, transforms: Sequence[ItkTransform]) -> None:
 
 
 def _read_matlab(path: Path) -> list[ItkTransform]:
-    """Two columns: the parameters by the transform's name, and the fixed parameters by the name `fixed`."""
-    from scipy.io import loadmat, whosmat
+    """Two columns: the parameters by the transform's name, and the fixed parameters by the name `fixed`.
 
-    names = [name for name, *_ in whosmat(path)]
+    Of version 4, which ITK reads and writes. Read here: at damaged files scipy may crash (version 5) or never end (4).
+    """
+    content, place, columns = path.read_bytes(), 0, {}
+    while place < len(content):
+        kind = content[place : place + 4]
+        if kind not in MATLAB_TYPES:
+            raise FileError(
+                f"{path} must be a Matlab file of version 4 with real numbers, as ITK writes it: save it with -v4, or "
+                f"as .tfm or .h5."
+            )
+        dtype = np.dtype(MATLAB_TYPES[kind])
+        rows, count, imaginary, length = np.frombuffer(content, dtype.byteorder + "i4", 4, place + 4).tolist()
+        if min(rows, count) < 0 or imaginary or length < 1:
+            raise FileError(f"{path} has a damaged header: copy or export it again.")
+        start = place + 20 + length
+        name = content[place + 20 : start].rstrip(b"\0").decode()
+        columns[name] = np.frombuffer(content, dtype, rows * count, start).astype(dtype.newbyteorder("="))
+        place = start + rows * count * dtype.itemsize
+    names = list(columns)
     if names[1:] != ["fixed"]:
         raise FileError(
-            f"{path} holds the variables {', '.join(names)}; a Matlab file must hold one transform and its fixed "
-            f"parameters: save it as .tfm or .h5."
+            f"{path} holds the variables {shortened(', '.join(names))}; a Matlab file must hold one transform and its "
+            f"fixed parameters: save it as .tfm or .h5."
         )
-    columns = loadmat(path)
-    return [ItkTransform.named(names[0], columns[names[0]].ravel(), columns["fixed"].ravel())]
+    return [ItkTransform.named(names[0], columns[names[0]], columns["fixed"])]

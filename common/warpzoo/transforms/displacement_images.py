@@ -18,10 +18,10 @@ from warpzoo.files import FileError, whole_file
 from warpzoo.geometry.grid import Grid
 from warpzoo.geometry.transforms import DisplacementField, Velocity
 from warpzoo.images.formats import SUFFIXES
+from warpzoo.images.formats.itk import read_information
 from warpzoo.images.formats.nifti import GZIP_LEVEL, nifti_affine, write_values
 from warpzoo.images.image import Header, from_lps
-from warpzoo.images.source import check_size
-from warpzoo.transforms.containers import MOST_PACKED
+from warpzoo.images.source import DEFLATE_RATIO, check_size
 from warpzoo.transforms.itk import field_from_lps, voxels_from_lps
 
 ITK_IMAGES = (".mha", ".mhd", ".nrrd")
@@ -76,7 +76,8 @@ def _read_nifti(path: Path) -> DisplacementField | Velocity:
             f"{path} is no displacement field as ITK writes it: it must be a 5-D file of vectors in millimetres with "
             f"intent 1007, got shape {tuple(nifti.shape)} and intent {intent}."
         )
-    check_size(path, nifti.shape, nifti.header.get_data_dtype(), ratio=MOST_PACKED)
+    check_size(path, nifti.shape, nifti.header.get_data_dtype(), ratio=DEFLATE_RATIO)
+    np.empty(nifti.shape, np.float32)  # a MemoryError now, not after minutes of unpacking
     affine = nifti_affine(path, nifti.header)[0]
     if dims == 2:
         affine = affine[np.ix_([0, 1, 3], [0, 1, 3])]
@@ -91,18 +92,13 @@ def _read_nifti(path: Path) -> DisplacementField | Velocity:
 def _read_with_itk(path: Path) -> DisplacementField:
     import itk
 
-    information = itk.ImageIOFactory.CreateImageIO(str(path), itk.CommonEnums.IOFileMode_ReadMode)
-    information.SetFileName(str(path))
-    information.ReadImageInformation()
+    information = read_information(path)
     dims, components = information.GetNumberOfDimensions(), information.GetNumberOfComponents()
     if dims != components or dims not in (2, 3):
         raise FileError(
             f"{path} must be a displacement field, with as many values per voxel as axes; "
             f"got {dims} axes with {components} values per voxel."
         )
-    if not path.name.lower().endswith(".mhd"):  # its values are in another file
-        shape = [information.GetDimensions(axis) for axis in range(dims)]
-        check_size(path, [*shape, dims], np.dtype(f"V{information.GetComponentSize()}"), ratio=MOST_PACKED)
     image = itk.imread(str(path), itk.Vector[itk.F, dims])
     direction = itk.array_from_matrix(image.GetDirection())
     affine = from_lps(direction, list(image.GetSpacing()), list(image.GetOrigin()))

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from warpzoo.files import FileError, reading, whole_file
+from warpzoo.files import FileError, reading, shortened, whole_file
 from warpzoo.geometry.transforms import Transform
 from warpzoo.images.image import Header, flip_lps
 
@@ -135,12 +135,13 @@ def _read_csv(path: Path) -> tuple[np.ndarray, list[dict[str, str]]]:
         first = 1
     axes = ["x", "y", "z"] if "z" in names else ["x", "y"]
     if not {"x", "y"} <= set(names):
-        raise FileError(f"{path} must have the columns x, y (and z), got {', '.join(names)}.")
+        raise FileError(f"{path} must have the columns x, y (and z), got {shortened(', '.join(names))}.")
     values, rows = [], []
     for number, fields in enumerate(csv.reader(lines[first:], delimiter=delimiter), first + 1):
         row = dict(zip(names, (field.strip() for field in fields), strict=False))
         if not all(_is_number(row.get(axis, "")) for axis in axes):
-            raise FileError(f"{path}, line {number}: {delimiter.join(fields)} must have numbers as {axes}.")
+            line = shortened(delimiter.join(fields))
+            raise FileError(f"{path}, line {number}: {line} must have numbers as {axes}.")
         values.append([float(row[axis]) for axis in axes])
         rows.append({key: value for key, value in row.items() if key not in axes})
     return np.array(values), rows
@@ -181,5 +182,7 @@ def _read_markups(path: Path) -> tuple[np.ndarray, list[dict[str, str]], bool]:
 
 def _is_lps(path: Path, system: str) -> bool:
     if system not in ("RAS", "LPS"):
-        raise FileError(f"{path} must be in the coordinate system RAS or LPS, got {system}; save it as one of them.")
+        raise FileError(
+            f"{path} must be in the coordinate system RAS or LPS, got {shortened(str(system))}; save it as one of them."
+        )
     return system == "LPS"

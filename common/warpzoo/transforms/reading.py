@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from warpzoo.files import FileError, reading
+from warpzoo.files import FileError, reading, shortened
 from warpzoo.geometry.composition import composed
 from warpzoo.geometry.grid import Grid
 from warpzoo.geometry.transforms import Affine, Composition, DisplacementField, Transform
@@ -83,7 +83,7 @@ def read_transform(path: str | Path) -> Transform:
             if not one.is_read:
                 order = f" of order {one.order}" if one.kind == "BSplineTransform" else ""
                 raise FileError(
-                    f"{path} holds a {one.dims}-D {one.kind}{order}, which is not read; convert it to an "
+                    f"{path} holds a {one.dims}-D {shortened(one.kind)}{order}, which is not read; convert it to an "
                     f"AffineTransform or a displacement field."
                 )
         if not stored:

@@ -112,3 +112,10 @@ def test_weights_for_other_intensities(tmp_path):
         torch.save(state, tmp_path / "model.pt")
         found = [*other_intensities(open_stack(tmp_path / "in.tif"), tmp_path / "model.pt")]
         assert len(found) == warnings
+
+
+@pytest.mark.parametrize("values", ["text", torch.zeros(2), torch.zeros(2, 3)])
+def test_weights_of_another_kind_are_left_to_the_network_that_refuses_them(values, tmp_path):
+    tifffile.imwrite(tmp_path / "in.tif", NOISY)
+    torch.save({"mean": values, "deviation": torch.tensor(1.0)}, tmp_path / "model.pt")
+    assert [*other_intensities(open_stack(tmp_path / "in.tif"), tmp_path / "model.pt")] == []

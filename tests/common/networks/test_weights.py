@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import zipfile
+
 import pytest
 import torch
 from torch import nn
@@ -34,6 +36,45 @@ def test_weights_of_other_choices_name_these_and_the_remedy(tmp_path):
 
 class Unsafe:
     """Not plain weights: reading it would run code."""
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        torch.full((3,), torch.nan),
+        torch.zeros(3).to_sparse(),
+        torch.zeros(3, device="meta"),
+        torch.zeros(3, dtype=torch.complex64),
+    ],
+    ids=["not a number", "sparse", "without values", "complex"],
+)
+def test_weights_that_are_no_numbers_name_the_file(tmp_path, values):
+    path = tmp_path / "odd.pt"
+    torch.save({"weight": torch.zeros(3, 2), "bias": values}, path)
+    layer = nn.Linear(2, 3)
+    before = layer.bias.detach().clone()
+    with pytest.raises(ValueError, match=r"odd\.pt holds no finite real numbers as bias"):
+        load_weights(path, layer)
+    assert torch.equal(layer.bias, before)
+
+
+def test_names_of_several_types_are_another_networks(tmp_path):
+    torch.save({3: torch.zeros(1), "a": torch.zeros(1), None: 2}, tmp_path / "odd.pt")
+    with pytest.raises(ValueError, match=r"odd\.pt holds the weights of another network"):
+        load_weights(tmp_path / "odd.pt", nn.Linear(2, 3))
+
+
+def test_compressed_weights_are_refused_before_they_are_unpacked(tmp_path):
+    torch.save({"weight": torch.zeros(3, 2), "bias": torch.zeros(3)}, tmp_path / "a.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "a.pt") as plain,
+        zipfile.ZipFile(tmp_path / "b.pt", "w", zipfile.ZIP_DEFLATED) as b,
+    ):
+        for name in plain.namelist():
+            b.writestr(name, bytes(10**7) if name.endswith("data/0") else plain.read(name))
+    with pytest.raises(ValueError, match=r"b\.pt cannot be read as weights") as caught:
+        load_weights(tmp_path / "b.pt", nn.Linear(2, 3))
+    assert str(caught.value.__cause__) == "compressed records"
 
 
 @pytest.mark.parametrize("kind", ["missing", "another width", "another depth", "damaged", "code", "no state"])

@@ -114,6 +114,9 @@ def test_json_with_numbers_for_names_gives_text(folder):
         ("list.json", '{"image": "a/1.png"}', "must be a list of objects"),
         ("list.json", '["a/1.png"]', "must be a list of objects"),
         ("list.json", '[{"image": "a/1.png"}', "cannot be read as JSON"),
+        ("list.json", "[" * 100_000, "cannot be read as JSON"),
+        ("list.csv", "image\na\x1b[31m.png\n", r"entry 1: .*a.\[31m\.png does not exist"),
+        ("list.csv", f"image\n{'a' * 5000}\n", r"entry 1: .{,400} does not exist"),
     ],
 )
 def test_bad_lists_name_the_file_and_the_entry(folder, name, text, message):
@@ -122,6 +125,31 @@ def test_bad_lists_name_the_file_and_the_entry(folder, name, text, message):
     with pytest.raises(ValueError, match=message) as error:
         list_images(path)
     assert str(path) in str(error.value)
+    assert str(error.value).isprintable()
+
+
+class Hostile:
+    """A pickle that creates a file when it is read as one."""
+
+    def __reduce__(self):
+        return open, ("created", "w")
+
+
+@pytest.mark.parametrize("kind", ["no archive", "empty", "a damaged array", "objects", "a number"])
+def test_archives_that_are_none_name_the_file_and_run_nothing(kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "a.npz"
+    arrays = {"objects": np.array([Hostile()], object), "a number": np.array(3)}
+    np.savez(path, x=arrays.get(kind, np.zeros((3, 4, 5))))
+    if kind == "no archive":
+        path.write_bytes(b"x" * 100)
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "a damaged array":
+        path.write_bytes(path.read_bytes().replace(b"{'descr'", b"{{{{{{{{"))
+    with pytest.raises(ValueError, match=r"a\.npz cannot be read as an \.npz of arrays"):
+        list_images(path)
+    assert [one.name for one in tmp_path.iterdir()] == ["a.npz"]
 
 
 def test_archive_gives_every_image_with_its_label_group_and_subject(archive):

@@ -138,3 +138,12 @@ def test_what_is_no_landmark_file_is_said_with_its_line(tmp_path: Path) -> None:
         assert name in str(caught.value)
     with pytest.raises(FileError, match=r"must be named .csv"):
         write_points(tmp_path / "a.txt", Landmarks(POINTS, ROWS))
+
+
+@pytest.mark.parametrize("text", ["x,y\n1,\x1b[31m2\n", "x,\0y\n1,2\n", f"x,y\n1,{'a' * 5000}\n", f"{'x,' * 5000}\n"])
+def test_what_is_quoted_of_a_file_is_short_and_printable(text: str, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(FileError, match=r"a\.csv") as caught:
+        read_points(tmp_path / "a.csv")
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 300 + len(str(tmp_path))

@@ -7,15 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
-from warpzoo.files import FileError, reading
+from warpzoo.files import FileError, check_kinds_below, reading
 from warpzoo.images.image import Header, from_lps
-from warpzoo.images.source import Source, colour
+from warpzoo.images.source import DEFLATE_RATIO, Source, check_size, colour
 
 
 def open_file(folder: Path, labels: bool = False, channels: bool = False) -> Source:
     import itk
 
     with reading(folder, "a folder with one DICOM series"):
+        check_kinds_below(folder)
         names = itk.GDCMSeriesFileNames.New()
         names.SetUseSeriesDetails(True)
         names.SetDirectory(str(folder))
@@ -23,29 +24,34 @@ def open_file(folder: Path, labels: bool = False, channels: bool = False) -> Sou
         if len(series) != 1:
             raise FileError(f"{folder} must hold one DICOM series, got {len(series) or 'no DICOM series'}.")
         files = list(names.GetFileNames(series[0]))
+        origins = [_origin(file) for file in files]
         image = itk.imread(files)
         values = itk.array_from_image(image)
         if values.ndim != 3:
             raise colour(folder)
         direction = itk.array_from_matrix(image.GetDirection())
         affine = from_lps(direction, list(image.GetSpacing()), list(image.GetOrigin()))
-        _check_slices(folder, files)
+        _check_slices(folder, origins)
     header = Header(folder, values.shape[::-1], affine, values.dtype)
     return Source(header, "XYZ", header.shape, (0, 1, 2), values)
 
 
-def _check_slices(folder: Path, files: Sequence[str]) -> None:
-    """Slices at equal steps, each position once."""
+def _origin(file: str) -> list[float]:
+    """Where a slice is, once its file can hold what its header declares."""
     import itk
 
-    if len(files) < 3:
+    information = itk.GDCMImageIO.New()
+    information.SetFileName(file)
+    information.ReadImageInformation()
+    shape = [information.GetDimensions(axis) for axis in range(information.GetNumberOfDimensions())]
+    check_size(Path(file), shape, np.dtype(f"V{information.GetComponentSize()}"), ratio=DEFLATE_RATIO)
+    return [information.GetOrigin(axis) for axis in range(3)]
+
+
+def _check_slices(folder: Path, origins: Sequence[Sequence[float]]) -> None:
+    """Slices at equal steps, each position once."""
+    if len(origins) < 3:
         return
-    origins = []
-    for file in files:
-        information = itk.GDCMImageIO.New()
-        information.SetFileName(file)
-        information.ReadImageInformation()
-        origins.append([information.GetOrigin(axis) for axis in range(3)])
     steps = np.linalg.norm(np.diff(np.array(origins), axis=0), axis=1)
     usual = float(np.median(steps))
     if steps.min() < 1e-3 * max(usual, 1e-3):

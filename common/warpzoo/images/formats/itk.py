@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import re
 import sys
 from functools import partial
@@ -10,23 +11,20 @@ from typing import Any
 
 import numpy as np
 
-from warpzoo.files import FileError, reading
+from warpzoo.files import FileError, reading, shortened
 from warpzoo.images.formats.nifti import AXES, write_values
 from warpzoo.images.image import Header, flip_lps, from_lps, to_lps, unknown_name
-from warpzoo.images.source import Source, Unpacked, check_size
+from warpzoo.images.source import DEFLATE_RATIO, Source, Unpacked, check_size
 
+LONGEST_HEADER, LONGEST_LINE = 2**20, 500
+"""Bytes; ITK's reader of NRRD writes beyond its buffer when it quotes a line of a thousand."""
+RAW = rb"^(BinaryData *= *T|encoding *: *raw)"
 KINDS = "NIfTI, MetaImage, NRRD, PNG, JPEG, TIFF, OME-Zarr or a folder with one DICOM series"
 
 
 def open_file(path: Path, labels: bool = False, channels: bool = False) -> Source:
-    import itk
-
     with reading(path, KINDS):
-        io = itk.ImageIOFactory.CreateImageIO(str(path), itk.CommonEnums.IOFileMode_ReadMode)
-        if io is None:
-            raise FileError(f"{path} is of no kind that is read; it must be {KINDS}.")
-        io.SetFileName(str(path))
-        io.ReadImageInformation()
+        io = read_information(path)
         dims, components = io.GetNumberOfDimensions(), io.GetNumberOfComponents()
         if dims < 2:
             raise FileError(f"{path} must have two or three axes, got {dims}.")
@@ -35,7 +33,6 @@ def open_file(path: Path, labels: bool = False, channels: bool = False) -> Sourc
             shape = shape[:-1]
         stored = _component(io.GetComponentTypeAsString(io.GetComponentType()), io.GetComponentSize())
         parts = (components,) if components > 1 else ()
-        _check_header(path, (*parts, *shape), np.dtype(stored))
         direction = np.array([[*io.GetDirection(axis)] for axis in range(dims)]).T
         affine = from_lps(direction, *([get(axis) for axis in range(dims)] for get in (io.GetSpacing, io.GetOrigin)))
     kept = [*range(min(3, dims)), dims]
@@ -55,13 +52,59 @@ def _unpack(path: Path, shape: tuple[int, ...], stored: str) -> np.ndarray:
         return itk.array_from_image(image).reshape(shape)
 
 
-def _check_header(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
-    """That a MetaImage or NRRD in one file, uncompressed, is as long as its header says."""
+def read_information(path: Path) -> Any:
+    """ITK's reader of the file, which knows its header; that the values are there is checked as well."""
+    import itk
+
+    header = _header(path)
+    files = _value_files(path, header)
+    io = itk.ImageIOFactory.CreateImageIO(str(path), itk.CommonEnums.IOFileMode_ReadMode)
+    if io is None:
+        raise FileError(f"{path} is of no kind that is read; it must be {KINDS}.")
+    io.SetFileName(str(path))
+    io.ReadImageInformation()
+    shape = [*(io.GetDimensions(axis) for axis in range(io.GetNumberOfDimensions())), io.GetNumberOfComponents()]
+    raw = re.search(RAW, header, re.M) and not re.search(rb"^CompressedData *= *T", header, re.M)
+    dtype = np.dtype(_component(io.GetComponentTypeAsString(io.GetComponentType()), io.GetComponentSize()))
+    size = sum(file.stat().st_size for file in files if file.is_file())
+    check_size(path, shape if shape[-1] > 1 else shape[:-1], dtype, 0, 1 if raw else DEFLATE_RATIO, size)
+    return io
+
+
+def _header(path: Path) -> bytes:
+    """The text at the start of a MetaImage or NRRD."""
     with open(path, "rb") as file:
-        text = file.read(4096)
-    here, elsewhere = rb"^(ElementDataFile *= *LOCAL|encoding: *raw)", rb"^(CompressedData *= *T|data ?file:)"
-    if re.search(here, text, re.M) and not re.search(elsewhere, text, re.M):
-        check_size(path, shape, dtype)
+        text = file.read(LONGEST_HEADER)
+    if not text.startswith(b"NRRD"):
+        return text
+    text = re.split(rb"\r?\n\r?\n", text, maxsplit=1)[0]
+    for line in text.splitlines():
+        if len(line) > LONGEST_LINE and not re.match(rb"#|content:|.*:=", line):
+            raise FileError(
+                f"{path} has a line of {len(line)} bytes in its header, which must have at most {LONGEST_LINE}; it is "
+                f"damaged: copy or export it again."
+            )
+    return text
+
+
+def _value_files(path: Path, header: bytes) -> list[Path]:
+    """Where the values are: in the file itself, in those that its header names, or in those of the same name."""
+    found = re.search(rb"^(?:ElementDataFile *=|data ?file *:) *(.*?) *\r?$", header, re.M | re.I)
+    if found is None:
+        return [path] if header.startswith(b"NRRD") else [*path.parent.glob(f"{glob.escape(path.stem)}.*")]
+    named = found.group(1).decode(errors="replace")
+    if named.upper() == "LOCAL":
+        return [path]
+    names = [named]
+    if named.upper().startswith("LIST"):
+        names = header[found.end() :].decode(errors="replace").split("\n")
+    elif "%" in named:  # such as slice%03d.raw 1 10 1
+        names = glob.glob(str(path.parent / re.sub(r"%\d*d.*", "*", named)))
+    files = [path.parent / name.strip() for name in names if name.strip()]
+    for file in files:
+        if file.exists() and not file.is_file():
+            raise FileError(f"{path} has its values in {shortened(str(file))}, which must be a file.")
+    return files
 
 
 def write(file: Any, path: Path, values: np.ndarray, like: Header) -> None:

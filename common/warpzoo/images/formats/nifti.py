@@ -37,11 +37,6 @@ def open_file(path: Path, labels: bool = False, channels: bool = False) -> Sourc
         scaled = (proxy.slope, proxy.inter) != (1.0, 0.0)
         check_size(path, shape, stored_dtype, proxy.offset, DEFLATE_RATIO if packed else 1)
         affine, warnings = nifti_affine(path, header)
-        if not np.isfinite(affine).all() or abs(np.linalg.det(affine)) < 1e-12:
-            raise FileError(
-                f"{path} has a header whose matrix from voxels to millimetres cannot be inverted; "
-                f"repair its qform or sform."
-            )
     stored: Stored = OnDisk(path, stored_dtype, proxy.offset, shape[::-1])
     if packed or scaled:
         stored = Unpacked(path, partial(_unpack, shape=shape, scaled=scaled))
@@ -57,6 +52,7 @@ def _unpack(path: Path, shape: tuple[int, ...], scaled: bool) -> np.ndarray:
     import nibabel
 
     with reading(path, "NIfTI"):
+        np.empty(shape, np.float32)  # a MemoryError now, not after minutes of unpacking
         nifti: Any = nibabel.load(path)
         values = nifti.get_fdata(dtype=np.float32, caching="unchanged") if scaled else np.asanyarray(nifti.dataobj)
     return values.reshape(shape, order="F").T

@@ -14,19 +14,33 @@ from typing import Any
 
 import numpy as np
 
-from warpzoo.files import FileError, reading
+from warpzoo.files import FileError, check_kinds_below, reading
 from warpzoo.images.formats import SUFFIXES
-from warpzoo.images.source import Source, in_pixels
+from warpzoo.images.source import MOST_PACKED, Source, check_size, in_pixels
 
 
 def open_file(path: Path, labels: bool = False, channels: bool = False) -> Source:
     zarr = _zarr()
     with reading(path, "OME-Zarr"):
+        size = check_kinds_below(path)
         group = zarr.open_group(path, mode="r")
         described = group.attrs.get("ome", group.attrs)["multiscales"][0]  # version 0.5 has a key of its own for it
         array = group[described["datasets"][0]["path"]]
         axes = "".join(map(_letter, described["axes"]))
-        return in_pixels(path, axes, array.shape, array.dtype, array, dict(group.attrs))
+        return in_pixels(path, axes, array.shape, array.dtype, _Parts(path, array, size), dict(group.attrs))
+
+
+class _Parts:
+    """The values of an array, whose parts may be damaged or more than the files can hold, in `size` bytes."""
+
+    def __init__(self, path: Path, array: Any, size: int) -> None:
+        self.path, self.array, self.size = path, array, size
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        with reading(self.path, "OME-Zarr"):
+            shape = np.broadcast_to(np.uint8(0), self.array.shape)[index].shape
+            check_size(self.path, shape, self.array.dtype, ratio=MOST_PACKED, size=self.size)
+            return np.asarray(self.array[index])
 
 
 def _letter(axis: str | dict[str, str]) -> str:
@@ -47,7 +61,7 @@ def created(source: Source, path: Path, dtype: np.dtype) -> Iterator[Any]:
         )
     if path.exists():
         raise FileError(f"{path} is there already; remove it or choose another name.")
-    stored: Any = source.stored
+    stored: Any = source.stored.array  # type: ignore[attr-defined]
     attributes = json.loads(json.dumps(source.details))
     described = attributes.get("ome", attributes)["multiscales"]
     del described[1:], described[0]["datasets"][1:]

@@ -10,7 +10,7 @@ import numpy as np
 
 from warpzoo.files import FileError, reading
 from warpzoo.images.image import Header, unknown_name
-from warpzoo.images.source import Source, Unpacked, colour, in_pixels
+from warpzoo.images.source import DEFLATE_RATIO, Source, Unpacked, check_size, colour, in_pixels
 
 
 def open_file(path: Path, labels: bool = False, channels: bool = False) -> Source:
@@ -20,6 +20,7 @@ def open_file(path: Path, labels: bool = False, channels: bool = False) -> Sourc
     with reading(path, "a picture"), Picture.open(path) as picture:
         columns, rows = picture.size
         dtype = np.dtype(ImageMode.getmode(picture.mode).typestr)
+        check_size(path, (rows, columns), dtype, ratio=8 * DEFLATE_RATIO)  # 8 values of one bit to a byte
         colours = channels and (picture.mode == "P" or len(picture.getbands()) > 2)
     dtype = np.dtype(np.uint8) if dtype == np.bool_ else dtype
     if colours:

@@ -5,19 +5,22 @@ Uncompressed files in one piece are read and written part by part; axes, pixel s
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import Any
 from xml.dom import minidom
+from xml.etree import ElementTree
 
 import numpy as np
 
-from warpzoo.files import FileError, reading, whole_file
+from warpzoo.files import FileError, check_kind, reading, whole_file
 from warpzoo.images.formats import SUFFIXES
 from warpzoo.images.image import Header
-from warpzoo.images.source import OnDisk, Source, Stored, Unpacked, check_size, in_pixels
+from warpzoo.images.source import MOST_PACKED, OnDisk, Source, Stored, Unpacked, check_size, in_pixels
 
 IN_MEMORY = 2**28
 """Bytes of a compressed file above which it is unpacked into a temporary file."""
@@ -28,12 +31,12 @@ def open_file(path: Path, labels: bool = False, channels: bool = False) -> Sourc
 
     with reading(path, "TIFF"), tifffile.TiffFile(path) as file:
         if file.is_ome:
-            _refuse_entities(path, file.ome_metadata)
+            _check_ome(path, file)
         series = file.series[0]
         _check_pages(path, file)
         page, dtype, offset = series.keyframe, series.dtype, series.dataoffset
-        if page.compression == tifffile.COMPRESSION.NONE and all(page.databytecounts):
-            check_size(path, series.shape, dtype, offset or 0)
+        whole = page.compression == tifffile.COMPRESSION.NONE and all(page.databytecounts)
+        check_size(path, series.shape, dtype, offset or 0, ratio=1 if whole else MOST_PACKED)
         if offset is not None:
             stored: Stored = OnDisk(path, dtype.newbyteorder(file.byteorder), offset, series.shape)
         else:  # compressed, or in pieces
@@ -138,6 +141,29 @@ def _ome_description(path: Path, description: str, dtype: np.dtype) -> bytes:
     data = document.createElement(pixels.tagName.replace("Pixels", "TiffData"))
     pixels.insertBefore(data, channels[-1].nextSibling if channels else pixels.firstChild)
     return document.toxml(encoding="UTF-8")
+
+
+def _check_ome(path: Path, file: Any) -> None:
+    """That the OME-XML speaks of planes that can be here or in files beside it: tifffile makes a list of all."""
+    _refuse_entities(path, file.ome_metadata)
+    most = MOST_PACKED * len(file.pages)
+    for element in ElementTree.fromstring(file.ome_metadata.encode()).iter():
+        kind = element.tag.rpartition("}")[2]
+        if kind == "UUID" and element.get("FileName"):
+            check_kind(path.parent / element.attrib["FileName"])
+        if kind == "TiffData":
+            numbers = [int(value) for name, value in element.items() if name.startswith(("IFD", "First", "Plane"))]
+            planes = max([0, *numbers])
+        elif kind == "Pixels":
+            sides = [int(value) for name, value in element.items() if re.fullmatch("Size[XYZCT]", name)]
+            planes = prod(sides) // max(1, file.pages[0].size)
+        else:
+            continue
+        if planes > most:
+            raise FileError(
+                f"{path} is incomplete or has wrong OME-XML: it declares {planes:.3g} planes and has "
+                f"{len(file.pages)}: copy or export it again."
+            )
 
 
 def _refuse_entities(path: Path, description: Any) -> None:

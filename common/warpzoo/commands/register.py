@@ -43,6 +43,7 @@ def register(
     inverse: bool = False,
     save: str | Sequence[str] | None = None,
     strict: bool = False,
+    safe: bool = False,
     report: bool = True,
     overwrite: bool = False,
     keep_interrupted: bool = False,
@@ -103,6 +104,8 @@ def register(
         save: what to write beside metrics.json, separated by commas, out of warped (with labels, landmarks and further
             images), transform, displacement, report and inverse; default: all but inverse.
         strict: treat warnings as errors.
+        safe: if the images are less alike after the registration than before, as may happen to a network that is given
+            what it was not trained for, take the start or what affine finds instead; without, there is a warning.
         report: write the report.
         overwrite: register completed pairs of a list again.
         keep_interrupted: count pairs of a list whose optimisation was interrupted as completed.
@@ -148,6 +151,7 @@ def register(
         "landmarks_weight": landmarks_weight,
         "channels": channels,
         "seed": seed,
+        "safe": safe,
         "outputs": [*outputs],
         "interpolation": interpolation,
         "outside": outside,
@@ -221,7 +225,12 @@ def _register_files(
     pair = read_pair(files, settings["landmarks_weight"], settings["channels"])
     read = {"read": time.perf_counter() - begun}
     registration = register_pair(
-        **pair, methods=methods, resampling=resampling, strict=strict, interruptible=interruptible
+        **pair,
+        methods=methods,
+        resampling=resampling,
+        strict=strict,
+        interruptible=interruptible,
+        safe=settings["safe"],
     )
     registration = replace(registration, seconds={**read, **registration.seconds})
     write_results(folder, registration, files, settings, settings["outputs"])

@@ -59,6 +59,7 @@ class RegistrationInferer(Inferer):
         strict: whether the preflight's warnings are errors.
         interpolation: of the images that are written: linear, cubic or nearest.
         outside: value beyond the moving image's edge; default: its least value.
+        safe: whether a result that makes the images less alike is replaced by the start or what affine finds.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class RegistrationInferer(Inferer):
         strict: bool = False,
         interpolation: str = "linear",
         outside: float | None = None,
+        safe: bool = False,
     ) -> None:
         super().__init__()
         self.method = method
@@ -76,6 +78,7 @@ class RegistrationInferer(Inferer):
         if budget := Budget.read("refine", refine):
             self.methods.append(Refinement(budget, similarity, str(method.device)))
         self.strict = check_truth("strict", strict)
+        self.safe = check_truth("safe", safe)
         self.resampling = Resampling(interpolation, outside)
         self.interrupted = False
 
@@ -87,6 +90,7 @@ class RegistrationInferer(Inferer):
             resampling=self.resampling,
             strict=self.strict,
             interruptible=not self.interrupted,
+            safe=self.safe,
         )
         self.interrupted |= registration.interrupted
         return registration

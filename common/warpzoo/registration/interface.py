@@ -93,6 +93,7 @@ def register(
     interpolation: str = "linear",
     outside: float | None = None,
     strict: bool = False,
+    safe: bool = False,
 ) -> Result:
     """Registers the moving image to the fixed one.
 
@@ -129,6 +130,8 @@ def register(
         interpolation: of the warped image: linear, cubic or nearest.
         outside: its value beyond the moving image's edge; default: the moving image's least value.
         strict: whether warnings about what is likely to fail are errors.
+        safe: whether, if the images are less alike after the registration than before, the start or what affine finds
+            is taken instead; without, that is a warning.
 
     Example:
         >>> result = warpzoo.register(fixed, moving, method="affine,svf")
@@ -181,7 +184,9 @@ def register(
     )
     known = _start(start, reference, image)
     with computing(seed, threads):
-        registration = register_pair(reference, image, methods, known, companions, guidance, resampling, strict)
+        registration = register_pair(
+            reference, image, methods, known, companions, guidance, resampling, strict, safe=safe
+        )
     return Result(registration, PlacedTransform(registration.transform, reference, image), back)
 
 

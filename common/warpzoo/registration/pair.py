@@ -31,6 +31,7 @@ from warpzoo.registration.inverse import Inverse
 from warpzoo.registration.label_maps import are_labels
 from warpzoo.registration.measures import agreement, distance, folds, overlap
 from warpzoo.registration.preflight import looks_like_labels, preflight
+from warpzoo.registration.safety import checked
 from warpzoo.transforms.landmarks import Landmarks
 
 
@@ -186,6 +187,7 @@ def register_pair(
     resampling: Resampling | None = None,
     strict: bool = False,
     interruptible: bool = True,
+    safe: bool = False,
 ) -> Registration:
     """Registers the moving image to the fixed one, on any grids.
 
@@ -197,6 +199,7 @@ def register_pair(
         resampling: how the images that are written are interpolated; the methods always do so linearly.
         strict: whether warnings of the preflight are errors.
         interruptible: whether Ctrl-C ends the optimisation at hand and keeps its best, rather than ending everything.
+        safe: whether a result that makes the images less alike is replaced, see `checked`; without, it is a warning.
     """
     strict = check_truth("strict", strict)
     companions = companions or Companions()
@@ -228,6 +231,11 @@ def register_pair(
         seconds[method.name] = seconds.get(method.name, 0.0) + time.perf_counter() - begun
         if notes:
             break
+    begun = time.perf_counter()
+    transform, doubts = checked(fixed, moving, start, transform, guidance, check_truth("safe", safe))
+    findings += doubts
+    raise_if(findings, strict)
+    seconds["check"] += time.perf_counter() - begun
     return Registration(
         fixed,
         moving,

@@ -1,0 +1,84 @@
+"""Whether a transform makes a pair more alike, seen in one contrast and between contrasts, at half a million voxels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from warpzoo.errors import Finding, warning
+from warpzoo.geometry.composition import identity
+from warpzoo.geometry.transforms import Transform, resample
+from warpzoo.images.image import Image
+from warpzoo.losses import mattes_mutual_information
+from warpzoo.registration.guidance import Guidance
+from warpzoo.registration.label_maps import are_labels
+from warpzoo.registration.optimisation import Optimisation
+from warpzoo.registration.pyramid import coarser, pyramid
+from warpzoo.registration.similarities import in_windows
+
+MOST_VOXELS = 2**19
+LESS = 1e-3
+"""A smaller loss of both measures is none."""
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """Correlation in windows, 0 to 1, and mutual information, from 0."""
+
+    windows: float
+    information: float
+
+    def __str__(self) -> str:
+        return f"{self.windows:.3f} in windows, mutual information {self.information:.3f}"
+
+    def is_below(self, other: Likeness) -> bool:
+        """Whether it is less by both measures: one alone may fall where contrasts differ."""
+        return self.windows < other.windows - LESS and self.information < other.information - LESS
+
+    @property
+    def total(self) -> float:
+        return self.windows + self.information
+
+
+def likeness(fixed: Image, moving: Image, transform: Transform | None, guidance: Guidance) -> Likeness:
+    """How alike the images are under a transform (None: by the headers alone), within the masks if there are any."""
+    grid = coarser(fixed.grid, pyramid(fixed.grid, MOST_VOXELS)[-1])
+    own, placed = identity(grid), transform or identity(grid)
+    warped = resample(moving.array[None], moving.grid, placed, grid, padding="border")
+    reference: Tensor = resample(fixed.array[None], fixed.grid, own, grid, padding="border")
+    counts = guidance.on_grid(grid, fixed, moving, placed)
+    mask = None if counts is None else (counts > 0).all(1, keepdim=True)
+    if mask is not None and not bool(mask.any()):
+        return Likeness(0.0, 0.0)
+    return Likeness(
+        float(in_windows(reference, warped, mask).mean()),
+        float(mattes_mutual_information(reference, warped, mask=mask).mean()),
+    )
+
+
+def checked(
+    fixed: Image,
+    moving: Image,
+    start: Transform | None,
+    found: Transform | None,
+    guidance: Guidance,
+    safe: bool,
+) -> tuple[Transform | None, list[Finding]]:
+    """What was found, and a warning if the images are less alike by it than at the start.
+
+    With `safe` that is replaced by the start or what the method affine finds from there, whichever makes them more
+    alike.
+    """
+    if found is start or are_labels(fixed, moving):
+        return found, []
+    before, after = (likeness(fixed, moving, transform, guidance) for transform in (start, found))
+    if not after.is_below(before):
+        return found, []
+    doubt = f"The images are less alike after the registration ({after}) than before ({before})."
+    if not safe:
+        return found, [warning(doubt, "Look at the report; --safe takes the start or the method affine instead.")]
+    affine = Optimisation("affine")(fixed, moving, start, guidance)
+    if likeness(fixed, moving, affine, guidance).total > before.total:
+        return affine, [warning(doubt, "The transform is that of the method affine instead.")]
+    return start, [warning(doubt, "The transform is that of the start instead.")]

@@ -1,0 +1,97 @@
+"""A method that makes a pair less alike: it is said, and with `safe` the result is the start's or affine's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+from skimage.metrics import normalized_mutual_information
+
+from warpzoo.data.phantom import beating_heart
+from warpzoo.geometry.grid import Grid
+from warpzoo.geometry.transforms import Affine, Transform
+from warpzoo.images.image import Image
+from warpzoo.registration.guidance import Guidance
+from warpzoo.registration.pair import register_pair
+from warpzoo.registration.safety import likeness
+
+
+@dataclass(frozen=True)
+class Shift:
+    """A method that finds the same shift whatever it sees, in voxels."""
+
+    voxels: float
+    name: str = "shift"
+    expectations: Any = None
+
+    def __call__(self, fixed: Image, moving: Image, start: Transform | None, guidance: Guidance | None) -> Transform:
+        return shifted(self.voxels, fixed.grid)
+
+
+def shifted(voxels: float, grid: Grid) -> Affine:
+    matrix = torch.eye(2, 3)[None]
+    matrix[0, 0, 2] = voxels / (0.5 * (max(grid.shape) - 1))
+    return Affine(matrix, grid)
+
+
+@pytest.fixture
+def heart() -> Image:
+    image = beating_heart((96, 96), seed=3).image[None]
+    return Image.in_memory(image, Grid((96, 96)), "heart")
+
+
+def moved(image: Image, voxels: float) -> Image:
+    array = ndimage.shift(image.array[0].numpy(), (voxels, 0), order=1, mode="nearest")
+    return replace(image, array=torch.from_numpy(array)[None])
+
+
+def shift_of(transform: Transform, grid: Grid) -> float:
+    return float(transform.field(grid)[0, 0].mean())
+
+
+def test_a_good_result_is_kept_without_a_word(heart: Image) -> None:
+    for safe in (False, True):
+        registration = register_pair(heart, moved(heart, 5), [Shift(5, expectations={})], safe=safe)
+        assert not registration.findings
+        assert shift_of(registration.transform, heart.grid) == pytest.approx(5, abs=0.1)
+
+
+def test_a_result_that_is_worse_than_the_start_is_said(heart: Image) -> None:
+    registration = register_pair(heart, moved(heart, 5), [Shift(-20, expectations={})])
+    assert shift_of(registration.transform, heart.grid) == pytest.approx(-20, abs=0.1)
+    (finding,) = registration.findings
+    assert "less alike after the registration" in finding.message
+    assert "--safe" in finding.way_out
+    with pytest.raises(ValueError, match="less alike after"):
+        register_pair(heart, moved(heart, 5), [Shift(-20, expectations={})], strict=True)
+
+
+def test_safe_takes_what_affine_finds(heart: Image) -> None:
+    registration = register_pair(heart, moved(heart, 5), [Shift(-20, expectations={})], safe=True)
+    assert shift_of(registration.transform, heart.grid) == pytest.approx(5, abs=0.2)
+    assert "that of the method affine instead" in registration.findings[0].way_out
+
+
+def test_safe_takes_the_start_where_nothing_is_better(heart: Image) -> None:
+    known = shifted(5, heart.grid)
+    registration = register_pair(heart, moved(heart, 5), [Shift(-20, expectations={})], start=known, safe=True)
+    assert shift_of(registration.transform, heart.grid) == pytest.approx(5, abs=0.1)
+
+
+def test_another_contrast_is_not_taken_for_a_worse_result(heart: Image) -> None:
+    """By correlation alone the negative would be less alike the better it fits."""
+    negative = moved(replace(heart, array=255 - heart.array), 4)
+    assert not register_pair(heart, negative, [Shift(4, expectations={})]).findings
+
+
+def test_likeness_orders_shifts_as_scikit_image_does(heart: Image) -> None:
+    shifts = (0, 1, 2, 4, 8)
+    ours = [likeness(heart, moved(heart, shift), None, Guidance()).information for shift in shifts]
+    theirs = [
+        normalized_mutual_information(heart.array[0].numpy(), moved(heart, shift).array[0].numpy()) for shift in shifts
+    ]
+    assert np.argsort(ours).tolist() == np.argsort(theirs).tolist()

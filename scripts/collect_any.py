@@ -1,6 +1,6 @@
 """Lists the public images that `fcn_multires --variant any` is trained on: training.csv and validation.csv.
 
-    python scripts/collect_any.py ../shared/data bundles/fcn_multires/data/any
+    python scripts/collect_any.py ../shared/data bundles/fcn_multires/data
 
 Images of one group show the same anatomy about the same place. Test cases of the tables are in neither list.
 """

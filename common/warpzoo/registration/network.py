@@ -80,9 +80,11 @@ class NetworkMethod:
 
     @property
     def expectations(self) -> Mapping[str, Any]:
-        """What the shipped weights, also a variant's, were trained on; of others it is not known."""
+        """What the shipped weights were trained on; of others it is not known. Weights for which `training_data` has an
+        entry of their own, by the file's name, were trained on that, the others on what the bundle's were."""
         shipped = self.weights.resolve().parent == self.bundle.root / "models"
         known = self.bundle.metadata.get("training_data", {}) if shipped else {}
+        known = known.get(self.weights.name, known)
         return {"spatial_dims": self.spatial_dims, "guided": bool(self.adapt), **known}
 
     def __call__(

@@ -361,6 +361,18 @@ def test_weights_of_a_shipped_variant_are_compared_with_the_training_data_too(ma
         assert ("content" in method.expectations) == known, weights
 
 
+def test_weights_may_have_training_data_of_their_own(make_bundle: Call) -> None:
+    root = make_bundle("flat", [0.0, 0.0])
+    file = root / "configs" / "metadata.json"
+    metadata = json.loads(file.read_text(encoding="utf-8"))
+    metadata["training_data"] = {"size": [10, 20], "any.pt": {"content": "anything at all"}}
+    file.write_text(json.dumps(metadata), encoding="utf-8")
+    own = NetworkMethod(torch.nn.Identity(), root, root / "models" / "any.pt").expectations
+    assert own["content"] == "anything at all"
+    assert "size" not in own
+    assert "size" in NetworkMethod(torch.nn.Identity(), root, root / "models" / "model.pt").expectations
+
+
 def test_methods(warpzoo: Call, make_bundle: Call) -> None:
     make_bundle("flat", [0.0, 0.0])
     make_bundle("deep", [0.0, 0.0, 0.0])

@@ -188,6 +188,18 @@ def test_a_compressed_tiff_is_held_against_its_file(tmp_path: Path) -> None:
     refused(tmp_path / "a.tif", "declares .* values")
 
 
+def test_pages_that_follow_each_other_in_a_circle_end(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        for plane in VALUES:
+            file.write(plane, contiguous=False, metadata=None)
+    content = (tmp_path / "a.tif").read_bytes()
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        first, last = (struct.pack("<I", file.pages[number].offset) for number in (1, 4))
+    assert content.count(last) == 1
+    (tmp_path / "a.tif").write_bytes(content.replace(last, first))
+    refused(tmp_path / "a.tif", "in a circle")
+
+
 def test_zarr_is_held_against_its_chunks_and_damaged_ones_are_named(tmp_path: Path) -> None:
     zarr = pytest.importorskip("zarr")
     levels = [{"axes": list("zyx"), "datasets": [{"path": "0"}]}]

@@ -30,10 +30,10 @@ def open_file(path: Path, labels: bool = False, channels: bool = False) -> Sourc
     import tifffile
 
     with reading(path, "TIFF"), tifffile.TiffFile(path) as file:
+        _check_pages(path, file)
         if file.is_ome:
             _check_ome(path, file)
         series = file.series[0]
-        _check_pages(path, file)
         page, dtype, offset = series.keyframe, series.dtype, series.dataoffset
         whole = page.compression == tifffile.COMPRESSION.NONE and all(page.databytecounts)
         check_size(path, series.shape, dtype, offset or 0, ratio=1 if whole else MOST_PACKED)
@@ -45,14 +45,19 @@ def open_file(path: Path, labels: bool = False, channels: bool = False) -> Sourc
 
 
 def _check_pages(path: Path, file: Any) -> None:
-    """That no page is missing at the end: tifffile reads the pages before it without a word."""
+    """That no page is missing at the end: tifffile reads the pages before it without a word; nor follows itself."""
     handle, tiff = file.filehandle, file.tiff
-    handle.seek(file.pages[-1].offset)
-    (tags,) = struct.unpack(tiff.tagnoformat, handle.read(tiff.tagnosize))
-    handle.seek(tags * tiff.tagsize, 1)
-    (following,) = struct.unpack(tiff.offsetformat, handle.read(tiff.offsetsize))
-    if following > handle.size:
-        raise FileError(f"{path} is incomplete: it ends after page {len(file.pages)}; copy or export it again.")
+    offset, seen = file.pages[0].offset, set[int]()
+    while offset:
+        if offset > handle.size:
+            raise FileError(f"{path} is incomplete: it ends after page {len(seen)}; copy or export it again.")
+        if offset in seen:
+            raise FileError(f"{path} is damaged: its pages follow each other in a circle; copy or export it again.")
+        seen.add(offset)
+        handle.seek(offset)
+        (tags,) = struct.unpack(tiff.tagnoformat, handle.read(tiff.tagnosize))
+        handle.seek(tags * tiff.tagsize, 1)
+        (offset,) = struct.unpack(tiff.offsetformat, handle.read(tiff.offsetsize))
 
 
 def _unpack(path: Path) -> np.ndarray:
@@ -60,7 +65,7 @@ def _unpack(path: Path) -> np.ndarray:
 
     with reading(path, "TIFF"), tifffile.TiffFile(path) as file:
         series = file.series[0]
-        return series.asarray(out="memmap" if series.nbytes > IN_MEMORY else None)
+        return series.asarray(out="memmap" if series.nbytes > IN_MEMORY else None).reshape(series.shape)
 
 
 def _details(file: Any, series: Any) -> dict[str, Any]:

@@ -24,8 +24,8 @@ from resource import RLIMIT_AS, getpagesize, setrlimit
 ONE_THREAD = ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "MALLOC_ARENA_MAX")
 os.environ.update(dict.fromkeys(ONE_THREAD, "1"))  # each thread takes address space, which is limited
 
+from fuzzing.catalogue import make_all  # noqa: E402
 from fuzzing.contract import READERS, Case, End, named_cases, run  # noqa: E402
-from fuzzing.seeds import make_all  # noqa: E402
 
 MEGABYTES, SECONDS = 512, 20.0
 FORK = get_context("fork")  # what is imported here is imported once

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from fuzzing.catalogue import HOSTILE
 from fuzzing.mutations import REPLACED, damage, replace
-from fuzzing.seeds import HOSTILE
 from warpzoo.denoising.psf import make_psf
 from warpzoo.denoising.stacks import open_stack
 from warpzoo.images.image import Image, read_image

@@ -481,8 +481,8 @@ def test_what_is_refused():
         ("points must be finite, got 1 values", lambda: identity(torch.tensor([[0.0, torch.nan]]))),
         ("moving must have the shape of", lambda: resample(torch.rand(1, 1, 8, 9), grid, identity, grid)),
         (
-            "mode must be one of .* got 'cubic'",
-            lambda: resample(torch.rand(1, 1, 8, 8), grid, identity, grid, mode="cubic"),
+            "mode must be one of .* got 'sinc'",
+            lambda: resample(torch.rand(1, 1, 8, 8), grid, identity, grid, mode="sinc"),
         ),
         (
             "labels must hold whole numbers",

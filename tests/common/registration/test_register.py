@@ -292,10 +292,10 @@ def test_an_interrupted_list_has_its_tables(
     table.write_text("id,fixed,moving\n1,a.nii.gz,b.nii.gz\n2,b.nii.gz,a.nii.gz\n3,a.nii.gz,a.nii.gz\n")
     read = listing.read_pair
 
-    def interrupted(files: dict[str, Any]) -> Any:
+    def interrupted(files: dict[str, Any], *options: Any) -> Any:
         if files["id"] == "2":
             raise KeyboardInterrupt
-        return read(files)
+        return read(files, *options)
 
     monkeypatch.setattr(listing, "read_pair", interrupted)
     arguments = ("register", "--pairs", table, "--method", "shift", "--output", tmp_path / "out")

@@ -40,7 +40,8 @@ def ends(cases: list[Case], seed: int, megabytes: int, seconds: float) -> Iterat
     done = 0
     while done < len(cases):
         here, there = FORK.Pipe(duplex=False)
-        process = FORK.Process(target=work, args=(cases[done:], seed, megabytes, there))
+        folder = tempfile.TemporaryDirectory()  # here, so that it goes with a process that is killed
+        process = FORK.Process(target=work, args=(cases[done:], seed, megabytes, Path(folder.name), there))
         process.start()
         there.close()
         try:
@@ -61,24 +62,24 @@ def ends(cases: list[Case], seed: int, megabytes: int, seconds: float) -> Iterat
         finally:
             process.kill()
             process.join()
+            folder.cleanup()
 
 
-def work(cases: list[Case], seed: int, megabytes: int, answers: Connection) -> None:
+def work(cases: list[Case], seed: int, megabytes: int, folder: Path, answers: Connection) -> None:
     """Reads the cases and sends how they end."""
-    with tempfile.TemporaryDirectory() as folder:
-        seeds = make_all(Path(folder), list(dict.fromkeys(case.format for case in cases)))
-        for name, paths in seeds.items():
-            for path in paths:  # what is imported with the first file counts for no case
-                READERS[name](path, False)
-        taken = int(Path("/proc/self/statm").read_text().split()[0]) * getpagesize()
-        setrlimit(RLIMIT_AS, (taken + megabytes * 2**20,) * 2)
-        silent = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(silent, 1)
-        os.dup2(silent, 2)
-        answers.send("ready")
-        for case in cases:
-            answers.send(run(case, seeds[case.format], Path(folder) / "case", seed))
-        os.chdir("/")
+    seeds = make_all(folder, list(dict.fromkeys(case.format for case in cases)))
+    for name, paths in seeds.items():
+        for path in paths:  # what is imported with the first file counts for no case
+            READERS[name](path, False)
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * getpagesize()
+    setrlimit(RLIMIT_AS, (taken + megabytes * 2**20,) * 2)
+    silent = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silent, 1)
+    os.dup2(silent, 2)
+    answers.send("ready")
+    for case in cases:
+        answers.send(run(case, seeds[case.format], folder / "case", seed))
+    os.chdir("/")
 
 
 def table(found: list[tuple[Case, End]]) -> str:

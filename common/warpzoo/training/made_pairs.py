@@ -112,8 +112,8 @@ class MadePairs(Dataset):
         """
         amount = uniform(0, 1)
         velocity = random_velocity(self.size, 3.5 * amount, 1.2 * amount)
-        still = torch.zeros_like(velocity)
-        views = [(self._small_affine(), flow(velocity)), (self._small_affine(0), still)]
+        unmoved = torch.zeros_like(velocity)
+        views = [(self._small_affine(), flow(velocity)), (self._small_affine(0), unmoved)]
         return views if chance(0.5) else views[::-1]
 
     def _small_affine(self, amount: float = 1.0) -> Tensor:

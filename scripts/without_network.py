@@ -1,12 +1,14 @@
 """Accuracy and time of registration without a network.
 
-python scripts/without_network.py [known | volumes] [--markdown FILE]
+python scripts/without_network.py [known | volumes | peers] [--markdown FILE]
 
 known: a chest made by formula (2-D, 256²) and textures (3-D, 64³) are warped by a smooth deformation and an affine map.
 The end-point error is the mean distance between where a transform and the true one map the voxels that both images
 show.
 volumes: two brains of about 130 × 160 × 115 voxels on different grids, one of them rotated and shifted.
-Processor time is that of one thread (known) or of all (volumes).
+peers: brains of the size of a CT under known deformations, and hippocampi of different people, by warpzoo, greedy, ANTs
+and elastix, from files to files, see experiments/whole_pairs.py; needs the packages of the extra `peers`.
+Processor time is that of one thread (known, peers) or of all (volumes).
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from experiments import whole_pairs
 from torch import Tensor
 
 from warpzoo.data.phantom import beating_heart
@@ -229,6 +232,15 @@ def volumes(options: argparse.Namespace) -> tuple[list[dict], str]:
     return rows, "\n".join(lines) + "\n"
 
 
+def peers(options: argparse.Namespace) -> tuple[list[dict], str]:
+    """Whole tools in turn."""
+    rows = []
+    for row in whole_pairs.peers(options.data, options.tools, options.seeds, options.hippocampi):
+        rows.append(row)
+        print(row, flush=True)
+    return rows, "\n".join(whole_pairs.table(rows)) + "\n"
+
+
 def coarsened(image: Image, shape: tuple[int, ...]) -> tuple[Tensor, Grid]:
     """The image in the middle of its own box, in other voxels."""
     grid = image.grid.resized(list(shape))
@@ -238,15 +250,19 @@ def coarsened(image: Image, shape: tuple[int, ...]) -> tuple[Tensor, Grid]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("suite", choices=("known", "volumes"))
+    parser.add_argument("suite", choices=("known", "volumes", "peers"))
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="of the known deformations")
     parser.add_argument("--nopeers", action="store_true", help="leave out SimpleITK, which takes minutes")
     parser.add_argument("--threads", type=int, default=2, help="processor threads for the volumes")
+    parser.add_argument(
+        "--tools", nargs="+", choices=whole_pairs.TOOLS, default=list(whole_pairs.TOOLS), help="of peers"
+    )
+    parser.add_argument("--hippocampi", type=int, default=10, help="pairs of them for peers")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of the data")
     parser.add_argument("--json", type=Path, help="write every number there")
     parser.add_argument("--markdown", type=Path, help="write the table there")
     options = parser.parse_args()
-    rows, table = {"known": known, "volumes": volumes}[options.suite](options)
+    rows, table = {"known": known, "volumes": volumes, "peers": peers}[options.suite](options)
     about = machine()
     text = f"{table}\n{about['processor']}, {about['threads']} thread{'s' * (about['threads'] > 1)}.\n"
     print(f"\n{text}")

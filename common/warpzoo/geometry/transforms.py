@@ -320,13 +320,15 @@ class Composition(Transform):
         if not others:
             return field
         displace, points = Composition(*others, grid=grid).displacer(), field.flatten(2).mT
-        start = 0
-        added = []
-        for voxels in self._voxels(grid):
-            some = points[:, start : start + voxels.shape[1]]
-            added.append(displace(voxels + some).mT)
-            start += voxels.shape[1]
-        return field + torch.cat(added, dim=2).unflatten(2, grid.shape)
+
+        def parts() -> Iterator[Tensor]:
+            start = 0
+            for voxels in self._voxels(grid):
+                some = points[:, start : start + voxels.shape[1]]
+                yield (some + displace(voxels + some)).mT
+                start += voxels.shape[1]
+
+        return _joined(parts(), 2, points.shape[1]).unflatten(2, grid.shape)
 
     def inverse(self, tolerance: float = TOLERANCE) -> Composition:
         """The inverses in reverse order; each searched part has a residual of its own."""

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from warpzoo.checks import check_displacement, check_same_shape
+from warpzoo.geometry.chunks import chunk_voxels
 from warpzoo.geometry.jacobian import corner_determinants
 from warpzoo.geometry.sampling import precise, warp
-from warpzoo.losses.with_gradient import WithGradient, chunk_voxels
+from warpzoo.losses.with_gradient import WithGradient
 
 
 def _check(displacement: Tensor, smallest: int) -> None:

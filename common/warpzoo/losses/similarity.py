@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from warpzoo.checks import check_image, check_mask, check_same_shape, has_values
-from warpzoo.losses.with_gradient import WithGradient, chunk_voxels
+from warpzoo.geometry.chunks import chunk_voxels
+from warpzoo.losses.with_gradient import WithGradient
 
 # An image, or a window of it, is flat when its standard deviation is below this many round-offs of its values:
 # interpolating a constant background results in about one.

@@ -8,14 +8,6 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Voxels to process at a time: enough to keep the cores busy, few enough for their caches.
-CHUNK_VOXELS = {"cpu": 2**18}
-CHUNK_VOXELS_ELSEWHERE = 2**25
-
-
-def chunk_voxels(device: torch.device) -> int:
-    return CHUNK_VOXELS.get(device.type, CHUNK_VOXELS_ELSEWHERE)
-
 
 class WithGradient(torch.autograd.Function):
     """One value per batch item of some tensors whose gradients (zero for other items) were computed along with it."""

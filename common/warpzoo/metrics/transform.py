@@ -6,12 +6,14 @@ Convention: points and displacements are in voxels, component i along spatial ax
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from warpzoo.checks import check_displacement, check_finite, check_same_device, check_spacing
+from warpzoo.geometry.chunks import slabs
 from warpzoo.geometry.jacobian import corner_determinants, jacobian_determinant
 from warpzoo.geometry.sampling import precise
 
@@ -58,10 +60,16 @@ def folding(displacement: Tensor) -> Folding:
         raise ValueError(
             f"displacement must have three voxels or more on every axis, got shape {tuple(displacement.shape)}."
         )
-    determinant = jacobian_determinant(displacement)
-    for axis in range(2, 2 + dims):
-        determinant = determinant.narrow(axis, 1, determinant.shape[axis] - 2)
-    return Folding(
-        central=(determinant <= 0).flatten(1).float().mean(1),
-        forward=(corner_determinants(displacement) <= 0).any(dim=1).flatten(1).float().mean(1),
-    )
+    planes, inner = displacement.shape[2], [size - 2 for size in displacement.shape[2:]]
+    central = forward = torch.zeros(len(displacement), device=displacement.device)
+    for first, last in slabs(displacement.shape[2:], displacement.device):
+        cells = displacement[:, :, first : last + 1]
+        if cells.shape[2] > 1:
+            forward = forward + (corner_determinants(cells) <= 0).any(dim=1).flatten(1).sum(1)
+        low, high = max(first - 1, 0), min(last + 1, planes)
+        if high - low > 2:
+            determinant = jacobian_determinant(displacement[:, :, low:high])
+            for axis in range(2, 2 + dims):
+                determinant = determinant.narrow(axis, 1, determinant.shape[axis] - 2)
+            central = central + (determinant <= 0).flatten(1).sum(1)
+    return Folding(central / prod(inner), forward / prod(size + 1 for size in inner))

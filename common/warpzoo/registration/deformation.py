@@ -6,8 +6,7 @@ grid parallel to the fixed one whose points lie where `warpzoo.geometry.bspline`
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from math import prod
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,13 +15,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from warpzoo.geometry.bspline import bspline_weights
+from warpzoo.geometry.chunks import slabs
 from warpzoo.geometry.grid import Grid, axis_positions
 from warpzoo.geometry.jacobian import corner_determinants
 from warpzoo.geometry.separable import along_axes, along_axis, linear_weights
 from warpzoo.geometry.transforms import BSpline, Transform, Velocity
 from warpzoo.geometry.velocity import integrate_velocity
 from warpzoo.losses import Diffusion, FoldingPenalty
-from warpzoo.losses.with_gradient import chunk_voxels
 from warpzoo.networks import central_gradient
 from warpzoo.registration.descent import Descent
 from warpzoo.registration.pyramid import ImagePyramid, Level, pyramid
@@ -30,10 +29,10 @@ from warpzoo.registration.similarities import Similarity
 
 MOST_VOXELS = 2**23
 """Of the finest level; larger images are registered at a coarser one."""
-LEARNING_RATE = 0.1
-FINEST_LEARNING_RATE = 0.25
-"""At the finest level little is left to go wrong, and few iterations are affordable."""
-FINEST_SHARE = 0.5
+LEARNING_RATE = 0.2
+FINEST_LEARNING_RATE = 0.5
+"""Both in voxels of the level. At the finest little is left to go wrong, and few iterations are affordable."""
+FINEST_SHARE = 0.4
 """Of the budget for the finest level, beside 1 for each of the others: its iterations take most of the time."""
 SMOOTHNESS = 0.2
 """Of what a level adds, not of what it starts from: noise is not followed, and large deformations cost nothing. As many
@@ -91,13 +90,6 @@ class Model:
         """The similarity, less what the landmarks are apart."""
         value = similarity(self.level.fixed, self.warped(coefficients), mask)
         return value if self.level.landmarks is None else value - self.level.apart(self(coefficients))
-
-    def slabs(self) -> Iterator[tuple[int, int]]:
-        """Some planes of the level at a time: few enough for the processor's caches."""
-        planes, rest = self.level.grid.shape[0], prod(self.level.grid.shape[1:])
-        depth = max(1, chunk_voxels(self.unit.device) // rest)
-        for first in range(0, planes, depth):
-            yield first, min(first + depth, planes)
 
 
 class VelocityModel(Model):
@@ -161,7 +153,7 @@ class _Warped(torch.autograd.Function):
             lines = along_axis(lines, model.up[axis], axis)
         level = model.level
         warped = level.moving.new_empty(1, level.moving.shape[1], *level.grid.shape)
-        for first, last in model.slabs():
+        for first, last in slabs(level.grid.shape, warped.device):
             displacement = along_axis(lines, model.up[0][first:last], 0)
             warped[:, :, first:last] = level.warped(displacement, first)
         ctx.model = model
@@ -173,7 +165,7 @@ class _Warped(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
         (warped,), model = ctx.saved_tensors, ctx.model
         lines = torch.zeros(())
-        for first, last in model.slabs():
+        for first, last in slabs(warped.shape[2:], warped.device):
             low, high = max(first - 1, 0), min(last + 1, warped.shape[2])
             force = torch.zeros(())
             for channel in range(warped.shape[1]):
@@ -251,7 +243,7 @@ def descend(
         return cost - model.agreement(coefficients, similarity, mask).sum()
 
     rate = FINEST_LEARNING_RATE if until == 1 else LEARNING_RATE
-    descent.minimise(loss, [coefficients.requires_grad_(True)], rate, until)
+    descent.minimise(loss, [coefficients.requires_grad_(True)], rate / model.spacing, until)
     coefficients.requires_grad_(False)
 
 

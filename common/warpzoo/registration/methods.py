@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from warpzoo.bundles import find_bundle, variant_names
@@ -33,7 +34,8 @@ def find_methods(
     """The methods of a chain such as "affine,svf", in order.
 
     Args:
-        chain: names of methods and bundles, or folders of bundles, joined by commas.
+        chain: names of methods and bundles, or folders of bundles, joined by commas. A bundle named several times in a
+            row is one network that looks as often, see `NetworkMethod`.
         similarity: what methods without a network, and refinement, maximise.
         refine: iterations or seconds of refinement after the last network.
         adapt: iterations or seconds of the last network's training on the pair.
@@ -68,20 +70,27 @@ def find_methods(
 
     device = chosen_device(device)
     methods: list[Method] = []
-    for number, name in enumerate(names):
+    stages = [(name, len(list(times))) for name, times in groupby(names)]
+    last = max((number for number, (name, _) in enumerate(stages) if name not in OPTIMISED), default=None)
+    for number, (name, times) in enumerate(stages):
         if name in OPTIMISED:
-            methods.append(Optimisation(name, similarity, device=device))
-        elif number == networks[-1]:
-            methods.append(network_method(name, device, variant, weights, adapt))
+            methods += [Optimisation(name, similarity, device=device) for _ in range(times)]
+        elif number == last:
+            methods.append(network_method(name, device, times, variant, weights, adapt))
             if refinement:
                 methods.append(Refinement(refinement, similarity, device))
         else:
-            methods.append(network_method(name, device))
+            methods.append(network_method(name, device, times))
     return methods
 
 
 def network_method(
-    name: str, device: str, variant: str | None = None, weights: str | None = None, adapt: str | float = 0
+    name: str,
+    device: str,
+    passes: int = 1,
+    variant: str | None = None,
+    weights: str | None = None,
+    adapt: str | float = 0,
 ) -> Method:
     """The method that a bundle's inference.json describes."""
     import torch
@@ -102,6 +111,6 @@ def network_method(
         device=torch.device(device),
         weights=str(file) if weights is None else weights,
         adapt=adapt,
-        **{"method#variants": variants},
+        **{"method#variants": variants, "method#passes": passes},
     )
     return method

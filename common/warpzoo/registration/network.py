@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from warpzoo.bundles import Bundle, open_bundle, training_objective
 from warpzoo.geometry.composition import composed
 from warpzoo.geometry.grid import Grid
-from warpzoo.geometry.transforms import DisplacementField, Transform
+from warpzoo.geometry.sampling import warp
+from warpzoo.geometry.transforms import Affine, DisplacementField, Transform
 from warpzoo.images.image import Image
 from warpzoo.images.orientation import working_grid
 from warpzoo.networks import fold_norms, load_weights
@@ -38,7 +39,10 @@ class PredictsTransform(Protocol):
 
 
 class NetworkMethod:
-    """One pass of a bundle's network, before which, if `adapt` says how long, it is trained on the pair at hand.
+    """Passes of a bundle's network, before which, if `adapt` says how long, it is trained on the pair at hand.
+
+    Each pass sees the moving image as the passes before have warped it: on the network's own grid, from one reading of
+    the images.
 
     Args:
         network: the bundle's.
@@ -51,6 +55,7 @@ class NetworkMethod:
         adapt: iterations, or seconds such as "10s", of training by the bundle's own objective on each pair, always from
             the weights in the file.
         variants: of the bundle, for its objective.
+        passes: how often it looks.
     """
 
     def __init__(
@@ -63,6 +68,7 @@ class NetworkMethod:
         spacing: float | Sequence[float] | None = None,
         adapt: str | float = 0,
         variants: Sequence[str] = (),
+        passes: int = 1,
     ) -> None:
         self.network = network
         self.bundle: Bundle = open_bundle(bundle)
@@ -72,11 +78,12 @@ class NetworkMethod:
         self.spacing = spacing
         self.adapt = Budget.read("adapt", adapt)
         self.variants = tuple(variants)
+        self.passes = check_passes(passes)
         self.loaded = False
 
     @property
     def name(self) -> str:
-        return self.bundle.name
+        return ",".join([self.bundle.name] * self.passes)
 
     @property
     def expectations(self) -> Mapping[str, Any]:
@@ -92,7 +99,7 @@ class NetworkMethod:
     ) -> Transform:
         if are_labels(fixed, moving) or len(fixed.array) > 1:
             seen = "label maps" if are_labels(fixed, moving) else f"{len(fixed.array)} channels"
-            raise ValueError(f"{self.name} must be given images of one channel, got {seen}; choose affine,svf.")
+            raise ValueError(f"{self.bundle.name} must be given images of one channel, got {seen}; choose affine,svf.")
         grid = working_grid(fixed)
         if self.spacing is not None:
             grid = grid.with_spacing(self.spacing)
@@ -104,7 +111,7 @@ class NetworkMethod:
             if descent and self.adapt:
                 mask = None if guidance is None else guidance.on_grid(grid, fixed, moving, start)
                 network = adapted(network, self._objective, image, descent, mask)
-            found = composed(predict(network, image, grid), start)
+            found = composed(in_passes(network, image, grid, self.passes), start)
         return descent.finished(found) if descent else found
 
     def _ready(self) -> nn.Module:
@@ -128,6 +135,26 @@ def predict(network: nn.Module, image: Tensor, grid: Grid) -> Transform:
         else:
             transform = DisplacementField(network(image)[:, 1:].float(), grid)
     return transform.cpu()
+
+
+def check_passes(passes: int) -> int:
+    if not isinstance(passes, int) or isinstance(passes, bool) or passes < 1:
+        raise ValueError(f"passes must be a whole number, 1 or more, got {passes!r}.")
+    return passes
+
+
+def in_passes(network: nn.Module, image: Tensor, grid: Grid, passes: int) -> Transform:
+    """The transform of so many passes for (1, 2, *grid) of moving and fixed, on the CPU: of the network's own kind
+    after one, a matrix if each is one, else a displacement on the grid."""
+    moving, fixed = image[:, :1], image[:, 1:]
+    found = predict(network, image, grid)
+    for _ in range(passes - 1):
+        warped = warp(moving, found.field(grid).to(image))
+        then = predict(network, torch.cat([warped, fixed], 1), grid)
+        found = composed(then, found)
+        if not isinstance(found, Affine):
+            found = DisplacementField(found.field(grid), grid)
+    return found
 
 
 def adapted(

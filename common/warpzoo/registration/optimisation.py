@@ -27,7 +27,7 @@ USUAL = {"rigid": "ncc", "affine": "ncc", "ffd": "lncc", "svf": "lncc"}
 """The similarity that each method maximises if none is named."""
 OF_LABELS = "mse"
 """And of label maps."""
-BUDGET = {"rigid": Budget(200), "affine": Budget(300), "ffd": Budget(240), "svf": Budget(240)}
+BUDGET = {"rigid": Budget(200), "affine": Budget(300), "ffd": Budget(200), "svf": Budget(200)}
 REFINED_LEVELS = 2
 """A network has seen what is coarser."""
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from warpzoo.geometry.chunks import slabs
 from warpzoo.geometry.composition import split
 from warpzoo.geometry.grid import Grid
 from warpzoo.geometry.sampling import displacement_at, inside_of, sample, sample_unchecked, voxel_coordinates
@@ -141,7 +142,10 @@ class Level:
 
     def covered(self, displacement: Tensor) -> Tensor | None:
         """Which voxels are compared, (1, 1, *shape) of 0 and 1; None if all are."""
-        counted = self.counted(self.coordinates(displacement))
+        parts = slabs(self.grid.shape, displacement.device)
+        counted = torch.cat(
+            [self.counted(self.coordinates(displacement[:, :, first:last], first), first) for first, last in parts], 2
+        )
         if not bool(counted.any()) and (self.fixed_mask is not None or self.moving_mask is not None):
             raise ValueError(
                 "masks must meet where the optimisation starts, got no voxel of the fixed mask in the moving one; "
@@ -149,11 +153,12 @@ class Level:
             )
         return None if bool(counted.all()) else counted.to(self.fixed)
 
-    def counted(self, coordinates: Tensor) -> Tensor:
-        """Which voxels are compared if they lie there in the moving image, (batch, 1, *shape) bool."""
+    def counted(self, coordinates: Tensor, first: int = 0) -> Tensor:
+        """Which voxels of the planes from `first` on are compared if they lie there in the moving image,
+        (batch, 1, *shape) bool."""
         inside = inside_of(coordinates, list(self.moving.shape[2:]))
         if self.fixed_mask is not None:
-            inside = inside & (self.fixed_mask > 0)
+            inside = inside & (self.fixed_mask[:, :, first : first + inside.shape[2]] > 0)
         if self.moving_mask is not None:
             mask = self.moving_mask.expand(len(coordinates), *self.moving_mask.shape[1:])
             inside = inside & (sample(mask, coordinates, mode="nearest") > 0)

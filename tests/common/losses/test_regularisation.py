@@ -11,7 +11,8 @@ import torch
 from scipy.ndimage import map_coordinates
 from torch import Tensor, nn
 
-from warpzoo.losses import BendingEnergy, Diffusion, FoldingPenalty, InverseConsistency, TotalVariation, with_gradient
+from warpzoo.geometry import chunks
+from warpzoo.losses import BendingEnergy, Diffusion, FoldingPenalty, InverseConsistency, TotalVariation
 
 SHAPES = [(7, 9), (5, 6, 7)]
 REGULARISERS = [TotalVariation(), Diffusion(), BendingEnergy(), FoldingPenalty()]
@@ -84,7 +85,7 @@ def test_bending_energy_does_not_depend_on_the_chunks(shape: tuple[int, ...], mo
 
     whole = value_and_gradient()
     for items in (1, 2):
-        monkeypatch.setitem(with_gradient.CHUNK_VOXELS, "cpu", items * math.prod(shape))
+        monkeypatch.setitem(chunks.CHUNK_VOXELS, "cpu", items * math.prod(shape))
         for ours, expected in zip(value_and_gradient(), whole, strict=True):
             torch.testing.assert_close(ours, expected, rtol=1e-12, atol=0)
 

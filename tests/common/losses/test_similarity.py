@@ -14,7 +14,7 @@ from scipy.ndimage import gaussian_filter
 from sklearn.metrics import mutual_info_score
 from torch import Tensor
 
-from warpzoo.losses import with_gradient
+from warpzoo.geometry import chunks
 from warpzoo.losses.similarity import (
     LNCCLoss,
     MSELoss,
@@ -96,7 +96,7 @@ def test_lncc_does_not_depend_on_the_chunks(
         return [value.detach(), fixed.grad, warped.grad]
 
     whole = value_and_gradients()
-    monkeypatch.setitem(with_gradient.CHUNK_VOXELS, "cpu", chunk)
+    monkeypatch.setitem(chunks.CHUNK_VOXELS, "cpu", chunk)
     for ours, expected in zip(value_and_gradients(), whole, strict=True):
         torch.testing.assert_close(ours, expected, rtol=0, atol=1e-12)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from warpzoo.geometry import chunks
 from warpzoo.metrics import folding, target_registration_error
 
 
@@ -58,6 +59,17 @@ def test_any_corner_of_a_cell_counts(shape):
     assert result.central.tolist() == [0] * len(diagonals)
     cells = np.prod([size - 1 for size in shape])
     np.testing.assert_allclose(result.forward * cells, 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(17, 12), (16, 9, 7)])
+@pytest.mark.parametrize("planes", [1, 2, 5])
+def test_folds_do_not_depend_on_the_chunks(shape, planes, monkeypatch):
+    field = torch.randn(2, len(shape), *shape, generator=torch.Generator().manual_seed(0)) / 2
+    whole = folding(field)
+    assert 0 < float(whole.central.min()) < float(whole.forward.min()) < 1
+    monkeypatch.setitem(chunks.CHUNK_VOXELS, "cpu", planes * int(np.prod(shape[1:])))
+    for part, expected in zip(folding(field), whole, strict=True):
+        torch.testing.assert_close(part, expected)
 
 
 @pytest.mark.parametrize("shape", [(9, 8), (6, 7, 8)])

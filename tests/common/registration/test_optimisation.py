@@ -13,6 +13,7 @@ from scipy import ndimage
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from warpzoo.geometry import chunks
 from warpzoo.geometry.composition import composed
 from warpzoo.geometry.grid import Grid
 from warpzoo.geometry.sampling import warp
@@ -20,7 +21,6 @@ from warpzoo.geometry.transforms import Affine, Composition, DisplacementField, 
 from warpzoo.images.image import Image, read_image
 from warpzoo.losses import LNCCLoss, local_normalised_cross_correlation
 from warpzoo.metrics import folding
-from warpzoo.registration import deformation
 from warpzoo.registration.budget import Budget
 from warpzoo.registration.deformation import FreeFormModel, VelocityModel, lattice_of
 from warpzoo.registration.descent import Descent
@@ -142,7 +142,7 @@ def test_smooth_deformations_are_found(tmp_path: Path, dims: int, method: str) -
 def careless(monkeypatch: pytest.MonkeyPatch) -> None:
     """Large steps, and nothing that keeps the way smooth."""
     monkeypatch.setattr("warpzoo.registration.deformation.SMOOTHNESS", 0.0)
-    monkeypatch.setattr("warpzoo.registration.deformation.LEARNING_RATE", 0.5)
+    monkeypatch.setattr("warpzoo.registration.deformation.LEARNING_RATE", 2.0)
 
 
 @pytest.mark.parametrize("method", ["ffd", "svf"])
@@ -223,7 +223,7 @@ def test_the_finest_level_depends_smoothly_on_the_size() -> None:
 @pytest.mark.parametrize("kind", [VelocityModel, FreeFormModel])
 @pytest.mark.parametrize("shape", [(90, 70), (40, 36, 44)])
 def test_a_model_warps_in_slabs_and_says_where_to_go(kind: type, shape: tuple[int, ...], monkeypatch) -> None:
-    monkeypatch.setattr(deformation, "chunk_voxels", lambda device: 5 * math.prod(shape[1:]))
+    monkeypatch.setitem(chunks.CHUNK_VOXELS, "cpu", 5 * math.prod(shape[1:]))
     torch.manual_seed(0)
     grid, coarse = Grid(shape), [size // 6 for size in shape]
     images = [F.interpolate(torch.rand(1, 1, *coarse), shape, mode="bilinear" if len(shape) == 2 else "trilinear")] * 2

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from warpzoo.denoising.stacks import open_stack
+from warpzoo.images.stacks import open_stack
 
 LICENCE_CC_BY = "CC BY 4.0"
 

@@ -22,8 +22,8 @@ import torch
 from fuzzing.catalogue import HOSTILE
 from fuzzing.mutations import REPLACED, damage, replace
 from warpzoo.denoising.psf import make_psf
-from warpzoo.denoising.stacks import open_stack
 from warpzoo.images.image import Image, read_image
+from warpzoo.images.stacks import open_stack
 from warpzoo.networks.weights import load_weights
 from warpzoo.registration.listing import list_pairs
 from warpzoo.training.lists import list_images

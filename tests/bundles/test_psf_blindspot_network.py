@@ -8,8 +8,8 @@ from scipy import ndimage
 from torch import nn
 
 from warpzoo.denoising.psf import GaussianPSF, MeasuredPSF
-from warpzoo.denoising.stacks import open_stack
 from warpzoo.denoising.tiles import Tiles
+from warpzoo.images.stacks import open_stack
 
 SIZES = {2: (75, 101), 3: (23, 34, 29)}
 

@@ -62,7 +62,7 @@ def denoise(
     from warpzoo.bundles import variant_names
     from warpzoo.denoising.denoise import denoise_stack, denoiser, psf_settings
     from warpzoo.denoising.filters import FILTERS
-    from warpzoo.denoising.stacks import check_output, open_stack
+    from warpzoo.images.stacks import check_output, open_stack
 
     began = time.perf_counter()
     if method not in FILTERS:

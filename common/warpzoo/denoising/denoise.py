@@ -16,9 +16,9 @@ from warpzoo.bundles import Bundle, find_bundle, shipped
 from warpzoo.checks import check_truth, chosen_device
 from warpzoo.denoising.filters import FILTERS, filter_stack
 from warpzoo.denoising.preflight import little_to_learn_from, other_intensities, preflight
-from warpzoo.denoising.stacks import Stack, result_dtype
 from warpzoo.denoising.training import parse_budget
 from warpzoo.errors import Finding, as_value_error, raise_if
+from warpzoo.images.stacks import Stack, result_dtype
 
 
 @dataclass(frozen=True)

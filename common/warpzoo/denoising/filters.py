@@ -17,8 +17,8 @@ from scipy import ndimage
 from skimage import restoration
 from tqdm import tqdm
 
-from warpzoo.denoising.stacks import Stack, create_like
 from warpzoo.denoising.tiles import plan_tiles
+from warpzoo.images.stacks import Stack, create_like
 
 CALIBRATION = 256
 """Side, in pixels, of the window on which sizes are chosen."""

@@ -11,8 +11,8 @@ import torch
 
 from warpzoo.bundles import variant_names
 from warpzoo.denoising.denoise import denoise_stack, psf_settings
-from warpzoo.denoising.stacks import open_stack, result_dtype, stack_of
 from warpzoo.images.conversion import as_image, is_array
+from warpzoo.images.stacks import open_stack, result_dtype, stack_of
 
 
 def denoise(

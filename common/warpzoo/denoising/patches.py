@@ -6,6 +6,7 @@ Interpolation would correlate the noise of neighbouring pixels, and a blind-spot
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import ignite.distributed as idist
 import numpy as np
@@ -14,7 +15,24 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from warpzoo.checks import check_truth
-from warpzoo.denoising.stacks import Stack
+from warpzoo.images.stacks import ZARR, Stack, open_stack
+from warpzoo.training.lists import images_in_folder
+
+
+def open_stacks(
+    source: str | Path | Stack | Sequence[str | Path],
+    spatial_dims: int = 2,
+    channel: int | None = None,
+    time_axis: int | None = None,
+) -> list[Stack]:
+    """The stacks of a file, of several, or of every image below a folder; one that is open already stays it."""
+    if isinstance(source, Stack):
+        return [source]
+    if isinstance(source, (str, Path)):
+        path = Path(source)
+        folder = path.is_dir() and not path.name.lower().endswith(ZARR)
+        source = [record["image"] for record in images_in_folder(path)] if folder else [path]
+    return [open_stack(path, spatial_dims, channel, time_axis) for path in source]
 
 
 class Patches(Dataset):

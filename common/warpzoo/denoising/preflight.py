@@ -9,10 +9,10 @@ import numpy as np
 from torch import Tensor
 
 from warpzoo.denoising.patches import Patches
-from warpzoo.denoising.stacks import Stack
 from warpzoo.denoising.tiles import plan_tiles
 from warpzoo.errors import Finding, fatal, warning
 from warpzoo.images.content import SATURATED
+from warpzoo.images.stacks import Stack
 from warpzoo.networks.weights import read_weights
 
 CORRELATED = 0.25

@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from warpzoo import record
 from warpzoo.checks import check_truth
-from warpzoo.denoising.stacks import Stack, create_like, open_stack
 from warpzoo.denoising.tiles import Tiles
+from warpzoo.images.stacks import Stack, create_like, open_stack
 from warpzoo.metrics.intensity import psnr, scale_invariant_psnr, ssim
 
 

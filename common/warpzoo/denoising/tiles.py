@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from warpzoo.denoising.stacks import Stack, Window
+from warpzoo.images.stacks import Stack, Window
 
 
 class Tile(NamedTuple):

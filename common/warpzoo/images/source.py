@@ -10,9 +10,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import numpy as np
 import torch
@@ -23,7 +24,9 @@ from warpzoo.images.image import Header, by, flip_lps, write_image
 Index = tuple[int | slice, ...]
 
 KEPT_BYTES = 2**31
-"""Of files that were unpacked as a whole, what is kept in memory to read more of them from."""
+"""Of files that were unpacked as a whole, what is kept to read more of them from."""
+IN_MEMORY = 2**26
+"""Bytes of a compressed file above which what is read in parts comes from an unpacked copy on disk."""
 SHORTEST = 1e-12
 """Millimetres that a voxel's side must have; squares of shorter ones may vanish."""
 DEFLATE_RATIO = 1032
@@ -39,39 +42,54 @@ class Stored(Protocol):
 
 
 class OnDisk:
-    """The values of an uncompressed file, mapped anew for every part: a mapping that lives on keeps what it read."""
+    """The values of an uncompressed file, mapped anew for every part: a mapping that lives on keeps what it read.
 
-    def __init__(self, path: Path, dtype: np.dtype, offset: int, shape: tuple[int, ...]) -> None:
-        self.path, self.dtype, self.offset, self.shape = path, dtype, offset, shape
+    `file` is an open file that they are in instead, such as a temporary one; `path` is what messages call it.
+    """
+
+    def __init__(
+        self, path: Path, dtype: np.dtype, offset: int, shape: tuple[int, ...], file: IO[bytes] | None = None
+    ) -> None:
+        self.path, self.dtype, self.offset, self.shape, self.file = path, dtype, offset, shape, file
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * self.dtype.itemsize
 
     def __getitem__(self, index: Any) -> np.ndarray:
         with reading(self.path, "an image"):
-            return np.asarray(np.memmap(self.path, self.dtype, "r", self.offset, self.shape)[index])
+            mapped = np.memmap(self.file or self.path, self.dtype, "r", self.offset, self.shape)
+            # a view of a part would keep all of it mapped
+            return np.asarray(mapped) if index is Ellipsis else np.array(mapped[index])
 
     def __setitem__(self, index: Any, values: np.ndarray) -> None:
-        mapped = np.memmap(self.path, self.dtype, "r+", self.offset, self.shape)
+        mapped = np.memmap(self.file or self.path, self.dtype, "r+", self.offset, self.shape)
         mapped[index] = values
         mapped.flush()
 
 
-_kept: OrderedDict[tuple[Path, int], np.ndarray] = OrderedDict()
+_kept: OrderedDict[tuple[Path, int], np.ndarray | OnDisk] = OrderedDict()
 
 
 class Unpacked:
     """The values of a file that can only be read as a whole: unpacked by `unpack(path)` when they are needed.
 
-    The files used last are kept unpacked, up to KEPT_BYTES of them; what is read at once (`[...]`) is not.
+    The files used last are kept unpacked, up to KEPT_BYTES of them; what is read at once (`[...]`) is not. Parts are
+    read from an unpacked copy, which is made by `copy(path)` if that is given: on disk for instance.
     """
 
-    def __init__(self, path: Path, unpack: Callable[[Path], np.ndarray]) -> None:
+    def __init__(
+        self, path: Path, unpack: Callable[[Path], np.ndarray], copy: Callable[[Path], OnDisk] | None = None
+    ) -> None:
         self.path, self.unpack, self.changed = path, unpack, path.stat().st_mtime_ns
+        self.copy = copy or unpack
 
     def __getitem__(self, index: Any) -> np.ndarray:
         if index is Ellipsis:
             return self.unpack(self.path)
         key = (self.path, self.changed)
         if key not in _kept:
-            _kept[key] = self.unpack(self.path)
+            _kept[key] = self.copy(self.path)
             while len(_kept) > 1 and sum(values.nbytes for values in _kept.values()) > KEPT_BYTES:
                 _kept.popitem(last=False)
         _kept.move_to_end(key)
@@ -89,6 +107,7 @@ class Source:
         spatial: which axes are x, y[, z], in this order.
         stored: the values as they lie in the file.
         details: for formats that are written part by part, what they need beside the header to write another like it.
+    seconds: from one time point to the next, where the file says so.
     """
 
     header: Header
@@ -97,6 +116,7 @@ class Source:
     spatial: tuple[int, ...]
     stored: Stored
     details: Any = None
+    seconds: float | None = None
 
     def __post_init__(self) -> None:
         path, linear = self.header.path, self.header.affine[:-1, :-1]
@@ -154,7 +174,15 @@ class Source:
         return values if others else values[None]
 
 
-def in_pixels(path: Path, axes: str, shape: Sequence[int], dtype: np.dtype, stored: Stored, details: Any) -> Source:
+def in_pixels(
+    path: Path,
+    axes: str,
+    shape: Sequence[int],
+    dtype: np.dtype,
+    stored: Stored,
+    details: Any,
+    seconds: float | None = None,
+) -> Source:
     """A source without a place in the world; `axes` and `shape` are those of the file, the slowest first.
 
     An axis that is neither time, channel nor sample and has more than one place is the third of space.
@@ -170,20 +198,21 @@ def in_pixels(path: Path, axes: str, shape: Sequence[int], dtype: np.dtype, stor
         spatial += stacked
     sides = tuple(shape[number] for number in spatial)
     header = Header(path, sides, flip_lps(len(sides)), dtype.newbyteorder("="), pixels=True)
-    return Source(header, axes, shape, tuple(spatial), stored, details)
+    return Source(header, axes, shape, tuple(spatial), stored, details, seconds)
 
 
 @contextmanager
 def create_like(source: Source, path: Path, dtype: np.dtype) -> Iterator[Any]:
     """Zeros to be overwritten by an index of the file's axes, the slowest first, with the source's axes and metadata.
 
-    The file is at `path` when the block ends well. TIFF and OME-Zarr are written on disk part by part; values of other
-    formats wait in memory, as float32, until then.
+    The file is at `path` when the block ends well. NIfTI, TIFF and OME-Zarr are written on disk part by part; values of
+    other formats wait in memory, as float32, until then.
     """
     from warpzoo.images.formats import format_of
 
-    if source.details is not None:
-        with format_of(source.header.path).created(source, path, dtype) as stored:
+    own = format_of(source.header.path)
+    if source.details is not None or (hasattr(own, "created") and format_of(path) is own):
+        with own.created(source, path, dtype) as stored:
             yield stored
         return
     if len(source.shape) > len(source.spatial):
@@ -205,6 +234,19 @@ def check_output(source: Source, path: Path, dtype: np.dtype) -> None:
     else:
         with TemporaryDirectory() as folder, create_like(source, Path(folder) / path.name, dtype):
             pass
+
+
+def duration(value: float, unit: str) -> float | None:
+    """A time step in seconds, from a number and the unit's name or symbol; None if it is none."""
+    name = unit.strip().lower()
+    for begins, seconds in (("us", 1e-6), ("µs", 1e-6), ("micro", 1e-6), ("ms", 1e-3), ("milli", 1e-3), ("s", 1.0)):
+        if name.startswith(begins):
+            break
+    else:
+        seconds = {"min": 60.0, "minute": 60.0, "h": 3600.0, "hour": 3600.0, "d": 86400.0, "day": 86400.0}.get(
+            name, 1.0
+        )
+    return value * seconds if 0 < value < float("inf") else None
 
 
 def several(path: Path, shape: Sequence[int]) -> FileError:

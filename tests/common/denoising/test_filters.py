@@ -6,7 +6,7 @@ import tifffile
 from scipy import ndimage
 
 from warpzoo.denoising.filters import FILTERS, choose_size, filter_stack, noise_deviation
-from warpzoo.denoising.stacks import open_stack
+from warpzoo.images.stacks import open_stack
 
 
 @pytest.fixture(scope="module")

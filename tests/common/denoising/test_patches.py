@@ -5,7 +5,7 @@ import pytest
 import tifffile
 
 from warpzoo.denoising.patches import Patches
-from warpzoo.denoising.stacks import open_stack
+from warpzoo.images.stacks import open_stack
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import torch
 from scipy import ndimage
 
 from warpzoo.denoising.preflight import little_to_learn_from, noise_correlation, other_intensities, preflight
-from warpzoo.denoising.stacks import open_stack
+from warpzoo.images.stacks import open_stack
 
 RANDOM = np.random.default_rng(0)
 BLOBS = 100 + 300 * ndimage.gaussian_filter(RANDOM.normal(size=(200, 220)), 3)

@@ -9,8 +9,8 @@ from scipy import ndimage
 
 from warpzoo.denoising import filters
 from warpzoo.denoising.filters import filter_stack
-from warpzoo.denoising.stacks import open_stack
 from warpzoo.denoising.tiles import Tiles, plan_tiles
+from warpzoo.images.stacks import open_stack
 
 
 @given(

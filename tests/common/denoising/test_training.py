@@ -12,8 +12,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from warpzoo.denoising.denoise import denoise_stack
-from warpzoo.denoising.patches import Patches
-from warpzoo.denoising.stacks import open_stacks
+from warpzoo.denoising.patches import Patches, open_stacks
 from warpzoo.denoising.training import Calibrate, FitIntensities, SaveWeights, TrainingLimit, parse_budget
 from warpzoo.denoising.wiener import WienerFilter
 from warpzoo.training.averaging import AverageWeights

@@ -16,9 +16,9 @@ import pytest
 import SimpleITK as sitk
 import tifffile
 
-from warpzoo.denoising.stacks import open_stack
 from warpzoo.files import FileError
 from warpzoo.images import open_image, read_image
+from warpzoo.images.stacks import open_stack
 
 VALUES = np.arange(5 * 6 * 7, dtype=np.int16).reshape(5, 6, 7)
 

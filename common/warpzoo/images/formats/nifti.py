@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import gzip
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
+from math import prod
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 import numpy as np
 
-from warpzoo.files import FileError, reading
+from warpzoo.files import FileError, reading, whole_file
+from warpzoo.images.formats import SUFFIXES
 from warpzoo.images.image import Header, flatten_affine
-from warpzoo.images.source import DEFLATE_RATIO, OnDisk, Source, Stored, Unpacked, check_size, colour
+from warpzoo.images.source import (
+    DEFLATE_RATIO,
+    IN_MEMORY,
+    OnDisk,
+    Source,
+    Stored,
+    Unpacked,
+    check_size,
+    colour,
+    duration,
+)
 
 GZIP_LEVEL = 1
 AXES = "XYZTCQR"
@@ -38,24 +54,57 @@ def open_file(path: Path, labels: bool = False, channels: bool = False) -> Sourc
         check_size(path, shape, stored_dtype, proxy.offset, DEFLATE_RATIO if packed else 1)
         affine, warnings = nifti_affine(path, header)
     stored: Stored = OnDisk(path, stored_dtype, proxy.offset, shape[::-1])
-    if packed or scaled:
-        stored = Unpacked(path, partial(_unpack, shape=shape, scaled=scaled))
+    if packed:
+        large = prod(shape) * stored_dtype.itemsize > IN_MEMORY
+        copy = partial(_copy_on_disk, dtype=stored_dtype, offset=proxy.offset, shape=shape[::-1])
+        stored = Unpacked(path, partial(_unpack, shape=shape), copy if large else None)
+    if scaled:
+        stored = _Scaled(stored, proxy.slope, proxy.inter)
     if len(shape) == 2:
         affine = flatten_affine(affine, axis=2)[0]
     dtype = np.dtype(np.float32) if scaled else stored_dtype.newbyteorder("=")
     spatial = tuple(range(min(3, len(shape))))
     described = Header(path, shape[:3], affine, dtype, warnings=warnings, nifti=header)
-    return Source(described, AXES[: len(shape)], shape, spatial, stored)
+    return Source(described, AXES[: len(shape)], shape, spatial, stored, seconds=_seconds(header))
 
 
-def _unpack(path: Path, shape: tuple[int, ...], scaled: bool) -> np.ndarray:
+def _unpack(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     import nibabel
 
     with reading(path, "NIfTI"):
         np.empty(shape, np.float32)  # a MemoryError now, not after minutes of unpacking
         nifti: Any = nibabel.load(path)
-        values = nifti.get_fdata(dtype=np.float32, caching="unchanged") if scaled else np.asanyarray(nifti.dataobj)
-    return values.reshape(shape, order="F").T
+        return nifti.dataobj.get_unscaled().reshape(shape, order="F").T
+
+
+def _copy_on_disk(path: Path, dtype: np.dtype, offset: int, shape: tuple[int, ...]) -> OnDisk:
+    """The values unpacked into a temporary file without a name, which is gone with the object."""
+    with reading(path, "NIfTI"), gzip.open(path) as packed:
+        packed.seek(offset)
+        file = TemporaryFile()
+        shutil.copyfileobj(packed, file, 2**20)
+        if file.tell() < prod(shape) * dtype.itemsize:
+            raise FileError(f"{path} is incomplete: it ends before its last voxel; copy or export it again.")
+        file.flush()
+        return OnDisk(path, dtype, 0, shape, file)
+
+
+class _Scaled:
+    """Values that are stored as whole numbers with a slope and an intercept, as float32."""
+
+    def __init__(self, stored: Stored, slope: float, intercept: float) -> None:
+        self.stored, self.slope, self.intercept = stored, slope, intercept
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        from nibabel.volumeutils import apply_read_scaling
+
+        values = np.asarray(self.stored[index])
+        return apply_read_scaling(values, np.float32(self.slope), np.float32(self.intercept)).astype(np.float32)
+
+
+def _seconds(header: Any) -> float | None:
+    """From one time point to the next; a header without a unit of time has seconds."""
+    return duration(float(header["pixdim"][4]), header.get_xyzt_units()[1]) if header["dim"][0] > 3 else None
 
 
 def nifti_affine(path: Path, header: Any) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -76,6 +125,46 @@ def nifti_affine(path: Path, header: Any) -> tuple[np.ndarray, tuple[str, ...]]:
 
 
 def write(file: Any, path: Path, values: np.ndarray, like: Header) -> None:
+    image = _image(values, like)
+    if path.name.lower().endswith(".gz"):
+        with gzip.GzipFile("", "wb", GZIP_LEVEL, file, mtime=0) as packed:
+            _stream(image, values, packed)
+    else:
+        _stream(image, values, file)
+
+
+@contextmanager
+def created(source: Source, path: Path, dtype: np.dtype) -> Iterator[OnDisk]:
+    """Zeros like the source, to be written part by part; the file is at `path` when the block ends well.
+
+    They lie on disk, uncompressed until then.
+    """
+    if not path.name.lower().endswith(SUFFIXES["nifti"]):
+        raise FileError(f"{path} is no NIfTI; choose .nii.gz or .nii for its name.")
+    image = _image(np.broadcast_to(np.zeros((), dtype.newbyteorder("=")), source.shape), source.header)
+    if source.seconds is not None and (source.header.nifti is None or source.header.nifti["dim"][0] < 4):
+        image.header["pixdim"][4] = source.seconds
+        image.header.set_xyzt_units(image.header.get_xyzt_units()[0], "sec")
+    size = prod(source.shape) * dtype.itemsize
+    with whole_file(path) as unfinished, open(unfinished, "w+b") as file:
+        packed = path.name.lower().endswith(".gz")
+        with TemporaryFile(dir=path.parent) if packed else file as plain:
+            image.header.write_to(plain)
+            offset = plain.tell()
+            plain.truncate(offset + size)
+            yield OnDisk(path, image.header.get_data_dtype(), offset, source.shape[::-1], plain)
+            if packed:
+                _pack(plain, file)
+
+
+def _pack(plain: IO[bytes], file: IO[bytes]) -> None:
+    plain.seek(0)
+    with gzip.GzipFile("", "wb", GZIP_LEVEL, file, mtime=0) as packed:  # type: ignore[arg-type]
+        shutil.copyfileobj(plain, packed, 2**20)
+
+
+def _image(values: np.ndarray, like: Header) -> Any:
+    """A NIfTI of these values with the header of `like`, as far as it fits."""
     import nibabel
 
     if like.nifti is not None:
@@ -95,15 +184,11 @@ def write(file: Any, path: Path, values: np.ndarray, like: Header) -> None:
         image.header.set_intent("vector")
     image.header.set_data_dtype(values.dtype)
     image.header.set_slope_inter(1, 0)
-    if path.name.lower().endswith(".gz"):
-        with gzip.GzipFile("", "wb", GZIP_LEVEL, file, mtime=0) as packed:
-            _stream(image, values, packed)
-    else:
-        _stream(image, values, file)
+    image.update_header()
+    return image
 
 
 def _stream(image: Any, values: np.ndarray, file: Any) -> None:
-    image.update_header()
     image.header.write_to(file)
     write_values(values.astype(image.header.get_data_dtype(), copy=False), file)
 

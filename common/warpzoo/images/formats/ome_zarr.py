@@ -16,7 +16,7 @@ import numpy as np
 
 from warpzoo.files import FileError, check_kinds_below, reading
 from warpzoo.images.formats import SUFFIXES
-from warpzoo.images.source import MOST_PACKED, Source, check_size, in_pixels
+from warpzoo.images.source import MOST_PACKED, Source, check_size, duration, in_pixels
 
 
 def open_file(path: Path, labels: bool = False, channels: bool = False) -> Source:
@@ -27,7 +27,22 @@ def open_file(path: Path, labels: bool = False, channels: bool = False) -> Sourc
         described = group.attrs.get("ome", group.attrs)["multiscales"][0]  # version 0.5 has a key of its own for it
         array = group[described["datasets"][0]["path"]]
         axes = "".join(map(_letter, described["axes"]))
-        return in_pixels(path, axes, array.shape, array.dtype, _Parts(path, array, size), dict(group.attrs))
+        stored, seconds = _Parts(path, array, size), _seconds(described, axes)
+        return in_pixels(path, axes, array.shape, array.dtype, stored, dict(group.attrs), seconds)
+
+
+def _seconds(described: Any, axes: str) -> float | None:
+    """From one time point to the next, by the scales of the image and of its first level."""
+    step, place = 1.0, axes.find("T")
+    unit = described["axes"][place].get("unit") if place >= 0 and isinstance(described["axes"][place], dict) else None
+    if unit is None:
+        return None
+    for one in (
+        *described.get("coordinateTransformations", ()),
+        *described["datasets"][0]["coordinateTransformations"],
+    ):
+        step *= one["scale"][place] if one["type"] == "scale" else 1.0
+    return duration(step, unit)
 
 
 class _Parts:

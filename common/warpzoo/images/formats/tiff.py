@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 from xml.dom import minidom
 from xml.etree import ElementTree
@@ -20,10 +21,20 @@ import numpy as np
 from warpzoo.files import FileError, check_kind, reading, whole_file
 from warpzoo.images.formats import SUFFIXES
 from warpzoo.images.image import Header
-from warpzoo.images.source import MOST_PACKED, OnDisk, Source, Stored, Unpacked, check_size, in_pixels
+from warpzoo.images.source import (
+    IN_MEMORY,
+    MOST_PACKED,
+    OnDisk,
+    Source,
+    Stored,
+    Unpacked,
+    check_size,
+    duration,
+    in_pixels,
+)
 
-IN_MEMORY = 2**28
-"""Bytes of a compressed file above which it is unpacked into a temporary file."""
+AT_ONCE = 2**24
+"""Bytes that are unpacked at once."""
 
 
 def open_file(path: Path, labels: bool = False, channels: bool = False) -> Source:
@@ -40,8 +51,9 @@ def open_file(path: Path, labels: bool = False, channels: bool = False) -> Sourc
         if offset is not None:
             stored: Stored = OnDisk(path, dtype.newbyteorder(file.byteorder), offset, series.shape)
         else:  # compressed, or in pieces
-            stored = Unpacked(path, _unpack)
-        return in_pixels(path, series.axes, series.shape, dtype, stored, _details(file, series))
+            stored = Unpacked(path, _unpack, _copy_on_disk if series.nbytes > IN_MEMORY else None)
+        seconds = _seconds(file)
+        return in_pixels(path, series.axes, series.shape, dtype, stored, _details(file, series), seconds)
 
 
 def _check_pages(path: Path, file: Any) -> None:
@@ -65,7 +77,38 @@ def _unpack(path: Path) -> np.ndarray:
 
     with reading(path, "TIFF"), tifffile.TiffFile(path) as file:
         series = file.series[0]
-        return series.asarray(out="memmap" if series.nbytes > IN_MEMORY else None).reshape(series.shape)
+        return series.asarray().reshape(series.shape)
+
+
+def _copy_on_disk(path: Path) -> OnDisk:
+    """The values unpacked, some pages at a time, into a temporary file without a name: gone with the object."""
+    import tifffile
+
+    with reading(path, "TIFF"), tifffile.TiffFile(path) as file:
+        series = file.series[0]
+        dtype, page = series.dtype.newbyteorder("="), series.keyframe
+        step = max(1, AT_ONCE // page.nbytes)
+        copy = TemporaryFile()
+        for first in range(0, len(series.pages), step):
+            some = slice(first, first + step)
+            if any(one is not None for one in series.pages[some]):
+                values = file.asarray(series=0, key=some).astype(dtype, copy=False)
+            else:  # pages that the file lacks
+                values = np.zeros((len(series.pages[some]), *page.shape), dtype)
+            copy.write(np.ascontiguousarray(values).data)
+        copy.flush()
+        return OnDisk(path, dtype, 0, series.shape, copy)
+
+
+def _seconds(file: Any) -> float | None:
+    """From one time point to the next, by OME-XML or ImageJ."""
+    if file.is_ome:
+        for element in ElementTree.fromstring(file.ome_metadata.encode()).iter():
+            if element.tag.rpartition("}")[2] == "Pixels":
+                step = element.get("TimeIncrement")
+                return None if step is None else duration(float(step), element.get("TimeIncrementUnit", "s"))
+    step = (file.imagej_metadata or {}).get("finterval") if file.is_imagej else None
+    return None if step is None else duration(float(step), str(file.imagej_metadata.get("tunit", "s")))
 
 
 def _details(file: Any, series: Any) -> dict[str, Any]:

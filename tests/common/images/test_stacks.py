@@ -10,7 +10,8 @@ import pytest
 import tifffile
 from PIL import Image as Picture
 
-from warpzoo.denoising.stacks import check_output, create_like, open_stack, open_stacks
+from warpzoo.denoising.patches import open_stacks
+from warpzoo.images.stacks import check_output, create_like, open_stack
 
 RANDOM = np.random.default_rng(0)
 
@@ -104,7 +105,7 @@ def test_compressed_and_foreign_tiffs(tmp_path):
     ],
 )
 def test_one_channel_is_denoised_and_the_others_are_copied(tmp_path, monkeypatch, shape, axes, options):
-    monkeypatch.setattr("warpzoo.denoising.stacks.COPIED_ROWS", 7)
+    monkeypatch.setattr("warpzoo.images.stacks.COPIED_ROWS", 7)
     values = RANDOM.integers(0, 200, shape).astype(np.uint8)
     tifffile.imwrite(tmp_path / "in.tif", values, **{"photometric": "minisblack", **options})
     denoise_by_adding_one(tmp_path / "in.tif", tmp_path / "out.tif", 3 if "Z" in axes else 2, channel=1)

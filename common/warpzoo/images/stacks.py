@@ -1,13 +1,13 @@
-"""Noisy images as a denoising network sees them, read and written a window at a time from files of any size.
+"""Images as frames of two or three axes, read and written a window at a time from files of any size.
 
-Convention: a stack is (frames, *spatial), rows before columns and slices before rows, as the networks were trained; the
-files' axes, x first everywhere else, are turned round here, in `Stack.read` and `Written.put`, and nowhere else. Every
-frame is denoised on its own. An image is a stack of one frame; in 2-D the slices of a volume are frames too.
+Convention: a stack is (frames, *spatial), rows before columns and slices before rows, as networks for denoising are
+trained; the files' axes, x first everywhere else, are turned round here, in `Stack.read` and `Written.put`, and nowhere
+else. An image is a stack of one frame; in 2-D the slices of a volume are frames too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
@@ -22,7 +22,6 @@ from warpzoo.files import FileError
 from warpzoo.images import source as images
 from warpzoo.images.image import by, open_image, to_dtype
 from warpzoo.images.source import Index, Source, in_pixels
-from warpzoo.training.lists import images_in_folder
 
 ZARR = ".zarr"
 COPIED_ROWS = 1024
@@ -38,7 +37,7 @@ class Layout:
     sizes: of all axes, x first as in `Source`.
     spatial: the numbers of the axes that are space, in that order.
     channels: the number of the channels' axis.
-    channel: which of them is denoised.
+    channel: which of them is read and written.
     """
 
     sizes: tuple[int, ...]
@@ -68,7 +67,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Stack:
-    """A noisy image, volume or series to read from: a file, and how its axes are seen."""
+    """An image, volume or series to read from: a file, and how its axes are seen."""
 
     source: Source
     layout: Layout
@@ -137,25 +136,9 @@ def open_stack(
     return Stack(source, _layout(source, spatial_dims, channel, time_axis))
 
 
-def open_stacks(
-    source: str | Path | Stack | Sequence[str | Path],
-    spatial_dims: int = 2,
-    channel: int | None = None,
-    time_axis: int | None = None,
-) -> list[Stack]:
-    """The stacks of a file, of several, or of every image below a folder; one that is open already stays it."""
-    if isinstance(source, Stack):
-        return [source]
-    if isinstance(source, (str, Path)):
-        path = Path(source)
-        folder = path.is_dir() and not path.name.lower().endswith(ZARR)
-        source = [record["image"] for record in images_in_folder(path)] if folder else [path]
-    return [open_stack(path, spatial_dims, channel, time_axis) for path in source]
-
-
 @contextmanager
 def create_like(stack: Stack, path: str | Path | np.ndarray, dtype: np.dtype | str | None = None) -> Iterator[Written]:
-    """A file to write denoised windows into, of the same shape, axes and metadata; other channels are copied.
+    """A file to write windows into, of the same shape, axes and metadata; other channels are copied.
 
     Values are rounded and clipped to `dtype` (the input's own by default). The file is there when the block ends well.
     `path` may be an array of the stack's axes, the slowest first, to write into instead.
@@ -192,7 +175,7 @@ def result_dtype(stack: Stack, dtype: str | None = None) -> np.dtype:
 
 @dataclass(frozen=True)
 class Written:
-    """Where denoised windows go: `put(frame, window, values)`, rounded and clipped to the file's type."""
+    """Where windows go: `put(frame, window, values)`, rounded and clipped to the file's type."""
 
     stored: Any
     layout: Layout

@@ -24,6 +24,8 @@ def register(
     method: str = USUAL,
     output: str = "registered",
     pairs: str | None = None,
+    to: str | None = None,
+    time_axis: int | None = None,
     fixed_labels: str | None = None,
     moving_labels: str | None = None,
     fixed_points: str | None = None,
@@ -73,6 +75,11 @@ def register(
             moving_labels, fixed_points, moving_points, fixed_mask, moving_mask, initial; each pair gets a folder below
             output, completed pairs are skipped; overview.html shows all of them, metrics.csv and failures.csv list
             them.
+        to: where the moving image has time, first or mean: its frames are registered to its first frame, or to their
+            mean, and that to the fixed image if there is one; without, each frame to the fixed image. The output folder
+            gets one warped series, transforms/frame_0000.tfm (.h5) and so on, and frames.csv. When it is stopped, the
+            same command goes on.
+        time_axis: which axis of the moving image is time, counted from 0, the slowest first, if its file does not say.
         fixed_labels: label map of the fixed image, for Dice.
         moving_labels: label map of the moving image; it is warped as well.
         fixed_points: landmarks of the fixed image, in the order of moving_points, for the target registration error.
@@ -102,12 +109,13 @@ def register(
             and the fixed image on the moving image's grid, inverse_warped.nii.gz; if the transform folds somewhere,
             inverse_missing.nii.gz shows where there is no inverse.
         save: what to write beside metrics.json, separated by commas, out of warped (with labels, landmarks and further
-            images), transform, displacement, report and inverse; default: all but inverse.
+            images), transform, displacement, report and inverse; default: all but inverse, of a moving image with time
+            warped, transform and report.
         strict: treat warnings as errors.
         safe: if the images are less alike after the registration than before, as may happen to a network that is given
             what it was not trained for, take the start or what affine finds instead; without, there is a warning.
         report: write the report.
-        overwrite: register completed pairs of a list again.
+        overwrite: register completed pairs of a list again, and frames of a stopped run.
         keep_interrupted: count pairs of a list whose optimisation was interrupted as completed.
         seed: of what is random.
         threads: how many to compute with; default: as PyTorch chooses.
@@ -119,10 +127,13 @@ def register(
     from warpzoo.images.resampling import Resampling
     from warpzoo.registration.computing import computing
     from warpzoo.registration.listing import list_pairs
-    from warpzoo.registration.results import chosen_outputs
+    from warpzoo.registration.results import SERIES_OUTPUTS, chosen_outputs
+    from warpzoo.registration.series_files import is_series, register_series_files
 
+    series = is_series(moving, to, time_axis, pairs, channels)
     listed = list_pairs(
         pairs,
+        series=series,
         fixed=fixed,
         moving=moving,
         fixed_labels=fixed_labels,
@@ -140,7 +151,7 @@ def register(
     folder = Path(output).absolute()
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"output must be a folder, got the file {output}.")
-    outputs = chosen_outputs(save, report, inverse)
+    outputs = chosen_outputs(SERIES_OUTPUTS if series and save is None else save, report, inverse)
     resampling = Resampling(interpolation, outside)
     methods = find_methods(method, similarity, refine, adapt, weights, variant, device)
     settings = {
@@ -158,6 +169,12 @@ def register(
         "variant": variant,
         "weights": [fingerprint(one.weights) for one in methods if hasattr(one, "weights")],
     }
+    if series:
+        settings |= {"to": to, "time_axis": time_axis}
+        with computing(seed, threads):
+            numbers = register_series_files(listed[0], folder, methods, resampling, settings, strict, overwrite)
+        print(f"{output}: {numbers}")
+        return
     if pairs is None:
         with computing(seed, threads):
             numbers = _register_files(listed[0], folder, methods, resampling, settings, strict)

@@ -120,7 +120,7 @@ def read_image(
     header = source.header
     try:
         values = source.channels() if channels else source.frame(time, channel)[None]
-        array = _to_tensor(header.path, values, labels)
+        array = to_tensor(header.path, values, labels)
     except (MemoryError, TooLargeError) as error:
         gigabytes = np.prod(source.shape, dtype=float) * header.dtype.itemsize / 1e9
         raise FileError(
@@ -231,7 +231,8 @@ def unknown_name(path: Path) -> FileError:
     return FileError(f"{path} is of no kind that is written; choose .nii.gz, .nii, .mha, .nrrd, .tif or .png.")
 
 
-def _to_tensor(path: Path, values: np.ndarray, labels: bool) -> Tensor:
+def to_tensor(path: Path, values: np.ndarray, labels: bool) -> Tensor:
+    """float32, or int64 for label maps, of values as a file has them."""
     if values.dtype.kind not in "biuf":
         raise FileError(f"{path} must hold one real number per voxel, got {values.dtype} values.")
     if not labels:

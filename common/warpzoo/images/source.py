@@ -33,6 +33,8 @@ DEFLATE_RATIO = 1032
 """No file compressed by deflate unpacks to more than this many times its size."""
 MOST_PACKED = 2**16
 """Nor by any other method in use: zstd packs a constant 32,768 to 1, and parts that are zero may be left out."""
+UNITS = {"us": 1e-6, "µs": 1e-6, "micro": 1e-6, "ms": 1e-3, "milli": 1e-3, "min": 60.0, "h": 3600.0, "d": 86400.0}
+"""Seconds by how the name or the symbol of a unit begins; what is none of these is seconds."""
 
 
 class Stored(Protocol):
@@ -238,15 +240,8 @@ def check_output(source: Source, path: Path, dtype: np.dtype) -> None:
 
 def duration(value: float, unit: str) -> float | None:
     """A time step in seconds, from a number and the unit's name or symbol; None if it is none."""
-    name = unit.strip().lower()
-    for begins, seconds in (("us", 1e-6), ("µs", 1e-6), ("micro", 1e-6), ("ms", 1e-3), ("milli", 1e-3), ("s", 1.0)):
-        if name.startswith(begins):
-            break
-    else:
-        seconds = {"min": 60.0, "minute": 60.0, "h": 3600.0, "hour": 3600.0, "d": 86400.0, "day": 86400.0}.get(
-            name, 1.0
-        )
-    return value * seconds if 0 < value < float("inf") else None
+    begun = (seconds for begins, seconds in UNITS.items() if unit.strip().lower().startswith(begins))
+    return value * next(begun, 1.0) if 0 < value < float("inf") else None
 
 
 def several(path: Path, shape: Sequence[int]) -> FileError:

@@ -113,7 +113,7 @@ def stack_of(
         )
     named = "TZYX" if values.ndim == 4 and spatial_dims == 3 else "QPZYX"[-values.ndim :]
     source = in_pixels(Path("image"), named, values.shape, values.dtype if dtype is None else dtype, values, None)
-    return Stack(source, _layout(source, spatial_dims, None, time_axis))
+    return Stack(source, layout_of(source, spatial_dims, None, time_axis))
 
 
 def open_stack(
@@ -133,7 +133,7 @@ def open_stack(
     source = open_image(path)
     if source.header.dtype.kind not in "iuf":
         raise FileError(f"{path} must hold one real number per pixel, got {source.header.dtype} values.")
-    return Stack(source, _layout(source, spatial_dims, channel, time_axis))
+    return Stack(source, layout_of(source, spatial_dims, channel, time_axis))
 
 
 @contextmanager
@@ -199,7 +199,7 @@ def _copy_other_channels(stack: Stack, written: Written) -> None:
             written.put(frame, window, values.astype(values.dtype.newbyteorder("=")), channel)
 
 
-def _layout(source: Source, dims: int, channel: int | None, time_axis: int | None) -> Layout:
+def layout_of(source: Source, dims: int, channel: int | None, time_axis: int | None) -> Layout:
     """Of a file whose axes have one capital letter each: Y and X, perhaps Z, T, C (channels), S (colours), others."""
     path, axes, sizes = source.header.path, source.axes, source.shape
     axes_in_words = f"{path} has the axes {axes[::-1]} of {by(sizes[::-1])}"
@@ -210,12 +210,12 @@ def _layout(source: Source, dims: int, channel: int | None, time_axis: int | Non
     time = None if time_axis is None else len(axes) - 1 - time_axis
     if time in (axes.find("Y"), axes.find("X")):
         raise FileError(f"{axes_in_words}; time_axis must not be rows (Y) or columns (X), got {time_axis}.")
-    named = [axis for axis in reversed(range(len(axes))) if axes[axis] in "CS"]
+    named = [axis for axis in reversed(range(len(axes))) if axes[axis] in "CS" and axis != time]
     channels = next((axis for axis in named if sizes[axis] > 1), named[0] if named else None)
     count = 1 if channels is None else sizes[channels]
     if channel is None and count > 1:
         what = "is a colour image" if axes[channels or 0] == "S" else f"has {count} channels"
-        raise FileError(f"{path} {what}; choose one to denoise by channel, 0 to {count - 1}: the others are copied.")
+        raise FileError(f"{path} {what}; choose one by channel, 0 to {count - 1}: the others are copied.")
     if channel is not None and not 0 <= channel < count:
         raise FileError(f"{path}: channel must be in [0, {count - 1}], counted from 0, got {channel}.")
     spatial = [axes.index("Y"), axes.index("X")]

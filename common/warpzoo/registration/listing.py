@@ -25,28 +25,32 @@ COLUMNS = ("id", "fixed", "moving", *BESIDE)
 
 
 def list_pairs(
-    pairs: str | Path | None = None, dataset_dir: str | Path = ".", **files: str | Sequence[str] | None
+    pairs: str | Path | None = None,
+    dataset_dir: str | Path = ".",
+    series: bool = False,
+    **files: str | Sequence[str] | None,
 ) -> list[dict[str, Any]]:
     """One pair from `fixed=…, moving=…` (and labels, points, masks, others), or all of a CSV; names relative to
     `dataset_dir`.
 
     The CSV has the columns fixed and moving, and optionally id and those of `BESIDE`; names in it are relative to its
     own folder. Label maps, or else masks, may be registered alone, without fixed and moving. Pairs without an id are
-    called by their row, from 1. The roles in `SEVERAL` hold one name or more, joined by commas if they are one text.
+    called by their row, from 1. The roles in `SEVERAL` hold one name or more, joined by commas if they are one text. A
+    moving image with time, a `series`, may be without a fixed one.
     """
     given = {name: value for name, value in files.items() if value}
     if pairs is None:
-        return [_one_pair(Path(dataset_dir), given)] if given else []
+        return [_one_pair(Path(dataset_dir), given, series)] if given else []
     if given:
         raise ValueError(f"pairs and {', '.join(given)} are both given; name one pair or a list of pairs.")
     return _read_pairs(_located(Path(dataset_dir), pairs))
 
 
-def _one_pair(folder: Path, given: dict[str, Any]) -> dict[str, Any]:
+def _one_pair(folder: Path, given: dict[str, Any], series: bool) -> dict[str, Any]:
     pair: dict[str, Any] = {"id": ""}
     for name, value in given.items():
         pair[name] = _named(folder, name, value)
-    _check_partners("", pair)
+    _check_partners("", pair, series)
     for name in pair:
         for path in paths_of(pair, name):
             if not path.exists():
@@ -87,9 +91,9 @@ def _read_pairs(path: Path) -> list[dict[str, Any]]:
     return list(listed.values())
 
 
-def _check_partners(where: str, pair: Mapping[str, Any]) -> None:
+def _check_partners(where: str, pair: Mapping[str, Any], series: bool = False) -> None:
     kind = registered(pair)
-    for name in (f"fixed{kind}", f"moving{kind}"):
+    for name in ("moving",) if series else (f"fixed{kind}", f"moving{kind}"):
         if name not in pair:
             raise ValueError(f"{where}{name} is not given; a pair must have a fixed and a moving image.")
     for kind in ("labels", "points"):

@@ -24,6 +24,8 @@ from warpzoo.transforms import warp_points, write_points, write_transforms
 
 OUTPUTS = ("warped", "transform", "displacement", "report")
 """What is written beside metrics.json; `warped` is the image and all that is warped along with it."""
+SERIES_OUTPUTS = ("warped", "transform", "report")
+"""The same of a moving image with time: the displacement of every frame takes much space, and its transform says it."""
 
 
 def chosen_outputs(

@@ -61,7 +61,7 @@ def image_figures(fixed: Tensor, before: Tensor, warped: Tensor, planes: list[Pl
     of_fixed, of_moving = window(fixed), window(before, warped)
     figures: dict[str, list[Figure]] = {}
     for number, plane in enumerate(planes):
-        longest = _longest(plane, most)
+        longest = longest_side(plane, most)
         reference = panels.grey(fixed, plane, of_fixed, longest)
         moving, result = (panels.grey(image, plane, of_moving, longest) for image in (before, warped))
         for name, caption, picture in (
@@ -73,8 +73,8 @@ def image_figures(fixed: Tensor, before: Tensor, warped: Tensor, planes: list[Pl
             ("before", "moving", moving),
             ("warped", "warped", result),
         ):
-            words = ", ".join([caption, *_place(plane)])
-            figure = _figure(picture, words, name=f"{name}{number}", letters=plane.letters)
+            words = ", ".join([caption, *place_of(plane)])
+            figure = figure_of(picture, words, name=f"{name}{number}", letters=plane.letters)
             figures.setdefault(name, []).append(figure)
     return figures
 
@@ -101,13 +101,13 @@ def transform_figures(
     dark = (low, low + 1.6 * (high - low))
     figures: dict[str, list[Figure]] = {"grid": [], "jacobian": [], "magnitude": []}
     for plane, part, length in zip(planes, parts, lengths, strict=True):
-        caption = ", ".join(_place(plane))
-        longest = _longest(plane, NARROW)
+        caption = ", ".join(place_of(plane))
+        longest = longest_side(plane, NARROW)
         ground = panels.grey(before, plane, dark, longest)
         determinant = panels.jacobian_picture(part, plane, limit, longest)
-        figures["grid"].append(_figure(ground, caption, lines=_grid(displacement, plane)))
-        figures["jacobian"].append(_figure(determinant, caption))
-        figures["magnitude"].append(_figure(panels.magnitude_picture(length, plane, highest, longest), caption))
+        figures["grid"].append(figure_of(ground, caption, lines=_grid(displacement, plane)))
+        figures["jacobian"].append(figure_of(determinant, caption))
+        figures["magnitude"].append(figure_of(panels.magnitude_picture(length, plane, highest, longest), caption))
     bars = {
         "jacobian": ColourBar(BLUE_TO_RED.names(*panels.JACOBIAN_PART), f"{2**-limit:.2g}", f"{2**limit:.2g}", "folds"),
         "magnitude": ColourBar(VIRIDIS.names(), "0", f"{highest:.3g} {unit}"),
@@ -116,7 +116,7 @@ def transform_figures(
     return figures, bars, (float(determinants.min()), float(determinants.max()))
 
 
-def _longest(plane: Plane, most: int) -> int:
+def longest_side(plane: Plane, most: int) -> int:
     """Pixels of the longer side: the plane's own, which browsers enlarge smoothly; few of them are enlarged here, so
     that each can be seen."""
     own = round(max(plane.size) / min(plane.spacing))
@@ -130,14 +130,18 @@ def column_widths(planes: list[Plane]) -> str:
     return " ".join(f"{plane.size[1]:.4g}fr" for plane in planes)
 
 
-def _figure(picture: np.ndarray, caption: str, name: str = "", letters: str = "", lines: Lines | None = None) -> Figure:
+def figure_of(
+    picture: np.ndarray, caption: str, name: str = "", letters: str = "", lines: Lines | None = None
+) -> Figure:
+    """A picture (rows, columns[, 3]) uint8 in the page itself."""
     encoded = io.BytesIO()
     Image.fromarray(picture).save(encoded, "JPEG", quality=92, subsampling=0)
     source = f"data:image/jpeg;base64,{base64.b64encode(encoded.getvalue()).decode()}"
     return Figure(source, f"{picture.shape[1]}/{picture.shape[0]}", caption, name, letters, lines)
 
 
-def _place(plane: Plane) -> list[str]:
+def place_of(plane: Plane) -> list[str]:
+    """The plane and its slice in words; nothing in 2-D."""
     return [plane.name, f"slice {plane.index + 1}"] if plane.name else []
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -71,6 +72,25 @@ def read_points(path: str | Path, header: Header | None = None) -> Landmarks:
         lift = np.linalg.inv(header.lift)
         values = (values @ lift[:3, :3].T + lift[:3, 3])[:, :2]
     return Landmarks(torch.from_numpy(np.ascontiguousarray(values, dtype=np.float64)), tuple(rows))
+
+
+def points_by_frame(path: str | Path, header: Header | None = None) -> dict[int, Landmarks]:
+    """The landmarks of each frame of a series, by the column `frame` of their CSV, from 0."""
+    landmarks = read_points(path, header)
+    rows: dict[int, list[int]] = {}
+    for number, row in enumerate(landmarks.rows):
+        if not row.get("frame", "").isdecimal():
+            raise FileError(f"{path} must have a column frame of whole numbers from 0, as landmarks of a series.")
+        rows.setdefault(int(row["frame"]), []).append(number)
+    return {
+        frame: Landmarks(landmarks.points[torch.tensor(some)], tuple(landmarks.rows[number] for number in some))
+        for frame, some in sorted(rows.items())
+    }
+
+
+def together(landmarks: Sequence[Landmarks]) -> Landmarks:
+    """Those of several frames as one table."""
+    return Landmarks(torch.cat([one.points for one in landmarks]), tuple(row for one in landmarks for row in one.rows))
 
 
 def write_points(path: str | Path, landmarks: Landmarks, header: Header | None = None) -> Path:

@@ -32,6 +32,25 @@ def read_transforms(names: str | Path | Sequence[str | Path]) -> Transform:
     return composed(*parts)
 
 
+def frames_of(names: str | Path | Sequence[str | Path]) -> list[list[Path]] | None:
+    """Where one of the names is a folder of a transform for each frame of a series, frame_0000.tfm and so on: the files
+    of each frame; None if none is."""
+    paths = [Path(one) for one in (str(names).split(",") if isinstance(names, (str, Path)) else names)]
+    found = {path: sorted(path.glob("frame_*")) for path in paths if path.is_dir()}
+    if not found:
+        return None
+    for folder, files in found.items():
+        numbers = [file.name.removeprefix("frame_").split(".")[0] for file in files]
+        if not files or [int(one) if one.isdecimal() else None for one in numbers] != [*range(len(files))]:
+            raise FileError(
+                f"{folder} must hold a transform for each frame, frame_0000.tfm and so on, got {len(files)}."
+            )
+    counts = {len(files) for files in found.values()}
+    if len(counts) > 1:
+        raise FileError(f"folders of transforms must have the same number of frames, got {sorted(counts)}.")
+    return [[found[path][frame] if path in found else path for path in paths] for frame in range(counts.pop())]
+
+
 def read_start(names: str | Path | Sequence[str | Path], fixed: Image, moving: Image) -> Transform:
     """Transforms of files as one between two images: between volumes of one slice, which are 2-D, a 3-D one is taken in
     their planes; a matrix stays a matrix."""

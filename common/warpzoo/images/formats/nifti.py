@@ -81,7 +81,7 @@ def _copy_on_disk(path: Path, dtype: np.dtype, offset: int, shape: tuple[int, ..
     """The values unpacked into a temporary file without a name, which is gone with the object."""
     with reading(path, "NIfTI"), gzip.open(path) as packed:
         packed.seek(offset)
-        file = TemporaryFile()
+        file = TemporaryFile()  # noqa: SIM115 (it lives with what is returned)
         shutil.copyfileobj(packed, file, 2**20)
         if file.tell() < prod(shape) * dtype.itemsize:
             raise FileError(f"{path} is incomplete: it ends before its last voxel; copy or export it again.")
@@ -142,7 +142,7 @@ def created(source: Source, path: Path, dtype: np.dtype) -> Iterator[OnDisk]:
     if not path.name.lower().endswith(SUFFIXES["nifti"]):
         raise FileError(f"{path} is no NIfTI; choose .nii.gz or .nii for its name.")
     image = _image(np.broadcast_to(np.zeros((), dtype.newbyteorder("=")), source.shape), source.header)
-    if source.seconds is not None and (source.header.nifti is None or source.header.nifti["dim"][0] < 4):
+    if source.seconds not in (None, _seconds(image.header)):
         image.header["pixdim"][4] = source.seconds
         image.header.set_xyzt_units(image.header.get_xyzt_units()[0], "sec")
     size = prod(source.shape) * dtype.itemsize
@@ -159,7 +159,7 @@ def created(source: Source, path: Path, dtype: np.dtype) -> Iterator[OnDisk]:
 
 def _pack(plain: IO[bytes], file: IO[bytes]) -> None:
     plain.seek(0)
-    with gzip.GzipFile("", "wb", GZIP_LEVEL, file, mtime=0) as packed:  # type: ignore[arg-type]
+    with gzip.GzipFile("", "wb", GZIP_LEVEL, file, mtime=0) as packed:
         shutil.copyfileobj(plain, packed, 2**20)
 
 

@@ -88,7 +88,7 @@ def _copy_on_disk(path: Path) -> OnDisk:
         series = file.series[0]
         dtype, page = series.dtype.newbyteorder("="), series.keyframe
         step = max(1, AT_ONCE // page.nbytes)
-        copy = TemporaryFile()
+        copy = TemporaryFile()  # noqa: SIM115 (it lives with what is returned)
         for first in range(0, len(series.pages), step):
             some = slice(first, first + step)
             if any(one is not None for one in series.pages[some]):

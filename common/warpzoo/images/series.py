@@ -1,0 +1,185 @@
+"""Images with time: a file seen as images of one grid, read and written one frame at a time.
+
+Convention: frames count from 0. Every frame is an `Image`; where they lie in the file is the `Stack`'s business, which
+denoising reads in the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from warpzoo.files import FileError
+from warpzoo.geometry.grid import Grid
+from warpzoo.images import source as images
+from warpzoo.images.formats import SUFFIXES as OF_FORMAT
+from warpzoo.images.formats import format_of
+from warpzoo.images.image import Header, Image, by, flip_lps, open_image, to_dtype, to_tensor
+from warpzoo.images.source import Source, several
+from warpzoo.images.stacks import Layout, Stack, layout_of
+
+STREAMED = (*OF_FORMAT["tiff"], *OF_FORMAT["ome_zarr"])
+"""Of formats that are written like their input; all others become NIfTI."""
+SUFFIXES = (".nii.gz", *STREAMED, *(f".ome{suffix}" for suffix in STREAMED))
+"""That a series may be written with."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """Images of one grid, one after the other in time.
+
+    path: what messages call it.
+    count: how many there are.
+    grid, header: of every one of them.
+    read: gives one of them.
+    seconds: from one to the next, where that is known.
+    stack: the file that they are in, if it can be written part by part.
+    """
+
+    path: Path
+    count: int
+    grid: Grid
+    header: Header
+    read: Callable[[int], Image]
+    seconds: float | None = None
+    stack: Stack | None = None
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, frame: int) -> Image:
+        if not 0 <= frame < self.count:
+            raise IndexError(f"frame must be in [0, {self.count - 1}], got {frame}.")
+        return self.read(frame)
+
+    def written_like(self, target: Image) -> bool:
+        """Whether frames on the target's grid make a file with all that this one has beside its values: a TIFF or an
+        OME-Zarr, or a NIfTI on its own grid."""
+        if self.stack is None or target.header.shape != self.header.shape:
+            return False
+        streamed = self.path.name.lower().endswith(STREAMED)
+        return target.header.pixels if streamed else target.grid == self.grid and self.header.nifti is not None
+
+    def name(self, stem: str, target: Image) -> str:
+        """What a file of frames on the target's grid is called: `stem.tif` for a TIFF, else `stem.nii.gz`."""
+        own = self.path.name.lower()
+        suffix = next((suffix for suffix in STREAMED if own.endswith(suffix)), None)
+        if suffix is None or not self.written_like(target):
+            return f"{stem}.nii.gz"
+        return f"{stem}{'.ome' if own.endswith(f'.ome{suffix}') else ''}{suffix}"
+
+
+def has_time(path: str | Path) -> bool:
+    """Whether a file has an axis of time with more than one place; a folder of DICOM files, which is read as a whole,
+    has none."""
+    if Path(path).is_dir() and not str(path).lower().endswith(OF_FORMAT["ome_zarr"]):
+        return False
+    source = open_image(path)
+    return any(axis == "T" and size > 1 for axis, size in zip(source.axes, source.shape, strict=True))
+
+
+def open_series(
+    path: str | Path, labels: bool = False, channels: bool = False, time_axis: int | None = None, flat: bool = True
+) -> Series:
+    """The frames of a NIfTI, TIFF, OME-TIFF, OME-Zarr, MetaImage or NRRD with time.
+
+    Args:
+        path: the file, or the folder of an OME-Zarr.
+        labels: whether it holds label maps.
+        channels: whether frames have several channels, which are all read.
+        time_axis: which of the file's axes is time, counted from 0, the slowest first (for NIfTI: from the last one),
+            where the file does not say so.
+        flat: frames of one slice become 2-D, in the plane's own millimetres.
+    """
+    source = open_image(path, labels, channels)
+    axes, sizes = source.axes, source.shape
+    named = f"{path} has the axes {axes[::-1]} of {by(sizes[::-1])}"
+    time = axes.find("T") if time_axis is None else len(axes) - 1 - time_axis
+    if time_axis is not None and not 0 <= time < len(axes):
+        raise FileError(f"{named}; time_axis must be in [0, {len(axes) - 1}], got {time_axis}.")
+    if time < 0:
+        raise FileError(f"{named}, and none of them is time (T): if one is, say which by time_axis, counted from 0.")
+    if sizes[time] < 2:
+        raise FileError(f"{named}: it has one frame; a series must have two or more.")
+    count = max([1, *(sizes[axis] for axis in range(len(axes)) if axes[axis] in "CS" and axis != time)])
+    if count > 1 and not channels:
+        raise FileError(
+            f"{path} has {count} channels; register with --channels, or save one of them as a file of its own."
+        )
+    deep = [axis for axis, size in enumerate(sizes) if axes[axis] not in "XYTCS" and axis != time and size > 1]
+    if len(deep) > 1:
+        raise several(source.header.path, sizes)
+    layout = layout_of(source, 2 + len(deep), 0 if count > 1 else None, time_axis)
+    if layout.shape[0] != sizes[time]:
+        raise several(source.header.path, sizes)
+    grid, header = _frame_header(source, time).place(flat)
+
+    def read(frame: int) -> Image:
+        values = np.stack([source.read(_index(layout, frame, channel)) for channel in range(count)])
+        return Image(to_tensor(header.path, values, labels).reshape(-1, *grid.shape), grid, header)
+
+    stack = Stack(source, layout) if source.details is not None or header.nifti is not None else None
+    return Series(header.path, sizes[time], grid, header, read, source.seconds, stack)
+
+
+def _frame_header(source: Source, time: int) -> Header:
+    """Of one frame; an axis of space may be time."""
+    header = source.header
+    if time not in source.spatial:
+        return header
+    place = source.spatial.index(time)
+    sides = [size for axis, size in enumerate(header.shape) if axis != place]
+    if header.pixels:
+        return replace(header, shape=tuple(sides), affine=flip_lps(len(sides)))
+    return replace(header, shape=(*header.shape[:place], 1, *header.shape[place + 1 :]))
+
+
+def _index(layout: Layout, frame: int, channel: int) -> images.Index:
+    """Of a whole frame, of a file's axes, x first."""
+    window = tuple(slice(0, size) for size in layout.shape[1:])
+    return layout.index(frame, window, None if layout.channels is None else channel)
+
+
+@dataclass(frozen=True)
+class WrittenSeries:
+    """Where frames go: `put(frame, image)`, rounded and clipped to the file's type."""
+
+    stored: Any
+    layout: Layout
+
+    def put(self, frame: int, image: Image) -> None:
+        sides = [self.layout.sizes[axis] for axis in self.layout.spatial]
+        for channel, values in enumerate(to_dtype(image.array, self.stored.dtype)):
+            self.stored[_index(self.layout, frame, channel)[::-1]] = values.reshape(sides).T
+
+
+@contextmanager
+def create_series(path: Path, series: Series, target: Image, dtype: np.dtype | None = None) -> Iterator[WrittenSeries]:
+    """A file for as many frames as the series has, on the target's grid; it is there when the block ends well.
+
+    It has the series' own axes and metadata if it can be `written_like` it, and otherwise the header of the target and
+    the time step of the series.
+    """
+    dtype = (dtype or series.header.dtype).newbyteorder("=")
+    if series.stack is not None and series.written_like(target) and format_of(path) is format_of(series.path):
+        source, layout = series.stack.source, series.stack.layout
+    else:
+        source, layout = _file_with_time(path, series, target)
+    with images.create_like(source, path, dtype) as stored:
+        yield WrittenSeries(stored, layout)
+
+
+def _file_with_time(path: Path, series: Series, target: Image) -> tuple[Source, Layout]:
+    """A NIfTI of the target's grid with time, which is to be written."""
+    shape = target.header.shape
+    channels = len(target.array)
+    sizes = (*shape, *[1] * (3 - len(shape)), series.count, *([channels] if channels > 1 else []))
+    header = replace(target.header, path=path)
+    axes = "XYZTC"[: len(sizes)]
+    source = Source(header, axes, sizes, tuple(range(len(shape))), np.zeros(0), seconds=series.seconds)
+    return source, Layout(sizes, tuple(range(len(shape))), 4 if channels > 1 else None)

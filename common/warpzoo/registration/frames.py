@@ -1,0 +1,181 @@
+"""The frames of a series, one after the other: each from where the frame before it was found, if that is nearer.
+
+Convention: frames count from 0, and their transforms take points of the reference to the frame.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from warpzoo.geometry.composition import identity, split
+from warpzoo.geometry.transforms import Affine, Transform, resample
+from warpzoo.images.image import Image
+from warpzoo.images.series import Series
+from warpzoo.registration.guidance import Guidance
+from warpzoo.registration.pair import Method, register_pair
+from warpzoo.registration.preflight import broken_values
+from warpzoo.registration.safety import likeness
+
+DOUBTFUL = 0.8
+"""Of what the frames before have on average: with less likeness than that, a frame is registered again without them."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What registering a frame gave.
+
+    load: gives the transform, which a store may have on disk.
+    matrix: the affine part of the transform, at its end, in the world.
+    likeness: of the reference and the frame by it, see `safety.likeness`.
+    failed: why the frame could not be registered; empty if it was.
+    findings: what is doubtful about it.
+    """
+
+    load: Callable[[], Transform]
+    matrix: np.ndarray
+    likeness: float = 0.0
+    failed: str = ""
+    findings: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+    @property
+    def transform(self) -> Transform:
+        return self.load()
+
+
+class Store(Protocol):
+    """Where what was found is kept, by name; `fixed` and `moving` are the images that the transform lies between."""
+
+    def read(self, name: str, fixed: Image, moving: Image) -> Found | None: ...
+
+    def write(self, name: str, found: Found, fixed: Image, moving: Image) -> None: ...
+
+
+class InMemory(dict[str, Found]):
+    """A store for as long as the program runs."""
+
+    def read(self, name: str, fixed: Image, moving: Image) -> Found | None:
+        return self.get(name)
+
+    def write(self, name: str, found: Found, fixed: Image, moving: Image) -> None:
+        self[name] = found
+
+
+@dataclass(frozen=True)
+class FrameMethod:
+    """How one frame is registered to a reference."""
+
+    series: Series
+    methods: Sequence[Method]
+    guidance: Callable[[int], Guidance]
+    start: Transform | None
+    strict: bool
+    safe: bool
+
+    def __call__(self, reference: Image, frame: int, known: Sequence[np.ndarray], typical: float | None) -> Found:
+        """From whichever start makes it more alike, the given one or an affine map that is `known` of a frame before
+        it; from the given one as well if what that finds is much less alike than is `typical`."""
+        begun, image = time.perf_counter(), self.series[frame]
+        if broken := list(broken_values(image)):
+            return resting(reference, str(broken[0]))
+        guidance, _ = self.guidance(frame).fitted(reference, image)
+        starts = [self.start, *(Affine.from_world(torch.from_numpy(one[None, :-1]), reference.grid) for one in known)]
+        alike = [likeness(reference, image, one, guidance).total for one in starts]
+        best = int(np.argmax(alike[::-1]))  # of equal ones the last
+        chosen = len(starts) - 1 - best
+        tried = [self._from(reference, image, starts[chosen], guidance)]
+        if chosen and typical is not None and tried[0].likeness < DOUBTFUL * typical:
+            tried.append(self._from(reference, image, starts[0], guidance))
+        found = max(tried, key=lambda one: one.likeness)
+        return replace(found, seconds=time.perf_counter() - begun)
+
+    def _from(self, reference: Image, image: Image, start: Transform | None, guidance: Guidance) -> Found:
+        done = register_pair(
+            reference,
+            image,
+            self.methods,
+            start,
+            guidance=guidance,
+            strict=self.strict,
+            interruptible=False,
+            safe=self.safe,
+        )
+        rated = likeness(reference, image, done.transform, guidance).total
+        matrix = split(done.transform, image.grid.dims)[1]
+        return Found(lambda: done.transform, matrix, rated, findings=tuple(map(str, done.findings)))
+
+
+def resting(reference: Image, failed: str = "") -> Found:
+    """The identity: of the frame that is the reference itself, and of one that failed, for that reason."""
+    return Found(lambda: identity(reference.grid), np.eye(reference.grid.dims + 1), failed=failed)
+
+
+def name_of(number: int, frame: int) -> str:
+    """What is found of a frame is kept as, in the given round."""
+    return f"{number}/frame_{frame:04d}"
+
+
+def register_frames(
+    method: FrameMethod, reference: Image, store: Store, number: int, own: int | None = None
+) -> dict[int, str]:
+    """Registers, in a round of that number, all frames that the store does not have; returns why some failed.
+
+    `own` is the frame that is the reference itself.
+    """
+    series, failed, rated = method.series, dict[int, str](), list[float]()
+    frame_0, before = series[0], None
+    for frame in tqdm(range(len(series)), desc=f"Registering, round {number + 1}", unit="frame", disable=None):
+        name = name_of(number, frame)
+        found = store.read(name, reference, frame_0)
+        if found is None:
+            earlier = store.read(name_of(number - 1, frame), reference, frame_0) if number else None
+            known = [one.matrix for one in (before, earlier) if one is not None and not one.failed and _moves(one)]
+            if frame == own:
+                found = resting(reference)
+            else:
+                try:
+                    found = method(reference, frame, known, float(np.median(rated)) if rated else None)
+                except (ValueError, RuntimeError) as error:
+                    if not rated:  # nothing works, as with a method for other images
+                        raise
+                    found = resting(reference, str(error))
+            store.write(name, found, reference, frame_0)
+        if found.failed and method.strict:
+            raise ValueError(f"frame {frame}: {found.failed}")
+        if found.failed:
+            failed[frame] = found.failed
+        elif frame != own:
+            before = found
+            rated.append(found.likeness)
+    return failed
+
+
+def mean_of(series: Series, store: Store, number: int, failed: Mapping[int, str], reference: Image) -> Image:
+    """The mean of the frames on the reference's grid by what a round has found, each where it has been seen; where none
+    has, the reference."""
+    grid = reference.grid
+    total, seen = np.zeros(reference.array.shape), np.zeros(grid.shape)
+    for frame in (one for one in range(len(series)) if one not in failed):
+        image = series[frame]
+        found = store.read(name_of(number, frame), reference, image)
+        assert found is not None
+        with torch.no_grad():
+            values = resample(image.array[None], image.grid, found.transform, grid, padding="border")[0]
+            ones = torch.ones(1, 1, *image.grid.shape)
+            inside = resample(ones, image.grid, found.transform, grid, mode="nearest")[0, 0]
+        total += (values * inside).numpy()
+        seen += inside.numpy()
+    mean = np.where(seen > 0, total / np.maximum(seen, 1), reference.array.numpy())
+    return reference.on(reference, torch.from_numpy(mean).float())
+
+
+def _moves(found: Found) -> bool:
+    """Whether there is an affine map to start from."""
+    return not np.array_equal(found.matrix, np.eye(len(found.matrix)))

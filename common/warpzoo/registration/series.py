@@ -1,0 +1,214 @@
+"""A moving image with time: its frames are registered to one image, each may fail alone, all are resampled once.
+
+Convention: frames count from 0. What they are registered to is an image of its own, the first frame, or the mean of all
+frames: as in SPM, MCFLIRT and ANTs, all are first registered to the first one, then to the mean of what that gives,
+and then to the mean of what that gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+
+from warpzoo.geometry.composition import composed, identity, split
+from warpzoo.geometry.transforms import Transform
+from warpzoo.images.image import Image
+from warpzoo.images.resampling import Resampling
+from warpzoo.images.series import Series
+from warpzoo.registration.frames import Found, FrameMethod, InMemory, Store, mean_of, name_of, register_frames
+from warpzoo.registration.guidance import Guidance
+from warpzoo.registration.pair import Companions, Method, Registration, register_pair
+from warpzoo.registration.preflight import broken_values
+from warpzoo.transforms.landmarks import Landmarks
+
+REFERENCES = ("first", "mean")
+MEANS = 2
+"""How many means frames are registered to, one after the other."""
+ACROSS = "reference"
+"""What the transform from the fixed image to the reference of the frames is kept as."""
+
+
+@dataclass(frozen=True)
+class SeriesCompanions:
+    """What belongs to a series beside its frames: the fixed image's once, the moving image's for every frame.
+
+    masks: of "fixed", an image, and of "moving", an image for all frames or a series.
+    points: the moving landmarks of each frame that has some; `fixed_points` are in the same order.
+    """
+
+    masks: Mapping[str, Image | Series] = field(default_factory=dict)
+    fixed_labels: Image | None = None
+    labels: Series | None = None
+    fixed_points: Landmarks | None = None
+    points: Mapping[int, Landmarks] = field(default_factory=dict)
+    also: Mapping[str, Series] = field(default_factory=dict)
+
+    def check(self, series: Series) -> None:
+        others = [self.labels, *self.also.values(), *self.masks.values()]
+        for other in (one for one in others if isinstance(one, Series)):
+            if len(other) != len(series):
+                raise ValueError(
+                    f"{other.path} must have a frame for each of the {len(series)} of {series.path}, got {len(other)}."
+                )
+        if self.points and not 0 <= min(self.points) <= max(self.points) < len(series):
+            raise ValueError(
+                f"moving_points must be in the frames 0 to {len(series) - 1}, got frame {max(self.points)}."
+            )
+
+    def of(self, frame: int) -> Companions:
+        labels = {"fixed": self.fixed_labels, "moving": None if self.labels is None else self.labels[frame]}
+        points = {"fixed": self.fixed_points if frame in self.points else None, "moving": self.points.get(frame)}
+        return Companions(
+            {side: one for side, one in labels.items() if one is not None},
+            {side: one for side, one in points.items() if one is not None},
+            {name: other[frame] for name, other in self.also.items()},
+        )
+
+    def guidance(self, frame: int | None, fixed: bool = True) -> Guidance:
+        """The masks of a frame; those that hold for all if there is none."""
+        masks = {side: mask for side, mask in self.masks.items() if side != "fixed" or fixed}
+        chosen = {
+            side: mask[frame] if isinstance(mask, Series) and frame is not None else mask
+            for side, mask in masks.items()
+        }
+        return Guidance({side: mask for side, mask in chosen.items() if isinstance(mask, Image)})
+
+
+@dataclass(frozen=True)
+class SeriesRegistration:
+    """What registering a series gave: `self[frame]` is the registration of a frame.
+
+    fixed: the image on whose grid results lie: the one that was given, or the reference of the frames.
+    to: what the frames were registered to: "fixed", "first" or "mean".
+    found: of each frame; `across` is the transform from the fixed image to the reference, if that is another one.
+    """
+
+    series: Series
+    fixed: Image
+    to: str
+    method: str
+    store: Store
+    last: int
+    reference: Image
+    failed: Mapping[int, str]
+    companions: SeriesCompanions = SeriesCompanions()
+    resampling: Resampling = Resampling()
+
+    def __len__(self) -> int:
+        return len(self.series)
+
+    def source(self, frame: int) -> int | None:
+        """The frame whose transform a frame is resampled with: its own, or that of the nearest one that did not fail;
+        None for the identity."""
+        there = [one for one in range(len(self)) if one not in self.failed]
+        return min(there, key=lambda one: (abs(one - frame), one), default=None)
+
+    def found(self, frame: int) -> Found:
+        found = self.store.read(name_of(self.last, frame), self.reference, self.frame)
+        assert found is not None
+        return found
+
+    @cached_property
+    def frame(self) -> Image:
+        """One of them: all lie on its grid."""
+        return self.series[0]
+
+    def transform(self, frame: int) -> Transform:
+        """From the fixed image to the frame."""
+        source = self.source(frame)
+        found = identity(self.reference.grid) if source is None else self.found(source).transform
+        across = self.store.read(ACROSS, self.fixed, self.reference)
+        return found if across is None else composed(across.transform, found)
+
+    def __getitem__(self, frame: int) -> Registration:
+        image = self.series[frame]
+        guidance = Guidance()
+        if frame not in self.failed:
+            guidance, _ = self.companions.guidance(frame).fitted(self.fixed, image)
+        companions = self.companions.of(frame)
+        return Registration(
+            self.fixed, image, self.transform(frame), self.method, companions, guidance, self.resampling
+        )
+
+
+def register_series(
+    series: Series,
+    methods: Sequence[Method],
+    fixed: Image | None = None,
+    to: str | None = None,
+    start: Transform | None = None,
+    companions: SeriesCompanions | None = None,
+    resampling: Resampling | None = None,
+    strict: bool = False,
+    safe: bool = False,
+    store: Store | None = None,
+) -> SeriesRegistration:
+    """Registers every frame of a series to one image; those that the store has already are not registered again.
+
+    Args:
+        fixed: the image that frames are registered to, or, with `to`, that the reference of the frames is registered
+            to: each frame is then resampled once, by both transforms.
+        to: "first" or "mean": the reference is one of the frames' own.
+        start: what is known of the transform from the fixed image.
+        companions: masks, and what is warped along.
+        strict, safe: as for `register_pair`, for each frame.
+    """
+    if to is not None and to not in REFERENCES:
+        raise ValueError(f"to must be first or mean, got {to!r}.")
+    if fixed is None and to is None:
+        raise ValueError("fixed must be given, or to: first or mean; there is nothing to register the frames to.")
+    companions, store = companions or SeriesCompanions(), InMemory() if store is None else store
+    companions.check(series)
+    alone = fixed is None or to is None
+    own = partial(companions.guidance, fixed=alone)
+    method = FrameMethod(series, methods, own, start if alone else None, strict, safe)
+    last = 0
+    if to is None:
+        assert fixed is not None
+        reference, failed = fixed, register_frames(method, fixed, store, 0)
+    else:
+        first = _first(series, to)
+        reference = series[first]
+        failed = register_frames(method, reference, store, 0, own=first)
+        for last in range(1, MEANS + 1) if to == "mean" else ():
+            reference = mean_of(series, store, last - 1, failed, reference)
+            failed = register_frames(method, reference, store, last)
+    if len(failed) == len(series):
+        raise ValueError(f"no frame of {series.path} could be registered; the first: {failed[0]}")
+    if fixed is not None and to is not None and store.read(ACROSS, fixed, reference) is None:
+        guidance = companions.guidance(None)
+        across = register_pair(
+            fixed, reference, methods, start, guidance=guidance, strict=strict, interruptible=False, safe=safe
+        )
+        matrix = split(across.transform, fixed.grid.dims)[1]
+        found = Found(lambda: across.transform, matrix, findings=tuple(map(str, across.findings)))
+        store.write(ACROSS, found, fixed, reference)
+    names = ",".join(one.name for one in methods)
+    return SeriesRegistration(
+        series,
+        reference if fixed is None else fixed,
+        to or "fixed",
+        names,
+        store,
+        last,
+        reference,
+        failed,
+        companions,
+        resampling or Resampling(),
+    )
+
+
+def _first(series: Series, to: str) -> int:
+    """The frame that the others are registered to at first."""
+    for frame in range(1 if to == "first" else len(series)):
+        broken = list(broken_values(series[frame]))
+        if not broken:
+            return frame
+    raise ValueError(f"frame {frame}: {broken[0].message} {_WAYS_OUT[to]}")
+
+
+_WAYS_OUT = {
+    "first": "It cannot be what the others are registered to: choose --to mean, or give a fixed image.",
+    "mean": "No frame shows anything.",
+}

@@ -1,0 +1,152 @@
+"""What can be measured of a series: the motion and the likeness of each frame, means over time, and which frames are
+unlike the others.
+
+Convention: shifts are of the middle of the fixed image, from it to the frame, angles those of the affine map nearest to
+the transform: in millimetres (RAS) and degrees, in pixels (columns, rows) for images without a spacing.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from warpzoo.geometry.composition import identity
+from warpzoo.geometry.transforms import resample
+from warpzoo.images.image import Image, flip_lps
+from warpzoo.losses import normalised_cross_correlation
+from warpzoo.registration.pair import Registration
+from warpzoo.registration.results import flat_numbers
+from warpzoo.registration.series import SeriesRegistration
+
+FEW = 5
+"""Frames from which on one can be told to be unlike the others."""
+FAR = 5.0
+"""Robust standard deviations below the median at which a frame is unlike the others,"""
+LESS = 0.1
+"""and by how much of the median at least."""
+
+
+class Moments:
+    """Mean and standard deviation over time of the frames "before" and "after" on the fixed grid, each where it has
+    been seen."""
+
+    def __init__(self, fixed: Image) -> None:
+        self.sums = {name: np.zeros((3, *fixed.grid.shape)) for name in ("before", "after")}
+
+    def add(self, registration: Registration, seen: Mapping[str, Tensor]) -> None:
+        for name, image in (("before", registration.before), ("after", registration.warped)):
+            values, inside = image.array[0].double().numpy(), seen[name][0, 0].double().numpy()
+            self.sums[name] += np.stack([inside, values * inside, values**2 * inside])
+
+    def mean(self, name: str) -> Tensor:
+        count, total, _ = self.sums[name]
+        return torch.from_numpy(total / np.maximum(count, 1)).float()
+
+    def deviation(self, name: str) -> Tensor:
+        mean, square = self.sums[name][1:] / np.maximum(self.sums[name][0], 1)
+        return torch.from_numpy(np.sqrt((square - mean**2).clip(0))).float()
+
+
+def seen_by(registration: Registration) -> dict[str, Tensor]:
+    """The voxels of the fixed image that the frame reaches, by the headers alone and by the transform."""
+    fixed, moving = registration.fixed.grid, registration.moving.grid
+    ones = torch.ones(1, 1, *moving.shape)
+    with torch.no_grad():
+        return {
+            name: resample(ones, moving, transform, fixed) > 0.999
+            for name, transform in (("before", identity(fixed)), ("after", registration.displacement))
+        }
+
+
+def row_of(
+    done: SeriesRegistration, frame: int, registration: Registration, seen: Mapping[str, Tensor]
+) -> dict[str, Any]:
+    """The numbers of a frame; of one that failed, those of the transform that it is resampled with."""
+    ok, seconds = frame not in done.failed, done.series.seconds
+    row: dict[str, Any] = {"frame": frame}
+    if seconds is not None:
+        row["seconds"] = round(frame * seconds, 6)
+    row |= {"ok": ok, **motion(registration)}
+    if ok:
+        row |= seen_ncc(registration, seen)
+        others = {name: value for name, value in registration.metrics.items() if name not in row}
+        row |= flat_numbers(others)
+    return row
+
+
+def motion(registration: Registration) -> dict[str, float]:
+    """The shift of the middle, angle and scale of the affine map that is nearest to the transform, and how long its
+    displacements are on average and at most."""
+    grid, transform = registration.fixed.grid, registration.displacement
+    steps = [np.linspace(0, size - 1, min(size, 9)) for size in grid.shape]
+    voxels = torch.from_numpy(np.stack(np.meshgrid(*steps, indexing="ij"), -1).reshape(-1, grid.dims))
+    with torch.no_grad():
+        here = grid.to_world(voxels).numpy() - grid.centre
+        there = transform.world(grid.to_world(voxels))[0].double().numpy() - grid.centre
+    fitted = np.linalg.lstsq(np.column_stack([here, np.ones(len(here))]), there, rcond=None)[0]
+    linear, shift = fitted[:-1].T, fitted[-1]
+    if registration.fixed.header.pixels and not registration.fixed.header.indexed:
+        shift = shift * np.diag(flip_lps(grid.dims))[: grid.dims]
+    left, _, right = np.linalg.svd(linear)
+    rotation = left @ right
+    if grid.dims == 2:
+        angle = np.arctan2(rotation[1, 0] - rotation[0, 1], np.trace(rotation))
+    else:
+        angle = np.arccos(np.clip((np.trace(rotation) - 1) / 2, -1, 1))
+    lengths = np.linalg.norm(there - here, axis=1)
+    numbers = {
+        **{f"shift_{axis}": value for axis, value in zip("xyz", shift, strict=False)},
+        "angle": np.rad2deg(angle),
+        "scale": abs(np.linalg.det(linear)) ** (1 / grid.dims),
+        "displacement": lengths.mean(),
+        "displacement_most": lengths.max(),
+    }
+    return {name: round(float(value), 6) + 0.0 for name, value in numbers.items()}  # without -0.0
+
+
+def seen_ncc(registration: Registration, seen: Mapping[str, Tensor]) -> dict[str, float]:
+    """The correlation of the fixed image and the frame, before and after, of the voxels that the frame reaches."""
+    fixed, numbers = registration.fixed.array[None], {}
+    for suffix, name, image in (("_before", "before", registration.before), ("", "after", registration.warped)):
+        known = bool(seen[name].any())
+        numbers[f"ncc{suffix}"] = (
+            float(normalised_cross_correlation(fixed, image.array[None], seen[name])) if known else 0.0
+        )
+    return numbers
+
+
+def flags(done: SeriesRegistration, rows: Sequence[Mapping[str, Any]]) -> dict[int, str]:
+    """Of each frame that failed, or is unlike the others after it was registered, a sentence."""
+    flagged = {}
+    for frame, reason in done.failed.items():
+        source = done.source(frame)
+        what = "as it is" if source is None else f"with the transform of frame {source}"
+        flagged[frame] = f"not registered, and resampled {what}: {reason}"
+    measured = {row["frame"]: row["ncc"] for row in rows if row["ok"]}
+    if len(measured) >= FEW:
+        values = np.array([*measured.values()])
+        median = float(np.median(values))
+        spread = 1.4826 * float(np.median(np.abs(values - median)))
+        for frame, value in measured.items():
+            if value < median - max(FAR * spread, LESS * abs(median)):
+                flagged[frame] = (
+                    f"much less like the fixed image than the other frames: correlation {value:.3f}, their median "
+                    f"{median:.3f}. Look whether it is right."
+                )
+    return dict(sorted(flagged.items()))
+
+
+def means(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Of every number that is measured of frames; of folds, and of what displacements are at most, the worst."""
+    values = defaultdict[str, list[float]](list)
+    for row in rows:
+        for name, value in row.items():
+            if name not in ("frame", "seconds", "ok") and not name.startswith(("shift", "angle", "scale")):
+                values[name].append(value)
+    worst = ("folding", "folding_corners", "displacement_most")
+    return {name: float(max(some) if name in worst else np.mean(some)) for name, some in values.items()}

@@ -1,0 +1,207 @@
+"""What registering a series writes: the warped series frame by frame, a transform and a row of numbers for each frame,
+and a report.
+"""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import time
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from warpzoo.errors import FAILURES, plain_reason
+from warpzoo.files import whole_file
+from warpzoo.geometry.transforms import Affine, Transform
+from warpzoo.images.image import write_image
+from warpzoo.images.series import SUFFIXES as SERIES_SUFFIXES
+from warpzoo.images.series import Series, create_series
+from warpzoo.record import command, versions, write_json
+from warpzoo.registration.listing import FURTHER, names_from, paths_of, remove_results, warped_name
+from warpzoo.registration.pair import Registration
+from warpzoo.registration.results import SERIES_OUTPUTS
+from warpzoo.registration.series import ACROSS, SeriesRegistration
+from warpzoo.registration.series_measures import Moments, flags, means, row_of, seen_by
+from warpzoo.transforms import Landmarks, warp_points, write_points, write_transform
+
+FOLDERS = {"transforms": "transform", "displacements": "displacement"}
+
+
+def write_series(
+    folder: Path,
+    done: SeriesRegistration,
+    files: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    outputs: Collection[str] = SERIES_OUTPUTS,
+    seconds: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
+    """The files of a registered series: all of them or none; returns what metrics.json holds, which is written last."""
+    remove_series(folder, files)
+    begun = time.perf_counter()
+    try:
+        rows, moments = _write_frames(folder, done, outputs)
+        flagged = flags(done, rows)
+        _write_rows(folder / "frames.csv", rows, flagged)
+        if done.to == "mean":
+            mean = done.reference
+            write_image(folder / "mean.nii.gz", mean.array, mean.header, np.float32)
+        numbers = {
+            **means(row for row in rows if row["ok"]),
+            "frames": len(rows),
+            "to": done.to,
+            "flagged": {str(frame): reason for frame, reason in flagged.items()},
+            "interrupted": False,
+        }
+        about = {
+            "settings": dict(settings),
+            "seconds": {**(seconds or {}), "write": round(time.perf_counter() - begun, 3)},
+            "warnings": warnings_of(done, flagged),
+            **provenance(done, files),
+            "files": names_from(folder, files),
+        }
+        if "report" in outputs:
+            try:
+                draw_series(folder / "report.html", done, rows, flagged, moments, {**numbers, **about})
+            except FAILURES as error:
+                about["warnings"].append(f"the report could not be drawn: {plain_reason(error)} All else is there.")
+        write_json(folder / "metrics.json", {**numbers, **about})
+    except BaseException:
+        remove_series(folder, files)
+        raise
+    return {**numbers, **about}
+
+
+def _write_frames(
+    folder: Path, done: SeriesRegistration, outputs: Collection[str]
+) -> tuple[list[dict[str, Any]], Moments]:
+    """All frames in one go, each in memory alone."""
+    companions, series = done.companions, done.series
+    rows, moments, points = [], Moments(done.fixed), list[Landmarks]()
+    digits = len(str(len(series) - 1))
+    with ExitStack() as files:
+        written = {}
+        warped: dict[str, Series | None] = {"warped": series, "warped_labels": companions.labels, **companions.also}
+        for name, others in warped.items():
+            if others is not None and "warped" in outputs:
+                path = folder / others.name(name.removesuffix(".nii.gz"), done.fixed)
+                written[name] = files.enter_context(create_series(path, others, done.fixed))
+        for frame in range(len(series)):
+            registration = done[frame]
+            for name, file in written.items():
+                own = registration.companions
+                image = own.labels["moving"] if name == "warped_labels" else own.also.get(name, registration.moving)
+                file.put(frame, registration.warped if name == "warped" else registration.warp(image))
+            for place, kind in FOLDERS.items():
+                if kind in outputs:
+                    _write_transform(folder / place, f"{frame:0{max(4, digits)}d}", registration, kind)
+            if "warped" in outputs and frame in companions.points:
+                landmarks = companions.points[frame]
+                points.append(landmarks._replace(points=warp_points(registration.displacement, landmarks.points)))
+            seen = seen_by(registration)
+            rows.append(row_of(done, frame, registration, seen))
+            if rows[-1]["ok"]:
+                moments.add(registration, seen)
+    if points:
+        together = Landmarks(
+            torch.cat([one.points for one in points]), tuple(row for one in points for row in one.rows)
+        )
+        write_points(folder / "warped_points.csv", together, done.fixed.header)
+    return rows, moments
+
+
+def _write_transform(folder: Path, number: str, registration: Registration, kind: str) -> None:
+    transform: Transform = registration.transform
+    if kind == "displacement":
+        suffix, transform = ".nii.gz", registration.displacement
+    else:
+        suffix = ".tfm" if isinstance(transform, Affine) else ".h5"
+    write_transform(folder / f"frame_{number}{suffix}", transform, registration.fixed, registration.moving)
+
+
+def warnings_of(done: SeriesRegistration, flagged: Mapping[int, str]) -> list[str]:
+    """What is doubtful: frame by frame what is flagged, and each finding once with its frames."""
+    sentences = [f"frame {frame}: {reason}" for frame, reason in flagged.items()]
+    said = defaultdict[str, list[int]](list)
+    for frame in (one for one in range(len(done)) if one not in done.failed):
+        for finding in done.found(frame).findings:
+            said[finding].append(frame)
+    across = done.store.read(ACROSS, done.fixed, done.reference)
+    sentences += [] if across is None else [f"the reference: {finding}" for finding in across.findings]
+    return sentences + [f"{_frames(frames)}: {finding}" for finding, frames in said.items()]
+
+
+def _frames(numbers: Sequence[int]) -> str:
+    """[1, 2, 3, 7] in words: frames 1 to 3, 7."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    words = ", ".join(str(first) if first == last else f"{first} to {last}" for first, last in runs)
+    return f"frame{'s' if len(numbers) > 1 else ''} {words}"
+
+
+def _write_rows(path: Path, rows: Sequence[Mapping[str, Any]], flagged: Mapping[int, str]) -> None:
+    columns = [*dict.fromkeys(name for row in rows for name in row), "note"]
+    with whole_file(path) as unfinished, open(unfinished, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows({**row, "note": flagged.get(row["frame"], "")} for row in rows)
+
+
+def draw_series(
+    path: Path,
+    done: SeriesRegistration,
+    rows: Sequence[Mapping[str, Any]],
+    flagged: Mapping[int, str],
+    moments: Moments,
+    numbers: Mapping[str, Any],
+) -> Path:
+    """The page of a series."""
+    from warpzoo.report.series import write_series_report
+
+    fixed = done.fixed
+    return write_series_report(
+        path,
+        fixed.array[0].float(),
+        {name: (moments.mean(name), moments.deviation(name)) for name in ("before", "after")},
+        rows,
+        fixed.grid,
+        numbers,
+        flagged,
+        orientation="matrix" if fixed.header.indexed else None,
+        unit="pixels" if fixed.header.pixels else "mm",
+    )
+
+
+def provenance(done: SeriesRegistration, files: Mapping[str, Any]) -> dict[str, Any]:
+    names = {role: ", ".join(map(str, paths)) for role in files if (paths := paths_of(files, role))}
+    names = names or {"moving": str(done.series.path)}
+    return {"method": done.method, "files": names, "command": command(), "versions": versions()}
+
+
+def remove_series(folder: Path, files: Mapping[str, Any]) -> None:
+    """Nothing of an earlier run shall look like this one's; what is to be read is refused, not removed."""
+    read = {path.resolve() for role in files for path in paths_of(files, role)}
+    names = [warped_name(path).removesuffix(".nii.gz") for role in FURTHER for path in paths_of(files, role)]
+    written = [folder / f"{name}{end}" for name in ("warped", "warped_labels", *names) for end in SERIES_SUFFIXES]
+    written += [folder / "frames.csv", folder / "mean.nii.gz"]
+    written += [path for place in FOLDERS for path in (folder / place).glob("frame_*")]
+    for path in written:
+        if path.resolve() in read:
+            raise ValueError(f"{path} is an input and a result at once; choose another output folder.")
+    remove_results(folder, files)
+    for path in written:
+        if path.is_dir():
+            shutil.rmtree(path)
+        path.unlink(missing_ok=True)
+    for place in FOLDERS:
+        with suppress(OSError):  # not there, or with files of others
+            (folder / place).rmdir()

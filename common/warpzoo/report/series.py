@@ -1,0 +1,141 @@
+"""The page of a registered series: what became of its frames together, and of each in charts over time.
+
+Convention: rows are those of frames.csv, a mapping for each frame; numbers are those of metrics.json. Words and layout
+are in series.html.j2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from warpzoo.files import whole_file
+from warpzoo.geometry.grid import Grid
+from warpzoo.images.content import window
+from warpzoo.report import panels
+from warpzoo.report.charts import chart_of
+from warpzoo.report.numbers import Card, Table, cards_of, provenance_tables, shown
+from warpzoo.report.page import subtitle, template
+from warpzoo.report.pictures import NARROW, Figure, column_widths, figure_of, longest_side, place_of
+from warpzoo.report.planes import Plane, planes_of
+from warpzoo.report.verdicts import verdicts_of
+
+LISTED = 200
+"""Frames in the table of a page; frames.csv has them all."""
+LINES = {"ncc_before": "before", "ncc": "after"}
+
+
+def write_series_report(
+    path: str | Path,
+    fixed: Tensor,
+    over_time: Mapping[str, tuple[Tensor, Tensor]],
+    rows: Sequence[Mapping[str, Any]],
+    grid: Grid,
+    numbers: Mapping[str, Any],
+    flagged: Mapping[int, str],
+    orientation: str | None = None,
+    unit: str = "mm",
+) -> Path:
+    """Writes the page; returns its path.
+
+    Args:
+        fixed: what the frames were registered to, (*spatial).
+        over_time: mean and standard deviation of the frames on the fixed grid, "before" and "after", (*spatial).
+        rows: of every frame.
+        grid: the fixed grid.
+        numbers: metrics.json.
+        flagged: a sentence on each frame that is doubtful.
+        orientation, unit: as for `report.page.write_report`.
+    """
+    planes = planes_of(fixed, grid.affine, orientation, body=unit != "pixels")
+    marks = {frame: f"frame {frame}: {reason}" for frame, reason in flagged.items()}
+    cards = [Card("Frames", str(len(rows))), Card("Flagged frames", str(len(flagged)))]
+    page = Path(path)
+    text = template("series.html.j2").render(
+        title=title_of(numbers),
+        subtitle=subtitle(numbers, grid, unit),
+        cards=[*cards, *cards_of(numbers, unit)],
+        verdicts=[
+            *(("bad", mark) for mark in marks.values()),
+            *verdicts_of(numbers, [], _doubts(numbers, marks), unit),
+        ],
+        charts=charts_of(rows, marks, grid.dims, unit),
+        planes=len(planes),
+        columns=column_widths(planes),
+        pictures=pictures_of(fixed, over_time, planes),
+        table=table_of(rows, flagged),
+        listed=min(LISTED, len(rows)),
+        count=len(rows),
+        command=str(numbers.get("command", "")),
+        provenance=provenance_tables({name: numbers[name] for name in ("files", "versions") if name in numbers}),
+    )
+    with whole_file(page) as unfinished:
+        unfinished.write_text(text, "utf-8")
+    return page
+
+
+def title_of(numbers: Mapping[str, Any]) -> str:
+    """The names of the series and of what it was registered to."""
+    name = Path(str(numbers["files"]["moving"])).name
+    own = {"first": "its first frame", "mean": "the mean of its frames"}.get(str(numbers["to"]), "")
+    fixed = numbers["files"].get("fixed")
+    return " → ".join([name, *([own] if own else []), *([Path(str(fixed)).name] if fixed else [])])
+
+
+def _doubts(numbers: Mapping[str, Any], marks: Mapping[int, str]) -> list[str]:
+    """Warnings that are not about one flagged frame."""
+    return [text for text in numbers.get("warnings", ()) if text not in marks.values()]
+
+
+def charts_of(rows: Sequence[Mapping[str, Any]], marks: Mapping[int, str], dims: int, unit: str) -> list[Any]:
+    """Likeness and motion over the frames; of those that failed there is no likeness."""
+
+    def line(name: str) -> list[float | None]:
+        return [row.get(name) for row in rows]
+
+    short = "" if unit == "pixels" else f" {unit}"
+    shifts = {axis: line(f"shift_{axis}") for axis in "xyz"[:dims]}
+    charts = [
+        chart_of("Correlation with the fixed image", {words: line(name) for name, words in LINES.items()}, marks),
+        chart_of(f"Drift: shift of the middle ({unit})", shifts, marks, short),
+        chart_of("Rotation (degrees)", {"angle": line("angle")}, marks, "°"),
+        chart_of(f"Length of the displacement ({unit})", {"mean": line("displacement")}, marks, short),
+    ]
+    return charts
+
+
+def pictures_of(
+    fixed: Tensor, over_time: Mapping[str, tuple[Tensor, Tensor]], planes: Sequence[Plane]
+) -> dict[str, list[Figure]]:
+    """The fixed image, and mean and standard deviation of the frames before and after, each in the same window."""
+    means, deviations = ({name: pair[part] for name, pair in over_time.items()} for part in (0, 1))
+    figures: dict[str, list[Figure]] = {}
+    for kind, images, limits in (
+        ("fixed", {"": fixed}, window(fixed)),
+        ("mean", means, window(*means.values())),
+        ("deviation", deviations, (0.0, window(*deviations.values())[1])),
+    ):
+        for name, image in images.items():
+            for plane in planes:
+                picture = panels.grey(image, plane, limits, longest_side(plane, NARROW))
+                words = ", ".join([*([name] if name else ["fixed"]), *place_of(plane)])
+                figures.setdefault(f"{kind}_{name}" if name else kind, []).append(
+                    figure_of(picture, words, letters=plane.letters)
+                )
+    return figures
+
+
+def table_of(rows: Sequence[Mapping[str, Any]], flagged: Mapping[int, str]) -> Table:
+    """A row for each frame; of more than `LISTED` the flagged ones, and as many of the others as evenly lie between."""
+    names = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in ("frame", "ok")]
+    kept = [name for name in names if not name.startswith(("folding", "displacement_most"))]
+    step = -(-len(rows) // LISTED)
+    chosen = [row for row in rows if row["frame"] % step == 0 or row["frame"] in flagged]
+    cells = [
+        (f"{row['frame']}{' (flagged)' if row['frame'] in flagged else ''}", *(shown(row.get(name)) for name in kept))
+        for row in chosen
+    ]
+    return Table("Frames", cells, ("", *(name.replace("_", " ") for name in kept)))

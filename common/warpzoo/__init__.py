@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from warpzoo.registration.interface import Result, register
     from warpzoo.registration.methods import find_methods
     from warpzoo.registration.pair import Registration, register_pair
+    from warpzoo.registration.series_interface import SeriesResult, register_series
     from warpzoo.transforms.placed import PlacedTransform, read_transform
 
 __version__ = "0.1.0"
@@ -29,12 +30,14 @@ __all__ = [
     "Registerd",
     "Registration",
     "Result",
+    "SeriesResult",
     "denoise",
     "find_methods",
     "read_image",
     "read_transform",
     "register",
     "register_pair",
+    "register_series",
 ]
 
 _HOMES = {
@@ -43,12 +46,14 @@ _HOMES = {
     "Registerd": "warpzoo.registration.dictionary",
     "Registration": "warpzoo.registration.pair",
     "Result": "warpzoo.registration.interface",
+    "SeriesResult": "warpzoo.registration.series_interface",
     "denoise": "warpzoo.denoising.interface",
     "find_methods": "warpzoo.registration.methods",
     "read_image": "warpzoo.images.image",
     "read_transform": "warpzoo.transforms.placed",
     "register": "warpzoo.registration.interface",
     "register_pair": "warpzoo.registration.pair",
+    "register_series": "warpzoo.registration.series_interface",
 }
 
 

@@ -20,7 +20,7 @@ from warpzoo.registration.computing import computing
 from warpzoo.registration.guidance import Guidance
 from warpzoo.registration.methods import USUAL, find_methods
 from warpzoo.registration.pair import Companions, Registration, register_pair
-from warpzoo.transforms import Landmarks, read_points, read_start
+from warpzoo.transforms import Landmarks, read_points
 from warpzoo.transforms.placed import PlacedTransform, as_points
 
 
@@ -182,7 +182,7 @@ def register(
         companions.points,
         landmarks_weight,
     )
-    known = _start(start, reference, image)
+    known = known_start(start, reference, image)
     with computing(seed, threads):
         registration = register_pair(
             reference, image, methods, known, companions, guidance, resampling, strict, safe=safe
@@ -190,7 +190,7 @@ def register(
     return Result(registration, PlacedTransform(registration.transform, reference, image), back)
 
 
-def _start(start: Any, fixed: Image, moving: Image) -> Transform | None:
+def known_start(start: Any, fixed: Image, moving: Image) -> Transform | None:
     if start is None:
         return None
     if isinstance(start, (str, Path)):

@@ -50,6 +50,8 @@ def preflight(
             f"both images of a pair must have the same number of axes."
         )
         way_out = "Give two images or two volumes; one slice of a volume can be saved as an image of its own."
+        if moving.grid.dims > fixed.grid.dims:
+            way_out += " If an axis of the moving one is time, say which (--time_axis)."
         return [fatal(message, way_out)]
     dims = known.get("spatial_dims")
     if dims is not None and fixed.grid.dims != dims:

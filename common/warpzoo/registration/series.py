@@ -8,9 +8,13 @@ and then to the mean of what that gives.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
+import torch
+from torch import Tensor
+
+from warpzoo.errors import raise_if
 from warpzoo.geometry.composition import composed, identity, split
 from warpzoo.geometry.transforms import Transform
 from warpzoo.images.image import Image
@@ -19,7 +23,7 @@ from warpzoo.images.series import Series
 from warpzoo.registration.frames import Found, FrameMethod, InMemory, Store, mean_of, name_of, register_frames
 from warpzoo.registration.guidance import Guidance
 from warpzoo.registration.pair import Companions, Method, Registration, register_pair
-from warpzoo.registration.preflight import broken_values
+from warpzoo.registration.preflight import broken_values, preflight
 from warpzoo.transforms.landmarks import Landmarks
 
 REFERENCES = ("first", "mean")
@@ -122,9 +126,10 @@ class SeriesRegistration:
         return found if across is None else composed(across.transform, found)
 
     def __getitem__(self, frame: int) -> Registration:
-        image = self.series[frame]
-        guidance = Guidance()
-        if frame not in self.failed:
+        image, guidance = self.series[frame], Guidance()
+        if frame in self.failed:  # what is NaN or infinite cannot be interpolated
+            image = replace(image, array=finite(image.array))
+        else:
             guidance, _ = self.companions.guidance(frame).fitted(self.fixed, image)
         companions = self.companions.of(frame)
         return Registration(
@@ -160,6 +165,8 @@ def register_series(
         raise ValueError("fixed must be given, or to: first or mean; there is nothing to register the frames to.")
     companions, store = companions or SeriesCompanions(), InMemory() if store is None else store
     companions.check(series)
+    if fixed is not None and fixed.grid.dims != series.grid.dims:
+        raise_if(preflight(fixed, series[0]))
     alone = fixed is None or to is None
     own = partial(companions.guidance, fixed=alone)
     method = FrameMethod(series, methods, own, start if alone else None, strict, safe)
@@ -197,6 +204,12 @@ def register_series(
         companions,
         resampling or Resampling(),
     )
+
+
+def finite(array: Tensor) -> Tensor:
+    """With the least finite value in place of those that are not finite."""
+    known = array.isfinite()
+    return torch.where(known, array, array[known].min() if known.any() else array.new_zeros(()))
 
 
 def _first(series: Series, to: str) -> int:

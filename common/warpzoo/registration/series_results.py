@@ -67,7 +67,14 @@ def write_series(
         }
         if "report" in outputs:
             try:
-                draw_series(folder / "report.html", done, rows, flagged, moments, {**numbers, **about})
+                draw_series(
+                    folder / "report.html",
+                    done,
+                    rows,
+                    flagged,
+                    moments,
+                    {**numbers, **about, **provenance(done, files)},
+                )
             except FAILURES as error:
                 about["warnings"].append(f"the report could not be drawn: {plain_reason(error)} All else is there.")
         write_json(folder / "metrics.json", {**numbers, **about})

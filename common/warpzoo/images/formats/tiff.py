@@ -33,7 +33,7 @@ from warpzoo.images.source import (
     in_pixels,
 )
 
-AT_ONCE = 2**24
+AT_ONCE = 2**22
 """Bytes that are unpacked at once."""
 
 

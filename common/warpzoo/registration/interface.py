@@ -20,7 +20,7 @@ from warpzoo.registration.computing import computing
 from warpzoo.registration.guidance import Guidance
 from warpzoo.registration.methods import USUAL, find_methods
 from warpzoo.registration.pair import Companions, Registration, register_pair
-from warpzoo.transforms import Landmarks, read_points
+from warpzoo.transforms import Landmarks, read_points, read_start
 from warpzoo.transforms.placed import PlacedTransform, as_points
 
 

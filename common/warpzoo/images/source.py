@@ -60,9 +60,7 @@ class OnDisk:
 
     def __getitem__(self, index: Any) -> np.ndarray:
         with reading(self.path, "an image"):
-            mapped = np.memmap(self.file or self.path, self.dtype, "r", self.offset, self.shape)
-            # a view of a part would keep all of it mapped
-            return np.asarray(mapped) if index is Ellipsis else np.array(mapped[index])
+            return np.asarray(np.memmap(self.file or self.path, self.dtype, "r", self.offset, self.shape)[index])
 
     def __setitem__(self, index: Any, values: np.ndarray) -> None:
         mapped = np.memmap(self.file or self.path, self.dtype, "r+", self.offset, self.shape)

@@ -17,9 +17,15 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import tifffile
+import torch
 from scipy import ndimage
 
+from warpzoo.geometry.transforms import Affine, Transform
+from warpzoo.images.image import Image
 from warpzoo.registration import frames as room
+from warpzoo.registration.guidance import Guidance
+from warpzoo.registration.series import register_series
+from warpzoo.registration.series_interface import as_series
 
 from .conftest import oblique, save, smooth
 
@@ -182,6 +188,20 @@ def test_volumes_to_a_fixed_image_on_another_grid(
         point = reference.TransformIndexToPhysicalPoint((12, 9, 11))
         there = sitk.ReadTransform(str(transform)).TransformPoint(point)
         assert np.allclose(np.add(point, field[12, 9, 11]), there, atol=1e-3)
+    if to == "first":  # from the fixed image to the first frame, and from there to the other
+        own = tmp_path / "own"
+        assert (
+            warpzoo("register", "--moving", moving, "--to=first", "--method=wavy", "--output", own, "--noreport").code
+            == 0
+        )
+        there, further = (
+            sitk.ReadTransform(str(folder / f"transforms/frame_{frame:04d}.h5"))
+            for folder, frame in ((out, 0), (own, 2))
+        )
+        expected = further.TransformPoint(there.TransformPoint(point))
+        assert np.allclose(
+            sitk.ReadTransform(str(out / "transforms/frame_0002.h5")).TransformPoint(point), expected, atol=0.02
+        )
 
 
 def test_a_cine_of_one_slice(warpzoo: Call, make_bundle: Call, tmp_path: Path) -> None:
@@ -256,6 +276,31 @@ def test_a_frame_that_jumps_is_found_again_and_one_of_something_else_is_flagged(
         assert at == pytest.approx((40 - (places[frame][1] - 40), 40 - (places[frame][0] - 40)), abs=0.2)
     assert [*numbers_of(out)["flagged"]] == ["6"]
     assert "much less like the fixed image than the other frames" in numbers_of(out)["flagged"]["6"]
+
+
+class Lazy:
+    """Finds the true shift only where it is given no start, and goes no further than that otherwise."""
+
+    name, expectations = "lazy", {}
+
+    def __init__(self, shifts: list[float]) -> None:
+        self.shifts, self.starts = iter(shifts), []
+
+    def __call__(self, fixed: Image, moving: Image, start: Transform | None, guidance: Guidance) -> Transform:
+        self.starts.append(None if start is None else float(start.world_matrix()[0, 0, -1]))
+        if start is not None:
+            return start
+        return Affine.from_world(torch.tensor([[[1.0, 0, next(self.shifts)], [0, 1, 0]]]).double(), fixed.grid)
+
+
+def test_a_frame_starts_from_the_one_before_unless_that_leads_nowhere() -> None:
+    content = ndimage.gaussian_filter(smooth((90, 40)), 2)
+    frames = [content[20 - shift : 70 - shift].copy() for shift in (0, 5, 5, 9, 9)]
+    method = Lazy([5, 9])
+    series, _ = as_series(frames, None, False, None)
+    done = register_series(series, [method], to="first")
+    assert [one if one is None else round(one, 6) for one in method.starts] == [None, 5, 5, None, 9]
+    assert [round(float(done.found(frame).matrix[0, 2]), 6) for frame in range(5)] == [0, 5, 5, 9, 9]
 
 
 @pytest.mark.parametrize("to", ["first", "mean"])

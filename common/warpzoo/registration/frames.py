@@ -23,8 +23,10 @@ from warpzoo.registration.pair import Method, register_pair
 from warpzoo.registration.preflight import broken_values
 from warpzoo.registration.safety import likeness
 
+RECENT = 5
+"""Frames before that say what likeness is usual."""
 DOUBTFUL = 0.8
-"""Of what the frames before have on average: with less likeness than that, a frame is registered again without them."""
+"""Of it, below which a frame is registered again without where they were; what that finds has to reach it."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class FrameMethod:
 
     def __call__(self, reference: Image, frame: int, known: Sequence[np.ndarray], typical: float | None) -> Found:
         """From whichever start makes it more alike, the given one or an affine map that is `known` of a frame before
-        it; from the given one as well if what that finds is much less alike than is `typical`."""
+        it; from the given one as well if what that finds is much less alike than is `typical`, and that is not."""
         begun, image = time.perf_counter(), self.series[frame]
         if broken := list(broken_values(image)):
             return resting(reference, str(broken[0]))
@@ -90,22 +92,23 @@ class FrameMethod:
         alike = [likeness(reference, image, one, guidance).total for one in starts]
         best = int(np.argmax(alike[::-1]))  # of equal ones the last
         chosen = len(starts) - 1 - best
-        tried = [self._from(reference, image, starts[chosen], guidance)]
-        if chosen and typical is not None and tried[0].likeness < DOUBTFUL * typical:
-            tried.append(self._from(reference, image, starts[0], guidance))
-        found = max(tried, key=lambda one: one.likeness)
+        found = self._from(reference, image, starts[chosen] if chosen else None, guidance)
+        if chosen and typical is not None and found.likeness < DOUBTFUL * typical:
+            other = self._from(reference, image, None, guidance)
+            found = other if other.likeness >= max(found.likeness, DOUBTFUL * typical) else found
         return replace(found, seconds=time.perf_counter() - begun)
 
-    def _from(self, reference: Image, image: Image, start: Transform | None, guidance: Guidance) -> Found:
+    def _from(self, reference: Image, image: Image, begin: Transform | None, guidance: Guidance) -> Found:
         done = register_pair(
             reference,
             image,
             self.methods,
-            start,
+            self.start,
             guidance=guidance,
             strict=self.strict,
             interruptible=False,
             safe=self.safe,
+            begin=begin,
         )
         rated = likeness(reference, image, done.transform, guidance).total
         matrix = split(done.transform, image.grid.dims)[1]
@@ -141,7 +144,7 @@ def register_frames(
                 found = resting(reference)
             else:
                 try:
-                    found = method(reference, frame, known, float(np.median(rated)) if rated else None)
+                    found = method(reference, frame, known, float(np.median(rated[-RECENT:])) if rated else None)
                 except (ValueError, RuntimeError) as error:
                     if not rated:  # nothing works, as with a method for other images
                         raise

@@ -188,6 +188,7 @@ def register_pair(
     strict: bool = False,
     interruptible: bool = True,
     safe: bool = False,
+    begin: Transform | None = None,
 ) -> Registration:
     """Registers the moving image to the fixed one, on any grids.
 
@@ -200,6 +201,8 @@ def register_pair(
         strict: whether warnings of the preflight are errors.
         interruptible: whether Ctrl-C ends the optimisation at hand and keeps its best, rather than ending everything.
         safe: whether a result that makes the images less alike is replaced, see `checked`; without, it is a warning.
+        begin: a better place to begin than the start, such as that of the image before; the result is still compared
+            with the start.
     """
     strict = check_truth("strict", strict)
     companions = companions or Companions()
@@ -212,7 +215,7 @@ def register_pair(
         findings.append(warning(message, "Optimise on the pair as well (--refine 40 or --adapt 40)."))
     findings += [finding for image in companions.also.values() for finding in looks_like_labels(image)]
     seconds = {"check": 0.0}
-    transform, notes = start, []
+    transform, notes = begin or start, []
     for number, method in enumerate(methods):
         entered = time.perf_counter()
         findings += preflight(fixed, moving, method.expectations, placed=transform is not None)

@@ -33,6 +33,8 @@ from warpzoo.registration.series_results import write_series
 from warpzoo.transforms import points_by_frame, read_points, read_start, write_transform
 
 UNFINISHED = "unfinished"
+MOST_SAID = 10
+"""Warnings in the terminal; metrics.json has them all."""
 
 
 class InFolder:
@@ -125,8 +127,11 @@ def register_series_files(
         print(f"stopped after {store.count} registrations of frames; the same command goes on.", file=sys.stderr)
         raise
     shutil.rmtree(store.folder)
-    for warning in numbers["warnings"]:
+    warnings = numbers["warnings"]
+    for warning in warnings[:MOST_SAID]:
         print(f"warning: {warning}")
+    if len(warnings) > MOST_SAID:
+        print(f"warning: and {len(warnings) - MOST_SAID} more, see {folder / 'metrics.json'}.")
     return f"{len(done)} frames, {len(numbers['flagged'])} flagged, {summary(numbers)}"
 
 

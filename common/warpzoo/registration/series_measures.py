@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from warpzoo.images.image import Image, flip_lps
 from warpzoo.losses import normalised_cross_correlation
 from warpzoo.registration.pair import Registration
 from warpzoo.registration.results import flat_numbers
-from warpzoo.registration.series import SeriesRegistration
+from warpzoo.registration.series import REFERENCES, SeriesRegistration
 
 FEW = 5
 """Frames from which on one can be told to be unlike the others."""
@@ -29,6 +30,10 @@ FAR = 5.0
 """Robust standard deviations below the median at which a frame is unlike the others,"""
 LESS = 0.1
 """and by how much of the median at least."""
+HARDLY = 0.3
+"""Correlation with a frame, or with the mean, of the same series below which a frame may lie anywhere."""
+LEAP = 0.05
+"""Of the longest side, beyond which a step from one frame to the next may be wrong if it leads to less likeness."""
 
 
 class Moments:
@@ -127,18 +132,38 @@ def flags(done: SeriesRegistration, rows: Sequence[Mapping[str, Any]]) -> dict[i
         source = done.source(frame)
         what = "as it is" if source is None else f"with the transform of frame {source}"
         flagged[frame] = f"not registered, and resampled {what}: {reason}"
-    measured = {row["frame"]: row["ncc"] for row in rows if row["ok"]}
-    if len(measured) >= FEW:
-        values = np.array([*measured.values()])
-        median = float(np.median(values))
-        spread = 1.4826 * float(np.median(np.abs(values - median)))
-        for frame, value in measured.items():
-            if value < median - max(FAR * spread, LESS * abs(median)):
-                flagged[frame] = (
-                    f"much less like the fixed image than the other frames: correlation {value:.3f}, their median "
-                    f"{median:.3f}. Look whether it is right."
-                )
+    measured = {row["frame"]: row for row in rows if row["ok"]}
+    median, spread = _usual([row["ncc"] for row in measured.values()])
+    steps: dict[int, float] = {}
+    for before, after in pairwise(measured.values()):
+        steps[after["frame"]] = float(np.linalg.norm([after[name] - before[name] for name in _shifts(after)]))
+    usual_step, steps_spread = _usual([*steps.values()])
+    grid = done.fixed.grid
+    leap = max(LEAP * max(np.multiply(grid.shape, grid.spacing)), usual_step + FAR * steps_spread)
+    unit = "pixels" if done.fixed.header.pixels else "mm"
+    for frame, row in measured.items():
+        value, reasons = row["ncc"], list[str]()
+        if len(measured) >= FEW and value < median - max(FAR * spread, LESS * abs(median)):
+            reasons.append("much less like the fixed image than the other frames")
+        if done.to in REFERENCES and value < HARDLY:
+            reasons.append("hardly like what it was registered to, so that it may lie anywhere")
+        if steps.get(frame, 0.0) > leap and value < (1 - LESS) * median:
+            reasons.append(f"{steps[frame]:.3g} {unit} from the frame before, where {usual_step:.3g} is usual")
+        if reasons:
+            flagged[frame] = f"{', and '.join(reasons)}. Look whether it is right."
     return dict(sorted(flagged.items()))
+
+
+def _usual(values: Sequence[float]) -> tuple[float, float]:
+    """Median and robust standard deviation."""
+    if not values:
+        return 0.0, 0.0
+    median = float(np.median(values))
+    return median, 1.4826 * float(np.median(np.abs(np.array(values) - median)))
+
+
+def _shifts(row: Mapping[str, Any]) -> list[str]:
+    return [name for name in row if name.startswith("shift_")]
 
 
 def means(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:

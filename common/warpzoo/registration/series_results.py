@@ -7,7 +7,6 @@ from __future__ import annotations
 import csv
 import shutil
 import time
-from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -28,6 +27,7 @@ from warpzoo.registration.pair import Registration
 from warpzoo.registration.results import SERIES_OUTPUTS
 from warpzoo.registration.series import ACROSS, SeriesRegistration
 from warpzoo.registration.series_measures import Moments, flags, means, row_of, seen_by
+from warpzoo.report.numbers import by_frames
 from warpzoo.transforms import Landmarks, warp_points, write_points, write_transform
 
 FOLDERS = {"transforms": "transform", "displacements": "displacement"}
@@ -132,27 +132,11 @@ def _write_transform(folder: Path, number: str, registration: Registration, kind
 
 
 def warnings_of(done: SeriesRegistration, flagged: Mapping[int, str]) -> list[str]:
-    """What is doubtful: frame by frame what is flagged, and each finding once with its frames."""
-    sentences = [f"frame {frame}: {reason}" for frame, reason in flagged.items()]
-    said = defaultdict[str, list[int]](list)
-    for frame in (one for one in range(len(done)) if one not in done.failed):
-        for finding in done.found(frame).findings:
-            said[finding].append(frame)
+    """What is doubtful: first what is flagged, then each finding with its frames."""
+    found = ((frame, finding) for frame in range(len(done)) for finding in done.found(frame).findings)
     across = done.store.read(ACROSS, done.fixed, done.reference)
-    sentences += [] if across is None else [f"the reference: {finding}" for finding in across.findings]
-    return sentences + [f"{_frames(frames)}: {finding}" for finding, frames in said.items()]
-
-
-def _frames(numbers: Sequence[int]) -> str:
-    """[1, 2, 3, 7] in words: frames 1 to 3, 7."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    words = ", ".join(str(first) if first == last else f"{first} to {last}" for first, last in runs)
-    return f"frame{'s' if len(numbers) > 1 else ''} {words}"
+    of_reference = [] if across is None else [f"the reference: {finding}" for finding in across.findings]
+    return [*by_frames(flagged.items()), *of_reference, *by_frames(found)]
 
 
 def _write_rows(path: Path, rows: Sequence[Mapping[str, Any]], flagged: Mapping[int, str]) -> None:

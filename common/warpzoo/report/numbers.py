@@ -7,7 +7,7 @@ number}; `folding` and `folding_corners` are shares between 0 and 1; `seconds` i
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -145,6 +145,22 @@ def seconds_of(metrics: Mapping[str, Any]) -> dict[str, float]:
     value = metrics.get("seconds", {})
     stages = value if isinstance(value, Mapping) else {"all": value}
     return {str(stage): float(part) for stage, part in stages.items() if is_number(part) and stage != "total"}
+
+
+def by_frames(sentences: Iterable[tuple[int, str]]) -> list[str]:
+    """Sentences on frames, each once, after the frames that it is about: "frames 1 to 3, 7: …"."""
+    about: dict[str, list[list[int]]] = {}
+    for frame, sentence in sentences:
+        runs = about.setdefault(sentence, [])
+        if runs and frame == runs[-1][1] + 1:
+            runs[-1][1] = frame
+        else:
+            runs.append([frame, frame])
+    words = []
+    for sentence, runs in about.items():
+        frames = ", ".join(str(first) if first == last else f"{first} to {last}" for first, last in runs)
+        words.append(f"frame{'' if frames.isdecimal() else 's'} {frames}: {sentence}")
+    return words
 
 
 def is_number(value: Any) -> bool:

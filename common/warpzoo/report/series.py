@@ -17,7 +17,7 @@ from warpzoo.geometry.grid import Grid
 from warpzoo.images.content import window
 from warpzoo.report import panels
 from warpzoo.report.charts import chart_of
-from warpzoo.report.numbers import Card, Table, cards_of, provenance_tables, shown
+from warpzoo.report.numbers import Card, Table, by_frames, cards_of, provenance_tables, shown
 from warpzoo.report.page import subtitle, template
 from warpzoo.report.pictures import NARROW, Figure, column_widths, figure_of, longest_side, place_of
 from warpzoo.report.planes import Plane, planes_of
@@ -51,17 +51,15 @@ def write_series_report(
         orientation, unit: as for `report.page.write_report`.
     """
     planes = planes_of(fixed, grid.affine, orientation, body=unit != "pixels")
-    marks = {frame: f"frame {frame}: {reason}" for frame, reason in flagged.items()}
+    marks, doubts = {frame: f"frame {frame}: {reason}" for frame, reason in flagged.items()}, by_frames(flagged.items())
+    notes = [text for text in numbers.get("warnings", ()) if text not in doubts]
     cards = [Card("Frames", str(len(rows))), Card("Flagged frames", str(len(flagged)))]
     page = Path(path)
     text = template("series.html.j2").render(
         title=title_of(numbers),
         subtitle=subtitle(numbers, grid, unit),
         cards=[*cards, *cards_of(numbers, unit)],
-        verdicts=[
-            *(("bad", mark) for mark in marks.values()),
-            *verdicts_of(numbers, [], _doubts(numbers, marks), unit),
-        ],
+        verdicts=[*(("bad", doubt) for doubt in doubts), *verdicts_of(numbers, [], notes, unit)],
         charts=charts_of(rows, marks, grid.dims, unit),
         planes=len(planes),
         columns=column_widths(planes),
@@ -83,11 +81,6 @@ def title_of(numbers: Mapping[str, Any]) -> str:
     own = {"first": "its first frame", "mean": "the mean of its frames"}.get(str(numbers["to"]), "")
     fixed = numbers["files"].get("fixed")
     return " → ".join([name, *([own] if own else []), *([Path(str(fixed)).name] if fixed else [])])
-
-
-def _doubts(numbers: Mapping[str, Any], marks: Mapping[int, str]) -> list[str]:
-    """Warnings that are not about one flagged frame."""
-    return [text for text in numbers.get("warnings", ()) if text not in marks.values()]
 
 
 def charts_of(rows: Sequence[Mapping[str, Any]], marks: Mapping[int, str], dims: int, unit: str) -> list[Any]:

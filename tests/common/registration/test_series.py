@@ -259,7 +259,7 @@ def test_frames_that_fail_are_flagged_and_get_their_neighbours_transform(warpzoo
     assert "frame 2: " in refused.err
 
 
-def test_a_frame_that_jumps_is_found_again_and_one_of_something_else_is_flagged(warpzoo: Call, tmp_path: Path) -> None:
+def test_a_frame_that_jumps_is_found_and_one_of_something_else_is_flagged(warpzoo: Call, tmp_path: Path) -> None:
     content = 20 * ndimage.gaussian_filter(smooth((160, 160)), 5)
     content = content - content.min()
     places = [(40, 40), (41, 39), (42, 41), (64, 20), (43, 40), (44, 41), (45, 42), (45, 43)]

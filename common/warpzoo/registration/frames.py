@@ -139,7 +139,9 @@ def register_frames(
         found = store.read(name, reference, frame_0)
         if found is None:
             earlier = store.read(name_of(number - 1, frame), reference, frame_0) if number else None
-            known = [one.matrix for one in (before, earlier) if one is not None and not one.failed and _moves(one)]
+            placed = [before] if before is not None and _moves(before) else []
+            placed += [earlier] if earlier is not None and not earlier.failed else []
+            known = [one.matrix for one in placed]
             if frame == own:
                 found = resting(reference)
             else:

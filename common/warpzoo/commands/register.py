@@ -52,6 +52,7 @@ def register(
     seed: int = 0,
     threads: int | None = None,
     device: str | None = None,
+    resolution: float | None = None,
     weights: str | None = None,
     variant: str | None = None,
 ) -> None:
@@ -120,6 +121,9 @@ def register(
         seed: of what is random.
         threads: how many to compute with; default: as PyTorch chooses.
         device: such as cuda:1 or cpu; default: the GPU if there is one.
+        resolution: voxels, in mm (pixels for images without a spacing), at which ffd, svf and refine compare the images
+            at their finest; default: the fixed image's own, or larger ones if it has more than 8 million. metrics.json
+            and the report say what it was.
         weights: file of weights for the (last) network, instead of the shipped ones.
         variant: the (last) network's variant, such as digits or paper,coarse, that the weights were trained with;
             without weights, the variant's shipped ones are used.
@@ -153,7 +157,7 @@ def register(
         raise ValueError(f"output must be a folder, got the file {output}.")
     outputs = chosen_outputs(SERIES_OUTPUTS if series and save is None else save, report, inverse)
     resampling = Resampling(interpolation, outside)
-    methods = find_methods(method, similarity, refine, adapt, weights, variant, device)
+    methods = find_methods(method, similarity, refine, adapt, weights, variant, device, resolution)
     settings = {
         "method": method,
         "refine": refine,
@@ -166,6 +170,7 @@ def register(
         "outputs": [*outputs],
         "interpolation": interpolation,
         "outside": outside,
+        "resolution": resolution,
         "variant": variant,
         "weights": [fingerprint(one.weights) for one in methods if hasattr(one, "weights")],
     }

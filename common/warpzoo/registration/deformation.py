@@ -24,7 +24,7 @@ from warpzoo.geometry.velocity import integrate_velocity
 from warpzoo.losses import Diffusion, FoldingPenalty
 from warpzoo.networks import central_gradient
 from warpzoo.registration.descent import Descent
-from warpzoo.registration.pyramid import ImagePyramid, Level, pyramid
+from warpzoo.registration.pyramid import ImagePyramid, Level
 from warpzoo.registration.similarities import Similarity
 
 MOST_VOXELS = 2**23
@@ -185,7 +185,7 @@ def deform(
     levels: int | None = None,
 ) -> Transform | None:
     """What is to come before the pair's start for a higher similarity at the finest level; None if nothing does."""
-    steps = pyramid(pair.fixed_grid, MOST_VOXELS)[-levels if levels else 0 :]
+    steps = pair.steps(MOST_VOXELS)[-levels if levels else 0 :]
     lattice = lattice_of(pair.fixed_grid, [round(kind.spacing * one) for one in steps[0]])
     coefficients = pair.fixed.new_zeros(1, lattice.dims, *lattice.shape)
     for step, share in zip(steps, _shares(len(steps)), strict=True):
@@ -203,7 +203,7 @@ def refine_spline(
     spline: BSpline, pair: ImagePyramid, similarity: Similarity, descent: Descent, levels: int
 ) -> BSpline:
     """A cubic B-spline before the pair's start with the same control points, moved for a higher similarity."""
-    steps = pyramid(pair.fixed_grid, MOST_VOXELS)[-levels:]
+    steps = pair.steps(MOST_VOXELS)[-levels:]
     lattice = lattice_of(spline.grid, spline.spacing)
     unit = voxels_per(lattice, spline.grid).to(pair.fixed)
     known = spline.control_points.detach().to(pair.fixed) / unit

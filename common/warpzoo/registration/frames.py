@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -38,6 +38,7 @@ class Found:
     likeness: of the reference and the frame by it, see `safety.likeness`.
     failed: why the frame could not be registered; empty if it was.
     findings: what is doubtful about it.
+    resolution: as of a `Registration`.
     """
 
     load: Callable[[], Transform]
@@ -46,6 +47,7 @@ class Found:
     failed: str = ""
     findings: tuple[str, ...] = ()
     seconds: float = 0.0
+    resolution: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     @property
     def transform(self) -> Transform:
@@ -112,7 +114,7 @@ class FrameMethod:
         )
         rated = likeness(reference, image, done.transform, guidance).total
         matrix = split(done.transform, image.grid.dims)[1]
-        return Found(lambda: done.transform, matrix, rated, findings=tuple(map(str, done.findings)))
+        return Found(lambda: done.transform, matrix, rated, "", tuple(map(str, done.findings)), 0.0, done.resolution)
 
 
 def resting(reference: Image, failed: str = "") -> Found:

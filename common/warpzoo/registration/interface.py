@@ -88,6 +88,7 @@ def register(
     weights: str | None = None,
     variant: str | None = None,
     device: str | None = None,
+    resolution: float | None = None,
     seed: int = 0,
     threads: int | None = None,
     interpolation: str = "linear",
@@ -125,6 +126,8 @@ def register(
         weights: file of weights for the last network.
         variant: of the last network's configuration.
         device: such as "cuda:1"; default: the GPU if there is one.
+        resolution: of the finest level of ffd, svf and refinement, in the fixed image's unit; default: its own, or
+            coarser if it has more than 8 million voxels. result.registration.resolution says what it was.
         seed: of what is random.
         threads: of PyTorch; default: as many as it uses already.
         interpolation: of the warped image: linear, cubic or nearest.
@@ -138,7 +141,7 @@ def register(
         >>> result.warped, result.metrics["ncc"], result.transform.apply(labels=moving_labels)
     """
     resampling = Resampling(interpolation, outside)
-    methods = find_methods(method, similarity, refine, adapt, weights, variant, device)
+    methods = find_methods(method, similarity, refine, adapt, weights, variant, device, resolution)
     alone = ""
     if fixed is None and moving is None:
         alone = "labels" if fixed_labels is not None and moving_labels is not None else "mask"

@@ -30,6 +30,7 @@ def find_methods(
     weights: str | None = None,
     variant: str | None = None,
     device: str | None = None,
+    resolution: float | None = None,
 ) -> list[Method]:
     """The methods of a chain such as "affine,svf", in order.
 
@@ -42,6 +43,9 @@ def find_methods(
         weights: of the last network, instead of the shipped ones.
         variant: of the last network, several joined by commas.
         device: "cuda" if there is a GPU, else "cpu", if not given.
+        resolution: of the fixed image's voxels, in its world, at which ffd, svf and refinement compare the images at
+            their finest, where they are smaller; without, their own, or if they are more than `MOST_VOXELS` just as
+            much larger ones. rigid and affine, which need fewer voxels, do not go below it.
     """
     if not isinstance(chain, str):
         raise ValueError(f"method must be names joined by commas, such as affine,svf, got {chain!r}.")
@@ -60,8 +64,11 @@ def find_methods(
     }.items():
         if value is not None and not networks:
             raise ValueError(f"{option} must not be given for a method without a network ({chain}), got {value!r}.")
-    if similarity is not None and not refinement and len(networks) == len(names):
-        raise ValueError(f"similarity must not be given where nothing is optimised ({chain}), got {similarity!r}.")
+    for option, value in {"similarity": similarity, "resolution": resolution}.items():
+        if value is not None and not refinement and len(networks) == len(names):
+            raise ValueError(f"{option} must not be given where nothing is optimised ({chain}), got {value!r}.")
+    if resolution is not None and (isinstance(resolution, (bool, str)) or not 0 < resolution < float("inf")):
+        raise ValueError(f"resolution must be a length above 0, got {resolution!r}.")
 
     for number in networks:
         find_bundle(names[number], "registration", [*OPTIMISED])
@@ -74,11 +81,11 @@ def find_methods(
     last = max((number for number, (name, _) in enumerate(stages) if name not in OPTIMISED), default=None)
     for number, (name, times) in enumerate(stages):
         if name in OPTIMISED:
-            methods += [Optimisation(name, similarity, device=device) for _ in range(times)]
+            methods += [Optimisation(name, similarity, device=device, resolution=resolution) for _ in range(times)]
         elif number == last:
             methods.append(network_method(name, device, times, variant, weights, adapt))
             if refinement:
-                methods.append(Refinement(refinement, similarity, device))
+                methods.append(Refinement(refinement, similarity, device, resolution=resolution))
         else:
             methods.append(network_method(name, device, times))
     return methods

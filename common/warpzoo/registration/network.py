@@ -100,9 +100,7 @@ class NetworkMethod:
         if are_labels(fixed, moving) or len(fixed.array) > 1:
             seen = "label maps" if are_labels(fixed, moving) else f"{len(fixed.array)} channels"
             raise ValueError(f"{self.bundle.name} must be given images of one channel, got {seen}; choose affine,svf.")
-        grid = working_grid(fixed)
-        if self.spacing is not None:
-            grid = grid.with_spacing(self.spacing)
+        grid = self.finest(fixed, start)
         # one pass from no start has nothing to keep: Ctrl-C ends it at once
         keeps = bool(self.adapt) or start is not None
         with Descent(self.adapt, self.name) if keeps else nullcontext() as descent:
@@ -113,6 +111,11 @@ class NetworkMethod:
                 network = adapted(network, self._objective, image, descent, mask)
             found = composed(in_passes(network, image, grid, self.passes), start)
         return descent.finished(found) if descent else found
+
+    def finest(self, fixed: Image, start: Transform | None) -> Grid:
+        """What the network sees images on."""
+        grid = working_grid(fixed)
+        return grid if self.spacing is None else grid.with_spacing(self.spacing)
 
     def _ready(self) -> nn.Module:
         if not self.loaded:

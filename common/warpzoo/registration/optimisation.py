@@ -12,6 +12,7 @@ from warpzoo.geometry.composition import composed, identity, parts_of
 from warpzoo.geometry.grid import Grid, are_parallel
 from warpzoo.geometry.transforms import Affine, BSpline, Transform
 from warpzoo.images.image import Image
+from warpzoo.registration import deformation, placement
 from warpzoo.registration.budget import Budget
 from warpzoo.registration.deformation import FreeFormModel, Model, VelocityModel, deform, refine_spline
 from warpzoo.registration.descent import Descent
@@ -19,7 +20,7 @@ from warpzoo.registration.guidance import Guidance
 from warpzoo.registration.label_maps import are_labels, as_channels
 from warpzoo.registration.methods import OPTIMISED
 from warpzoo.registration.placement import place
-from warpzoo.registration.pyramid import ImagePyramid
+from warpzoo.registration.pyramid import ImagePyramid, coarser, pyramid
 from warpzoo.registration.similarities import SIMILARITIES, check_similarity
 
 DEFORMATIONS: dict[str, type[Model]] = {"ffd": FreeFormModel, "svf": VelocityModel}
@@ -40,6 +41,7 @@ class Optimisation:
     similarity: str | None = None
     budget: Budget | None = None
     device: str = "cpu"
+    resolution: float | None = None
 
     @property
     def expectations(self) -> Mapping[str, Any]:
@@ -53,7 +55,12 @@ class Optimisation:
         one, other = (array[None].to(self.device) for array in arrays)
         similarity = self.similarity or (OF_LABELS if labels else None)
         pair = one, fixed.grid, other, moving.grid
-        return optimise(self.name, *pair, start, similarity, self.budget, guidance=guidance)
+        steered: dict[str, Any] = {"guidance": guidance, "resolution": self.resolution}
+        return optimise(self.name, *pair, start, similarity, self.budget, **steered)
+
+    def finest(self, fixed: Image, start: Transform | None) -> Grid:
+        """The voxels at which images are compared at the end."""
+        return finest_level(self.name, fixed.grid, self.resolution)
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,7 @@ class Refinement:
     device: str = "cpu"
     name: str = "refine"
     expectations: Mapping[str, Any] = field(default_factory=dict)
+    resolution: float | None = None
 
     def __call__(
         self, fixed: Image, moving: Image, start: Transform | None, guidance: Guidance | None = None
@@ -74,16 +82,30 @@ class Refinement:
         first, rest = (parts[0], parts[1:]) if parts else (None, [])
         images = [image.array[None].to(self.device) for image in (fixed, moving)]
         pair = images[0], fixed.grid, images[1], moving.grid
+        steered: dict[str, Any] = {"title": self.name, "guidance": guidance, "resolution": self.resolution}
         if isinstance(first, Affine) and not rest:
-            return optimise("affine", *pair, start, self.similarity, self.budget, title=self.name, guidance=guidance)
+            return optimise("affine", *pair, start, self.similarity, self.budget, **steered)
         if isinstance(first, BSpline) and first.order == 3 and are_parallel(first.grid, fixed.grid):
             known = composed(*rest) if rest else None
             measure = SIMILARITIES[self.similarity or USUAL["svf"]]
             with Descent(self.budget, self.name) as descent:
-                images_from = ImagePyramid(*pair, known, guidance)
+                images_from = ImagePyramid(*pair, known, guidance, self.resolution)
                 found = refine_spline(first, images_from, measure, descent, REFINED_LEVELS)
             return descent.finished(composed(found, known))
-        return optimise("svf", *pair, start, self.similarity, self.budget, REFINED_LEVELS, self.name, guidance)
+        return optimise("svf", *pair, start, self.similarity, self.budget, REFINED_LEVELS, **steered)
+
+    def finest(self, fixed: Image, start: Transform | None) -> Grid:
+        """As of `Optimisation`."""
+        return finest_level("affine" if isinstance(start, Affine) else "svf", fixed.grid, self.resolution)
+
+
+def finest_level(method: str, fixed: Grid, resolution: float | None) -> Grid:
+    """The grid that a method without a network compares images on at its finest level."""
+    if method in DEFORMATIONS:
+        most = None if resolution is not None else deformation.MOST_VOXELS
+    else:
+        most = placement.MOST_VOXELS
+    return coarser(fixed, pyramid(fixed, most, resolution or 0.0)[-1])
 
 
 def optimise(
@@ -98,6 +120,7 @@ def optimise(
     levels: int | None = None,
     title: str | None = None,
     guidance: Guidance | None = None,
+    resolution: float | None = None,
 ) -> Transform:
     """The transform from the fixed to the moving image, (1, channels, *spatial) each, on any grids.
 
@@ -111,6 +134,7 @@ def optimise(
         budget: iterations or seconds; by default enough for all levels.
         levels: how many of the finest to go through; all of them if there is no start.
         guidance: what steers it beside the images, fitted to them.
+        resolution: of the finest level, see `find_methods`.
 
     Example:
         >>> affine = optimise("affine", fixed, fixed_grid, moving, moving_grid)
@@ -120,7 +144,7 @@ def optimise(
         raise ValueError(f"method must be one of {', '.join(OPTIMISED)}, got {method!r}.")
     measure = SIMILARITIES[check_similarity(similarity or USUAL[method])]
     with Descent(budget or BUDGET[method], title or method) as descent:
-        pair = ImagePyramid(fixed, fixed_grid, moving, moving_grid, start, guidance)
+        pair = ImagePyramid(fixed, fixed_grid, moving, moving_grid, start, guidance, resolution)
         if method in DEFORMATIONS:
             found = deform(DEFORMATIONS[method], pair, measure, descent, levels)
         else:

@@ -40,6 +40,8 @@ class Method(Protocol):
 
     name: what it is called.
     expectations: what it was made for, see `preflight`.
+
+    One that has `finest(fixed, start)` tells with it the grid on which it compares images at its finest.
     """
 
     @property
@@ -93,6 +95,7 @@ class Registration:
     method: the names of the methods, joined by commas.
     findings: what is doubtful about the pair.
     seconds: spent in each method, and on the checks before them as "check".
+    resolution: the spacing of the finest voxels that each method compared.
     notes: what happened on the way: a sentence if Ctrl-C ended an optimisation, whose best is the transform then.
     """
 
@@ -105,6 +108,7 @@ class Registration:
     resampling: Resampling = Resampling()
     findings: tuple[Finding, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
+    resolution: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @property
@@ -216,10 +220,13 @@ def register_pair(
     findings += [finding for image in companions.also.values() for finding in looks_like_labels(image)]
     seconds = {"check": 0.0}
     transform, notes = begin or start, []
+    resolution: dict[str, tuple[float, ...]] = {}
     for number, method in enumerate(methods):
         entered = time.perf_counter()
         findings += preflight(fixed, moving, method.expectations, placed=transform is not None)
         raise_if(findings, strict)
+        if finest := getattr(method, "finest", None):
+            resolution[method.name] = finest(fixed, transform).spacing
         begun = time.perf_counter()
         seconds["check"] += begun - entered
         try:
@@ -249,6 +256,7 @@ def register_pair(
         resampling or Resampling(),
         tuple(dict.fromkeys(findings)),
         seconds,
+        resolution,
         tuple(notes),
     )
 

@@ -19,7 +19,7 @@ from warpzoo.geometry.sampling import sample
 from warpzoo.geometry.transforms import Affine
 from warpzoo.images.content import centre_of
 from warpzoo.registration.descent import Descent
-from warpzoo.registration.pyramid import ImagePyramid, Level, pyramid
+from warpzoo.registration.pyramid import ImagePyramid, Level
 from warpzoo.registration.similarities import Similarity
 
 PARTS = {"rigid": ("rotation", "translation"), "affine": ("shear", "scale", "rotation", "translation")}
@@ -77,7 +77,7 @@ class Placement:
 
 def place(kind: str, pair: ImagePyramid, similarity: Similarity, descent: Descent, searching: bool) -> Affine:
     """The affine map that comes before the pair's start; `searching` looks for large misplacements first."""
-    steps = pyramid(pair.fixed_grid, MOST_VOXELS)
+    steps = pair.steps(MOST_VOXELS, always=True)
     while len(steps) > 1 and not _is_telling(pair.level(steps[0])):
         steps = steps[1:]
     dims = pair.fixed_grid.dims

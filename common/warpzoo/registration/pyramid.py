@@ -44,8 +44,10 @@ class ImagePyramid:
         moving_grid: Grid,
         start: Transform | None = None,
         guidance: Guidance | None = None,
+        resolution: float | None = None,
     ) -> None:
         known = guidance or Guidance()
+        self.resolution = resolution
         masks = [None if (mask := known.mask(side)) is None else mask.to(fixed.device) for side in ("fixed", "moving")]
         self.fixed_mask, self.moving_mask = masks
         self.guidance = known
@@ -53,6 +55,11 @@ class ImagePyramid:
         self.fixed_grid, self.moving_grid = fixed_grid, moving_grid
         field, self.world = split(start, fixed_grid.dims)
         self.field = None if field is None else field.field(fixed_grid).detach().to(self.fixed)
+
+    def steps(self, most: int, always: bool = False) -> list[list[float]]:
+        """Its levels, see `pyramid`: down to `resolution` if that is given, of at most so many voxels if not, or
+        always."""
+        return pyramid(self.fixed_grid, most if always or self.resolution is None else None, self.resolution or 0.0)
 
     def level(self, steps: Sequence[float]) -> Level:
         """The pair with so many voxels of the fixed image in one along each axis, the moving one about as coarse."""
@@ -187,16 +194,20 @@ class Level:
         return min(own, float(self.moving_mask.sum() / torch.linalg.det(self.linear.double()).abs()))
 
 
-def pyramid(grid: Grid, most: int) -> list[list[float]]:
+def pyramid(grid: Grid, most: int | None, resolution: float = 0.0) -> list[list[float]]:
     """How many voxels become one along each axis, level by level, from the coarsest to one of at most `most` voxels.
 
     That one has the image's own resolution if the image is not larger, else just as much a coarser one as makes up for
-    it. Each level above halves the sides that are finest in the world, down to `SMALLEST_SIDE` voxels.
+    it; its voxels are not finer than `resolution`, a length in the world. Each level above halves the sides that are
+    finest in the world, down to `SMALLEST_SIDE` voxels.
     """
-    target = min(grid.spacing)
+    coarsest = max(size * side for size, side in zip(grid.shape, grid.spacing, strict=True)) / SMALLEST_SIDE
+    if resolution > coarsest:
+        raise ValueError(f"resolution must be at most {coarsest:.3g} for {grid}, got {resolution:g}.")
+    target = max(min(grid.spacing), resolution)
     while True:
         finest = [max(1.0, target / spacing) for spacing in grid.spacing]
-        excess = prod(coarser(grid, finest).shape) / most
+        excess = 0.0 if most is None else prod(coarser(grid, finest).shape) / most
         if excess <= 1:
             break
         target *= max(1.01, excess ** (1 / grid.dims))

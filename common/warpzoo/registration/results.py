@@ -76,6 +76,7 @@ def write_results(
         about = {
             "settings": dict(settings),
             "seconds": {name: round(value, 3) for name, value in seconds.items()},
+            "resolution": {name: list(spacing) for name, spacing in registration.resolution.items()},
             "warnings": [*registration.notes, *map(str, findings)],
             **_provenance(registration, files),
             "files": names_from(folder, files),
@@ -100,7 +101,7 @@ def draw_report(path: str | Path, registration: Registration, files: Mapping[str
         registration.warped.array[0].float(),
         registration.displacement.displacement[0],
         fixed.grid,
-        {**registration.metrics, "seconds": registration.seconds},
+        {**registration.metrics, "seconds": registration.seconds, "resolution": registration.resolution},
         _provenance(registration, files or {}),
         findings=registration.findings,
         notes=registration.notes,

@@ -69,6 +69,7 @@ class InFolder:
             "failed": found.failed,
             "findings": found.findings,
             "seconds": found.seconds,
+            "resolution": dict(found.resolution),
         }
         write_json(self.folder / f"{name}.json", said)
 

@@ -100,6 +100,7 @@ def register_series(
     weights: str | None = None,
     variant: str | None = None,
     device: str | None = None,
+    resolution: float | None = None,
     seed: int = 0,
     threads: int | None = None,
     interpolation: str = "linear",
@@ -129,7 +130,7 @@ def register_series(
         >>> result.warped, result.frames[3]["shift_x"], result.transforms[3].apply(labels=labels)
     """
     resampling = Resampling(interpolation, outside)
-    methods = find_methods(method, similarity, refine, adapt, weights, variant, device)
+    methods = find_methods(method, similarity, refine, adapt, weights, variant, device, resolution)
     series, back = as_series(moving, spacing, channels, time_axis)
     image = (
         None if fixed is None else as_image(fixed, spacing if is_array(fixed) else None, "fixed", False, channels)[0]

@@ -61,6 +61,7 @@ def write_series(
         about = {
             "settings": dict(settings),
             "seconds": {**(seconds or {}), "write": round(time.perf_counter() - begun, 3)},
+            "resolution": resolution_of(done),
             "warnings": warnings_of(done, flagged),
             **provenance(done, files),
             "files": names_from(folder, files),
@@ -129,6 +130,11 @@ def _write_transform(folder: Path, number: str, registration: Registration, kind
     else:
         suffix = ".tfm" if isinstance(transform, Affine) else ".h5"
     write_transform(folder / f"frame_{number}{suffix}", transform, registration.fixed, registration.moving)
+
+
+def resolution_of(done: SeriesRegistration) -> Mapping[str, Sequence[float]]:
+    """What the frames were compared at: of the last one that was registered."""
+    return next((found for frame in reversed(range(len(done))) if (found := done.found(frame).resolution)), {})
 
 
 def warnings_of(done: SeriesRegistration, flagged: Mapping[int, str]) -> list[str]:

@@ -17,7 +17,7 @@ from warpzoo.geometry.grid import Grid
 from warpzoo.images.content import window
 from warpzoo.report import panels
 from warpzoo.report.charts import chart_of
-from warpzoo.report.numbers import Card, Table, by_frames, cards_of, provenance_tables, shown
+from warpzoo.report.numbers import Card, Table, by_frames, cards_of, provenance_tables, shown, tables_of
 from warpzoo.report.page import subtitle, template
 from warpzoo.report.pictures import NARROW, Figure, column_widths, figure_of, longest_side, place_of
 from warpzoo.report.planes import Plane, planes_of
@@ -64,6 +64,7 @@ def write_series_report(
         planes=len(planes),
         columns=column_widths(planes),
         pictures=pictures_of(fixed, over_time, planes),
+        tables=tables_of({name: numbers[name] for name in ("resolution", "seconds")}, unit),
         table=table_of(rows, flagged),
         listed=min(LISTED, len(rows)),
         count=len(rows),

@@ -95,7 +95,8 @@ class FrameMethod:
         best = int(np.argmax(alike[::-1]))  # of equal ones the last
         chosen = len(starts) - 1 - best
         found = self._from(reference, image, starts[chosen] if chosen else None, guidance)
-        if chosen and typical is not None and found.likeness < DOUBTFUL * typical:
+        away = chosen and _moves(known[chosen - 1])
+        if away and typical is not None and found.likeness < DOUBTFUL * typical:
             other = self._from(reference, image, None, guidance)
             found = other if other.likeness >= max(found.likeness, DOUBTFUL * typical) else found
         return replace(found, seconds=time.perf_counter() - begun)
@@ -141,7 +142,7 @@ def register_frames(
         found = store.read(name, reference, frame_0)
         if found is None:
             earlier = store.read(name_of(number - 1, frame), reference, frame_0) if number else None
-            placed = [before] if before is not None and _moves(before) else []
+            placed = [before] if before is not None and _moves(before.matrix) else []
             placed += [earlier] if earlier is not None and not earlier.failed else []
             known = [one.matrix for one in placed]
             if frame == own:
@@ -183,6 +184,6 @@ def mean_of(series: Series, store: Store, number: int, failed: Mapping[int, str]
     return reference.on(reference, torch.from_numpy(mean).float())
 
 
-def _moves(found: Found) -> bool:
-    """Whether there is an affine map to start from."""
-    return not np.array_equal(found.matrix, np.eye(len(found.matrix)))
+def _moves(matrix: np.ndarray) -> bool:
+    """Whether it is not the identity, as of methods that find no matrix."""
+    return not np.array_equal(matrix, np.eye(len(matrix)))

@@ -11,12 +11,14 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from warpzoo.errors import FAILURES
 from warpzoo.files import FileError
 from warpzoo.geometry.composition import identity
 from warpzoo.geometry.transforms import Affine, Transform
@@ -45,8 +47,8 @@ class InFolder:
 
     @property
     def count(self) -> int:
-        """How many frames have been registered, in all rounds."""
-        return len([*self.folder.glob("*/frame_*.json")])
+        """How many transforms of frames there are, in all rounds."""
+        return len([path for path in self.folder.glob("*/frame_*") if path.suffix != ".json"])
 
     def read(self, name: str, fixed: Image, moving: Image) -> Found | None:
         path = self.folder / f"{name}.json"
@@ -127,6 +129,12 @@ def register_series_files(
     except KeyboardInterrupt:
         print(f"stopped after {store.count} registrations of frames; the same command goes on.", file=sys.stderr)
         raise
+    except FAILURES:
+        if store.count < 2:  # nothing to go on from, but that a frame is itself
+            shutil.rmtree(store.folder)
+            with suppress(OSError):  # it holds other files
+                folder.rmdir()
+        raise
     shutil.rmtree(store.folder)
     warnings = numbers["warnings"]
     for warning in warnings[:MOST_SAID]:
@@ -172,8 +180,8 @@ def read_series(files: Mapping[str, Any], to: str | None, channels: bool, time_a
     if "fixed" in files:
         if has_time(files["fixed"]):
             raise FileError(
-                f"{files['fixed']} is a series; fixed must be one image: save one of its frames, or give it as moving "
-                f"and --to first or mean."
+                f"{files['fixed']} is a series; fixed must be one image: save one of its frames, give it as moving and "
+                f"--to first or mean, or register with --channels if its frames are channels."
             )
         fixed = read_image(files["fixed"], channels=channels)
     if to is not None and fixed is None and "fixed_points" in files:

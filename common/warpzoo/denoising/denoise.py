@@ -17,8 +17,8 @@ from warpzoo.checks import check_truth, chosen_device
 from warpzoo.denoising.filters import FILTERS, filter_stack
 from warpzoo.denoising.preflight import little_to_learn_from, other_intensities, preflight
 from warpzoo.denoising.stacks import Stack, result_dtype
-from warpzoo.denoising.training import parse_budget
 from warpzoo.errors import Finding, as_value_error, raise_if
+from warpzoo.training.limit import parse_budget
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def denoise_stack(
             findings = [*findings, *other_intensities(stack, learnt)]
             raise_if(findings, strict)
         else:
-            training = {"images": stack, "weights": str(learnt), "seed": seed}
+            training = {"images": stack, "weights": str(learnt), "seed": seed, "val_interval": 0}
             workflow = bundle.workflow(
                 "train", variants, **common, **training, **({"budget": budget} if budget else {})
             )

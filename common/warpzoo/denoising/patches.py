@@ -5,13 +5,13 @@ Interpolation would correlate the noise of neighbouring pixels, and a blind-spot
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import ignite.distributed as idist
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, DistributedSampler
 
 from warpzoo.checks import check_truth
 from warpzoo.denoising.stacks import Stack
@@ -54,7 +54,13 @@ class Patches(Dataset):
         return self.samples
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        random = np.random.default_rng([self.seed, index, idist.get_rank()])
+        return self._patch(np.random.default_rng([self.seed, index, idist.get_rank()]))
+
+    def fixed(self, index: int) -> dict[str, Tensor]:
+        """One of the patches to validate on, the same in every process; none of them is an item."""
+        return self._patch(np.random.default_rng([self.seed, 2**42 + index]))
+
+    def _patch(self, random: np.random.Generator) -> dict[str, Tensor]:
         patch = self.draw(random, self.size)
         if self.turn:
             patch = np.flip(patch, tuple(axis for axis in range(patch.ndim) if random.random() < 0.5))
@@ -75,3 +81,15 @@ class Patches(Dataset):
         """(count, *size · scale): patches for statistics, not augmented; the same ones at every call."""
         random = np.random.default_rng([self.seed, 2**41])
         return np.stack([self.draw(random, [scale * side for side in self.size]) for _ in range(count)])
+
+
+class PatchesInOrder(DistributedSampler):
+    """`samples` patches an epoch, of all processes together, each epoch those that follow on the last one's."""
+
+    def __init__(self, patches: Patches, samples: int) -> None:
+        super().__init__(patches, idist.get_world_size(), idist.get_rank())
+        self.num_samples = samples // self.num_replicas
+
+    def __iter__(self) -> Iterator[int]:
+        start = max(0, self.epoch - 1) * self.num_samples
+        return iter(range(start, start + self.num_samples))

@@ -9,8 +9,9 @@ from warpzoo.training.made_pairs import MadePairs
 from warpzoo.training.memory import keep_freed_memory
 from warpzoo.training.objectives import MultiResolutionObjective, RegistrationObjective
 from warpzoo.training.optimiser import Muon
-from warpzoo.training.pairs import PairDataset, RandomPairs, common_spacing, pad_or_crop
+from warpzoo.training.pairs import PairDataset, RandomPairs
 from warpzoo.training.processes import begin, join_processes, local_device
+from warpzoo.training.reading import common_spacing, pad_or_crop
 
 __all__ = [
     "AverageWeights",

@@ -317,11 +317,12 @@ def test_the_best_weights_are_kept_and_a_training_that_no_longer_gains_ends(trai
 
 
 def test_images_may_be_held_out(training, clean, tmp_path):
-    noisy = [np.random.default_rng(seed).poisson(clean).astype(np.uint16) for seed in (1, 2)]
-    for name, image in zip(("train", "held"), noisy, strict=True):
-        tifffile.imwrite(tmp_path / f"{name}.tif", image)
-    options = {"images": str(tmp_path / "train.tif"), "validation_images": str(tmp_path / "held.tif")}
-    training(tmp_path / "run", **options).run()
+    noisy = [np.random.default_rng(seed).poisson(clean).astype(np.uint16) for seed in range(4)]
+    (tmp_path / "images").mkdir()
+    for number, image in enumerate(noisy):
+        tifffile.imwrite(tmp_path / "images" / f"{number}.tif", image)
+    training(tmp_path / "run", images=str(tmp_path / "images"), hold_out=0.2).run()
     data = json.loads((tmp_path / "run" / "run.json").read_text())["data"]
-    checksums = [hashlib.sha256((tmp_path / f"{name}.tif").read_bytes()).hexdigest() for name in ("train", "held")]
-    assert data == {"train": {"train.tif": checksums[0]}, "validation": {"held.tif": checksums[1]}}
+    assert [len(data[part]) for part in ("train", "validation")] == [3, 1]
+    checksums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (tmp_path / "images").iterdir()}
+    assert data["train"] | data["validation"] == checksums

@@ -68,7 +68,7 @@ def check_overrides(known: Mapping[str, Any], given: Mapping[str, Any], others: 
         try:
             default = _found(known, parts)
         except KeyError:
-            candidates = [*others, *known, *(one for one in _identifiers(known) if "#" in name)]
+            candidates = [*others, *known, *(_identifiers(known) if "#" in name else ())]
             raise ValueError(f"{name} is no setting of this configuration{nearest(name, candidates)}.") from None
         check_kind(name, value, default)
 
@@ -115,14 +115,19 @@ def _found(known: Mapping[str, Any], parts: Sequence[str]) -> Any:
     return content
 
 
-def _argument(target: str, name: str) -> Any:
-    """The default of a target's argument; targets that take any are trusted with it."""
+def _parameters(target: str) -> Mapping[str, inspect.Parameter]:
+    """What a target takes; nothing if it cannot be found, which MONAI says when it makes it."""
     from monai.utils import optional_import
 
     made, there = optional_import(target.rpartition(".")[0], name=target.rpartition(".")[2])
-    if name in ("_disabled_", "_mode_", "_requires_") or not there:
+    return inspect.signature(made).parameters if there else {}
+
+
+def _argument(target: str, name: str) -> Any:
+    """The default of a target's argument; targets that take any are trusted with it."""
+    parameters = _parameters(target)
+    if name in ("_disabled_", "_mode_", "_requires_") or not parameters:
         return None
-    parameters = inspect.signature(made).parameters
     if name in parameters:
         default = parameters[name].default
         return None if default is inspect.Parameter.empty else default
@@ -132,8 +137,10 @@ def _argument(target: str, name: str) -> Any:
 
 
 def _identifiers(known: Any, prefix: str = "") -> Iterator[str]:
-    """The names of everything in a configuration, such as train#trainer#max_epochs."""
+    """The names of everything in a configuration, such as train#trainer#max_epochs, and of arguments it leaves out."""
     for name, content in known.items():
         yield prefix + name
         if isinstance(content, Mapping):
             yield from _identifiers(content, f"{prefix}{name}#")
+    if "_target_" in known:
+        yield from (prefix + name for name in _parameters(known["_target_"]))

@@ -68,6 +68,20 @@ def carried_settings(about: Mapping[str, Any], bundle: Bundle, path: Any) -> dic
     return {"network_def": network} | ({"spatial_dims": dims} if dims else {})
 
 
+def stated_range(about: Mapping[str, Any]) -> dict[str, Any]:
+    """The `spacing` that weights work at, and the ranges of their `training_data`, as far as they say."""
+    spacing, ranges = about.get("spacing"), about.get("training_data")
+    found: dict[str, Any] = {"spacing": spacing} if _are_numbers(spacing) else {}
+    if isinstance(ranges, dict):
+        known = {name: ranges[name] for name in ("spacing", "size") if _are_numbers(ranges.get(name), 2)}
+        found |= {"training_data": known}
+    return found
+
+
+def _are_numbers(value: Any, count: int | None = None) -> bool:
+    return isinstance(value, list) and count in (None, len(value)) and all(type(one) in (int, float) for one in value)
+
+
 def _plain(config: ConfigParser, name: str) -> Any:
     """A part of a configuration with the values of its references and expressions; other than plain values in it are a
     TypeError."""

@@ -13,11 +13,13 @@ import numpy as np
 import torch
 
 from warpzoo.bundles import Bundle, find_bundle, shipped
+from warpzoo.bundles.portable import carried_settings
 from warpzoo.checks import check_truth, chosen_device
 from warpzoo.denoising.filters import FILTERS, filter_stack
 from warpzoo.denoising.preflight import little_to_learn_from, other_intensities, preflight
 from warpzoo.denoising.stacks import Stack, result_dtype
 from warpzoo.errors import Finding, as_value_error, raise_if
+from warpzoo.networks import read_about
 from warpzoo.training.limit import parse_budget
 
 
@@ -112,6 +114,11 @@ def denoise_stack(
             with as_value_error():
                 workflow.run()
             run |= json.loads(learnt.with_suffix(".training.json").read_text(encoding="utf-8"))
+        if weights is not None:
+            common |= carried_settings(read_about(learnt), bundle, learnt)
+            if common["spatial_dims"] != stack.dims:
+                dims = common["spatial_dims"]
+                raise ValueError(f"spatial_dims must be {dims} for the weights {learnt}, got {stack.dims}.")
         inference = {"image": stack, "output": output, "weights": str(learnt), "dtype": dtype, "phantom": phantom}
         workflow = bundle.workflow("inference", variants, **common, **inference, **({"tile": tile} if tile else {}))
         with as_value_error():

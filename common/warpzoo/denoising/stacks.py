@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from warpzoo.checks import check_truth
 from warpzoo.files import FileError
 from warpzoo.images import source as images
 from warpzoo.images.image import by, open_image, to_dtype
@@ -142,14 +143,25 @@ def open_stacks(
     spatial_dims: int = 2,
     channel: int | None = None,
     time_axis: int | None = None,
+    hold_out: float = 0.0,
+    held: bool = False,
 ) -> list[Stack]:
-    """The stacks of a file, of several, or of every image below a folder; one that is open already stays it."""
+    """The stacks of a file, of several, or of every image below a folder; one that is open already stays it.
+
+    Of several, a share `hold_out`, one at least, may be kept back to validate on: the `held` ones, or the others.
+    """
     if isinstance(source, Stack):
         return [source]
     if isinstance(source, (str, Path)):
         path = Path(source)
         folder = path.is_dir() and not path.name.lower().endswith(ZARR)
         source = [record["image"] for record in images_in_folder(path)] if folder else [path]
+    if not 0 <= hold_out < 1:
+        raise ValueError(f"hold_out must be a share in [0, 1), got {hold_out}.")
+    if hold_out and len(source) > 1:
+        count = min(len(source) - 1, max(1, round(hold_out * len(source))))
+        kept_back = set(np.random.default_rng(0).permutation(len(source))[:count].tolist())
+        source = [path for number, path in enumerate(source) if (number in kept_back) == check_truth("held", held)]
     return [open_stack(path, spatial_dims, channel, time_axis) for path in source]
 
 

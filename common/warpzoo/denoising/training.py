@@ -30,6 +30,7 @@ from warpzoo.training.limit import TrainingLimit
 from warpzoo.training.processes import share_of
 from warpzoo.training.progress import EarlyStop, SeedEpochs, TensorBoard
 from warpzoo.training.records import RunRecord
+from warpzoo.training.tracking import adapt_tracking
 
 BACKGROUND = 0.001
 """Quantile of the pixels taken for the camera's offset: the darkest ones, less a few that are broken."""
@@ -123,6 +124,7 @@ def denoising_trainer(
         None if config is None else config.get(),
         limit,
     )
+    adapt_tracking(train_handlers, output, validate.numbers)
     handlers: list[Any] = [SeedEpochs(dataset.seed)]
     if initial_weights is not None:
         handlers.append(LoadWeights(initial_weights, network))

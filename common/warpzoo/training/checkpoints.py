@@ -24,6 +24,15 @@ OF_A_RUN = ("last.pt", "model.pt", RECORD, "metrics.json", "report.html", "pictu
 """All that a training writes into its output folder."""
 
 
+def check_unused(path: Path) -> None:
+    """That a checkpoint of an earlier run is not there."""
+    if path.exists():
+        raise ValueError(
+            f"{path} is there from an earlier run: go on with it (resume), remove it (overwrite), or choose another "
+            f"output_dir."
+        )
+
+
 class Checkpoint:
     """Saves all that a run needs to go on (`objects` and the engine) every `interval` epochs and at its end, whole
     files only. The network alone, best so far, is the business of `BestWeights`.
@@ -64,11 +73,8 @@ class Checkpoint:
             for name in OF_A_RUN:
                 path = self.path.with_name(name)
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        elif self.path.exists():
-            raise ValueError(
-                f"{self.path} is there from an earlier run: go on with it (resume), remove it (overwrite), or choose "
-                f"another output_dir."
-            )
+        else:
+            check_unused(self.path)
 
     def load(self, engine: Engine) -> None:
         if not self.path.is_file():

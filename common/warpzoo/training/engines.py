@@ -36,6 +36,7 @@ from warpzoo.training.processes import are_several, share_of
 from warpzoo.training.progress import EarlyStop, Progress, SeedEpochs, TensorBoard
 from warpzoo.training.records import MetricsFile, Picture, RunRecord
 from warpzoo.training.stepping import Step
+from warpzoo.training.tracking import adapt_tracking
 from warpzoo.training.validation import Validation
 
 UNLIMITED = 10**9
@@ -148,6 +149,7 @@ def registration_trainer(
         None if config is None else config.get(),
         limit,
     )
+    adapt_tracking(train_handlers, output)
     objects: dict[str, Any] = {"network": objective.network, "optimizer": optimizer, "record": record, "best": best}
     handlers: list[Any] = [SeedEpochs(seed)]
     if initial_weights is not None:

@@ -186,15 +186,17 @@ def _described(name: str, image: Image, images: dict[str, Image]) -> Seen:
     )
 
 
-def refuse_broken(seen: Sequence[Seen], way_out: str = "Repair them, or leave them out of the list.") -> None:
+def refuse_broken(seen: Sequence[Seen], way_out: str = "Repair what cannot be used, or leave it out.") -> None:
     """One sentence about all that cannot be trained on, if there is any."""
     broken = [one for one in seen if one.problem]
     if len(broken) == 1:
-        raise ValueError(broken[0].problem)
+        raise ValueError(f"{broken[0].problem} {way_out}")
     if broken:
-        first = "; ".join(one.problem.rstrip(".") for one in broken[:NAMED])
-        more = f"; and {len(broken) - NAMED} more" if len(broken) > NAMED else ""
-        raise ValueError(f"{len(broken)} of {len(seen)} images cannot be trained on: {first}{more}. {way_out}")
+        names = ", ".join(one.name for one in broken[:NAMED]) + (", …" if len(broken) > NAMED else "")
+        raise ValueError(
+            f"{len(broken)} of {len(seen)} images cannot be trained on: {names} ({broken[0].problem.rstrip('.')}). "
+            f"{way_out}"
+        )
 
 
 def refuse_sizes(seen: Sequence[Seen], spacing: Any, way_out: str) -> None:

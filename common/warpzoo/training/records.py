@@ -17,6 +17,9 @@ from warpzoo import record
 from warpzoo.training.limit import TrainingLimit
 from warpzoo.training.processes import of_all_processes
 
+EXPECTED = "data_of_run"
+"""The setting that says what `data` must be."""
+
 
 class RunRecord:
     """Keeps what a run was and how it went in one JSON: configuration, command, commit, versions, machine, data with
@@ -56,6 +59,11 @@ class RunRecord:
             "cpu_seconds": 0.0,
             "epochs": [],
         }
+        expected = self.record["config"].pop(EXPECTED, None) or {}
+        for part, images in self.record["data"].items():
+            for name, digest in images.items():
+                if expected and expected.get(part, {}).get(name) != digest:
+                    raise ValueError(f"{name} ({part}) must be as it was in the run that is gone on with or repeated.")
         self.sums: dict[str, float] = defaultdict(float)
         self.added = 0
 

@@ -72,21 +72,25 @@ class Bundle:
         """`configs/<name>.json` with variants on top, later ones last.
 
         Of a variant counts what the configuration has, and what that refers to: a variant of a training may change
-        things that its inference does not have.
+        things that its inference does not have. A variant may be a JSON file of one's own, by its path.
         """
         found = self._read(f"{name}.json")
         for variant in variants:
-            if variant not in self.variants:
+            if not variant.endswith(".json") and variant not in self.variants:
                 there = ", ".join(self.variants) or "none"
                 raise ValueError(
                     f"variant must be one of {self.name}'s ({there}), got {variant!r}{nearest(variant, self.variants)}."
                 )
-            changes = self._read(f"variants/{variant}.json")
+            changes = _read_json(self.variant_file(variant))
             known = {key for key in changes if key.partition("#")[0] in found}
             while more := {key for key in changes.keys() - known if _refers(found, changes, known, key)}:
                 known |= more
             found |= {key: value for key, value in changes.items() if key in known}
         return found
+
+    def variant_file(self, variant: str) -> Path:
+        """Where a variant is: one of the bundle's by its name, another one by its path, which ends in .json."""
+        return Path(variant) if variant.endswith(".json") else self.root / "configs" / "variants" / f"{variant}.json"
 
     def config(self, name: str, variants: Sequence[str] = (), **settings: Any) -> ConfigParser:
         """The same, and `settings` on top, to get parts from."""

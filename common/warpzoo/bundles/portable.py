@@ -118,9 +118,10 @@ def _parts_of_networks(bundle: Bundle) -> set[str]:
 def _is_harmless(content: Any, targets: set[str]) -> bool:
     """Whether there are plain values and these targets only; nothing is evaluated, referred to or merged."""
     if isinstance(content, Mapping):
-        here = content.get("_target_")
-        return (here is None or here in targets) and all(
-            isinstance(key, str) and key[:1] not in ("$", "@", "%", "+") and _is_harmless(value, targets)
+        return all(
+            str(value) in targets
+            if key == "_target_"
+            else str(key).isidentifier() and str(key)[0] != "_" and _is_harmless(value, targets)
             for key, value in content.items()
         )
     if isinstance(content, (list, tuple)):

@@ -26,6 +26,8 @@ def train(
     overwrite: bool = False,
     again: str | None = None,
     tracking: str | None = None,
+    search: str | None = None,
+    trials: int = 20,
     dry_run: bool = False,
     **settings: Any,
 ) -> None:
@@ -55,6 +57,10 @@ def train(
         again: the run.json of a run that is to be repeated into the output folder: on the same machine, with as many
             threads, the weights are the same, byte for byte.
         tracking: mlflow, to log metrics, pictures and the weights there.
+        search: a JSON of settings to try, such as {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": true},
+            "regularisation_weight": [0.1, 0.3, 1]}: each trial is a training below the output folder, with search.csv
+            as a table of all and best.json, which --variant takes; an interrupted search goes on.
+        trials: of the search, in all.
         dry_run: only look through the images and print the command.
     """
     from pathlib import Path
@@ -71,6 +77,8 @@ def train(
     from warpzoo.errors import as_value_error
 
     bundle = find_bundle(method)
+    if search is not None and (resume or overwrite or tracking):
+        raise ValueError("resume, overwrite and tracking must not be given with search, which goes on by itself.")
     if not (resume or overwrite):
         from warpzoo.training.checkpoints import check_unused
 
@@ -91,7 +99,9 @@ def train(
     print(
         "\n".join([*plan.notes, "", f"{plan.command()}{f' --tracking {tracking}' if tracking else ''}", ""]), flush=True
     )
-    if not dry_run:
+    if not dry_run and search is not None:
+        _search(plan, Path(output), search, trials)
+    elif not dry_run:
         run(bundle, bundle.config("train", plan.variants, **plan.settings), tracking)
 
 
@@ -136,6 +146,27 @@ def run(bundle: Bundle, config: Any, tracking: str | None = None) -> None:
         workflow = bundle.workflow_of("train", config)
         workflow.run()
         workflow.finalize()
+
+
+def _search(plan: Plan, output: Any, space: str, trials: int) -> None:
+    """Trains with settings of a space, and says which were best."""
+    from warpzoo.bundles.overrides import check_overrides
+    from warpzoo.checks import check_count
+    from warpzoo.training.search import read_space, search
+
+    check_count("trials", trials)
+    choices = read_space(space)
+    lowest = {name: some[0] if isinstance(some, list) else some["low"] for name, some in choices.items()}
+    check_overrides(plan.bundle.settings("train", plan.variants), lowest)
+
+    def trial(folder: Any, settings: Any) -> None:
+        chosen = {**plan.settings, **settings, "output_dir": str(folder.absolute())}
+        chosen["resume"] = (folder / "run.json").is_file()
+        print(f"{folder.name}: {settings}", flush=True)
+        run(plan.bundle, plan.bundle.config("train", plan.variants, **chosen))
+
+    best = search(output, choices, trials, int(plan.settings.get("seed", 0)), trial)
+    print(f"{output / 'search.csv'}: best {best}; {output / 'best.json'} is a variant with these settings")
 
 
 def _repeat(recorded: Any, output: str, resume: bool, overwrite: bool, again: bool) -> None:

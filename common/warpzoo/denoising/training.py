@@ -195,7 +195,7 @@ class BlindSpotValidation:
                 errors.append(self.objective(patch.to(engine.state.device))["error"])
         error = float(torch.stack(errors).mean())
         self.found = step, {"validation_error": error}
-        self.best.offer(error, f"epoch {engine.state.epoch}")
+        self.best.offer(error, engine.state.epoch)
 
 
 class FitIntensities:

@@ -90,8 +90,8 @@ class NetworkMethod:
 
     @property
     def expectations(self) -> Mapping[str, Any]:
-        """What the shipped weights were trained on, and others as far as they say. Those for which `training_data` has an
-        entry of their own, by the file's name, were trained on that, the others on what the bundle's were."""
+        """What the shipped weights were trained on, and others as far as they say. Weights for which `training_data`
+        has an entry of their own, by the file's name, were trained on that, the others on what the bundle's were."""
         shipped = self.weights.resolve().parent == self.bundle.root / "models"
         known = self.bundle.metadata.get("training_data", {}) if shipped else {}
         known = known.get(self.weights.name, known)

@@ -140,27 +140,27 @@ class BestWeights:
         self.finish = finish
         self.sign = -1 if check_truth("lower_is_better", lower_is_better) else 1
         self.best = self.sign * float("-inf")
-        self.where = ""
+        self.epoch = 0
         self.validations_since = 0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "where": self.where, "validations_since": self.validations_since}
+        return {"best": self.best, "epoch": self.epoch, "validations_since": self.validations_since}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.best, self.validations_since = state["best"], state["validations_since"]
-        self.where = state.get("where", "")  # not there in runs of before
+        self.epoch = state.get("epoch", 0)  # not there in runs of before
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        self.offer(float(engine.state.metrics["key_metric"]), f"epoch {engine.state.epoch}")
+        self.offer(float(engine.state.metrics["key_metric"]), engine.state.epoch)
 
-    def offer(self, value: float, where: str) -> None:
-        """A validation's key metric, and where in the training it was measured."""
+    def offer(self, value: float, epoch: int) -> None:
+        """A validation's key metric, and in which epoch it was measured."""
         self.validations_since += 1
         if self.sign * value > self.sign * self.best:
-            self.best, self.where, self.validations_since = value, where, 0
+            self.best, self.epoch, self.validations_since = value, epoch, 0
             self.save()
 
     def save(self) -> None:

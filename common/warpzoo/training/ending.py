@@ -37,7 +37,7 @@ class RunPage:
 
     def best_so_far(self) -> str:
         """Which weights are the best so far, in words; empty before the first validation."""
-        return f"{self.metric} {self.best.best:.4f} at {self.best.where}" if self.best.where else ""
+        return f"{self.metric} {self.best.best:.4f} at epoch {self.best.epoch}" if self.best.epoch else ""
 
     def end(self, engine: Engine) -> None:
         self.write(engine, running=False)

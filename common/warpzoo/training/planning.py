@@ -49,7 +49,7 @@ class Plan:
     def command(self) -> str:
         """The same as a command of MONAI."""
         folder = self.bundle.root / "configs"
-        files = [folder / "train.json", *(folder / "variants" / f"{name}.json" for name in self.variants)]
+        files = [folder / "train.json", *map(self.bundle.variant_file, self.variants)]
         words = ["python", "-m", "monai.bundle", "run", "--config_file", str([str(file) for file in files])]
         for name, value in {"bundle_root": self.bundle.root, **self.settings}.items():
             words += [f"--{name}", str(list(value) if isinstance(value, tuple) else value)]
@@ -62,7 +62,8 @@ def own_images(
     data: str | Path, bundle: Bundle | None = None, labels: str | Path | None = None
 ) -> tuple[list[Record], list[Seen], list[str]]:
     """The records of one's own images, what is seen of them, and the variants of the bundle that they ask for."""
-    records = list_images(data, **({} if labels is None else {"labels": labels}))
+    options: dict[str, Any] = {} if labels is None else {"labels": labels}
+    records = list_images(data, **options)
     seen = inspect_images(records)
     dims = Counter(len(one.size) for one in seen if not one.problem)
     if bundle is None or not dims:

@@ -22,6 +22,7 @@ KNOWN = {
     "size": [4, 5],
     "patience": None,
     "network_def": {"_target_": "torch.nn.Linear", "in_features": 3},
+    "pool": {"_target_": "torch.nn.MaxPool2d", "kernel_size": [2, 3]},
     "train": {"trainer": {"max_epochs": "@epochs"}, "network": "@network_def"},
     "run": ["$@train#trainer.run()"],
     "device": "$torch.device('cpu')",
@@ -38,6 +39,7 @@ KNOWN = {
         {"network_def": {"_target_": "torch.nn.Identity"}, "size": None},
         {"average": {"_target_": "x"}, "train#trainer#max_epochs": "@average"},
         {"+run": ["$2"]},
+        {"pool#kernel_size": 2},
     ],
 )
 def test_what_may_be_set(given):

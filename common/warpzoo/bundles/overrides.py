@@ -84,9 +84,10 @@ def check_kind(name: str, value: Any, default: Any) -> None:
     elif isinstance(default, (int, float)):
         _check_number(name, value, default)
     elif isinstance(default, list) and default and all(isinstance(one, (int, float)) for one in default):
-        if value is not None and not isinstance(value, (list, tuple)):
+        one_for_all = re.search("#|::", name) and isinstance(value, (int, float))  # as a part's argument may be
+        if value is not None and not isinstance(value, (list, tuple)) and not one_for_all:
             raise ValueError(f"{name} must be a list such as {default}, got {value!r}.")
-        for one in value or ():
+        for one in [value] if one_for_all else value or ():
             _check_number(name, one, default[0])
 
 

@@ -124,7 +124,7 @@ def denoising_trainer(
         None if config is None else config.get(),
         limit,
     )
-    adapt_tracking(train_handlers, output, validate.numbers)
+    validate.trackers = adapt_tracking(train_handlers, output)
     handlers: list[Any] = [SeedEpochs(dataset.seed)]
     if initial_weights is not None:
         handlers.append(LoadWeights(initial_weights, network))
@@ -169,6 +169,7 @@ class BlindSpotValidation:
         self.best = best
         self.interval = interval
         self.found: tuple[int, Mapping[str, float]] = (0, {})
+        self.trackers: list[Any] = []
 
     def attach(self, engine: Engine) -> None:
         if self.interval:
@@ -195,6 +196,8 @@ class BlindSpotValidation:
                 errors.append(self.objective(patch.to(engine.state.device))["error"])
         error = float(torch.stack(errors).mean())
         self.found = step, {"validation_error": error}
+        for tracker in self.trackers:
+            tracker._log_metrics(self.found[1], engine.state.epoch)
         self.best.offer(error, engine.state.epoch)
 
 

@@ -16,7 +16,7 @@ from warpzoo.report.numbers import Card, provenance_tables
 from warpzoo.report.page import template
 
 WIDTH, HEIGHT = 400, 150
-NEWEST = 3
+NEWEST = 2
 """Pictures that are shown; the others stay in their folder."""
 NOT_CURVES = ("epoch", "step", "key_metric")
 
@@ -30,7 +30,7 @@ class Curve:
     low: str
     high: str
     last: str
-    best: bool = False
+    steps: str
 
 
 def write_run_page(
@@ -90,7 +90,14 @@ def curve_of(name: str, rows: Sequence[Mapping[str, float]]) -> Curve | None:
     points = " ".join(
         f"{WIDTH * (step - first) / wide:.1f},{HEIGHT * (1 - (value - low) / tall):.1f}" for step, value in known
     )
-    return Curve(name.replace("_", " "), points, f"{low:.4g}", f"{high:.4g}", f"{values[-1]:.4g}")
+    return Curve(
+        name.replace("_", " "),
+        points,
+        f"{low:.4g}",
+        f"{high:.4g}",
+        f"{values[-1]:.4g}",
+        f"steps {first:.0f} … {last:.0f}",
+    )
 
 
 def duration(seconds: float) -> str:

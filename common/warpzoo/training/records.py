@@ -72,6 +72,8 @@ class RunRecord:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.record |= state
+        if state["epochs"]:
+            self.record["steps"] = int(state["epochs"][-1].get("step", 0))  # not there in runs of before
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self.start)

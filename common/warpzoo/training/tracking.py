@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ignite.engine import Engine
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
 from monai.handlers import MLFlowHandler
@@ -30,33 +29,15 @@ def track(config: ConfigParser, tracking: str) -> None:
     ConfigWorkflow.patch_bundle_tracking(parser=config, settings=settings)
 
 
-def adapt_tracking(
-    handlers: Sequence[Any], output: Path, validated: Callable[[], tuple[int, Mapping[str, float]]] | None = None
-) -> None:
-    """Makes MONAI's handlers of a trainer log all terms of the loss, and the files of the run when it ends.
-
-    `validated` gives the step and the numbers of the last validation where no evaluator logs them.
-    """
-    for handler in handlers:
-        if isinstance(handler, MLFlowHandler):
-            handler.output_transform = terms_of
-            handler.artifacts = (*handler.artifacts, *(str(output / name) for name in ARTIFACTS))
-            if validated is not None:
-                handler.epoch_logger = _Validated(handler, validated)
+def adapt_tracking(handlers: Sequence[Any], output: Path) -> list[MLFlowHandler]:
+    """Makes MONAI's handlers of a trainer log all terms of the loss, and the files of the run when it ends; returns
+    them."""
+    found = [handler for handler in handlers if isinstance(handler, MLFlowHandler)]
+    for handler in found:
+        handler.output_transform = terms_of
+        handler.artifacts = (*handler.artifacts, *(str(output / name) for name in ARTIFACTS))
+    return found
 
 
 def terms_of(output: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(value.detach()) for name, value in output["pred"].items()}
-
-
-class _Validated:
-    """Logs a validation after the epoch that it followed."""
-
-    def __init__(self, handler: MLFlowHandler, validated: Callable[[], tuple[int, Mapping[str, float]]]) -> None:
-        self.handler = handler
-        self.validated = validated
-
-    def __call__(self, engine: Engine) -> None:
-        step, found = self.validated()
-        if step == engine.state.iteration:
-            self.handler._log_metrics(dict(found), engine.state.epoch)

@@ -27,8 +27,9 @@ from warpzoo.training.averaging import AverageWeights
 from warpzoo.training.checkpoints import RECORD, BestWeights, Checkpoint, LoadWeights
 from warpzoo.training.ending import RunPage
 from warpzoo.training.evaluation import PairMetric, PairMetricsd
-from warpzoo.training.inspection import Seen, checksums, look_through, ranges_of
+from warpzoo.training.inspection import Seen
 from warpzoo.training.limit import TrainingLimit
+from warpzoo.training.looking import checksums, look_through, ranges_of
 from warpzoo.training.made_pairs import MadePairs
 from warpzoo.training.objectives import total_loss
 from warpzoo.training.pairs import PairDataset, RandomPairs

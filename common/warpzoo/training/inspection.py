@@ -14,10 +14,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-import ignite.distributed as idist
 import nibabel
 import numpy as np
-from torch import Tensor
 from tqdm import tqdm
 
 from warpzoo.errors import FAILURES, plain_reason
@@ -26,8 +24,7 @@ from warpzoo.images.content import FEW_VALUES, whole_numbers
 from warpzoo.images.image import Image, by
 from warpzoo.images.orientation import SAME_SPACING, canonical_grid
 from warpzoo.training.lists import Record
-from warpzoo.training.pairs import PairDataset
-from warpzoo.training.reading import PadOrCrop, images_of
+from warpzoo.training.reading import images_of
 
 NAMED = 3
 """How many images a sentence names."""
@@ -62,52 +59,6 @@ class Seen:
         if spacing is None or self.spacing is None or np.allclose(self.spacing, spacing, rtol=SAME_SPACING, atol=0):
             return self.size
         return Grid(self.size, np.diag([*self.spacing, 1.0])).with_spacing(spacing).shape
-
-
-def look_through(training: Any, validation: Any, batch_size: int) -> list[Seen]:
-    """What is seen of the images of two datasets of pairs; says what is done to them, and refuses what cannot be
-    trained on."""
-    records = {id(record["image"]): record for dataset in (training, validation) for record in dataset.data}
-    if any(isinstance(record["image"], Tensor) for record in records.values()):
-        return []  # made for a test, or by a program, which knows what they are
-    seen = inspect_images(list(records.values()))
-    refuse_broken(seen)
-    lines: list[str] = []
-    if isinstance(training, PairDataset):
-        size, spacing = size_of(training.transform), training.resampled_to
-        if training.transform is None and (batch_size > 1 or training.pairing != "same_group"):
-            refuse_sizes(seen, spacing, "bring them to one by `size`, or by a `transform` of the datasets.")
-        lines += what_is_done(seen, size, spacing)
-    held_out = [record["id"] for record in validation.data]
-    if idist.get_rank() == 0:
-        for line in [*lines, *(f"warning: {one}" for one in doubts(seen, held_out))]:
-            print(line)
-    return seen
-
-
-def size_of(transform: Any) -> tuple[int, ...] | None:
-    """The size that a transform brings images to, as far as it says so."""
-    inside = [transform, *getattr(transform, "transforms", ())]
-    return next((one.size for one in inside if isinstance(one, PadOrCrop)), None)
-
-
-def checksums(records: Sequence[Record], seen: Sequence[Seen]) -> dict[str, str]:
-    """{id: SHA-256 of what was read} of a dataset's images."""
-    digests = {one.name: one.digest for one in seen}
-    return {record["id"]: digests.get(record["id"], "") for record in records}
-
-
-def ranges_of(seen: Sequence[Seen], spacing: float | Sequence[float] | None) -> dict[str, list[float]]:
-    """The spacing [finest, coarsest] in millimetres and the size [shortest, longest side] in voxels of what was trained
-    on, as metadata state them."""
-    if not seen:
-        return {}
-    sides = [side for one in seen for side in one.at_spacing(spacing)]
-    found: dict[str, list[float]] = {"size": [min(sides), max(sides)]}
-    steps = (
-        [step for one in seen if one.spacing for step in one.spacing] if spacing is None else np.ravel(spacing).tolist()
-    )
-    return found | ({"spacing": [min(steps), max(steps)]} if steps and any(one.spacing for one in seen) else {})
 
 
 def inspect_images(records: Sequence[Record], dims: int | None = None) -> list[Seen]:

@@ -1,4 +1,4 @@
-"""Images for training as arrays: read as for inference, in one orientation, at one spacing and of one size.
+"""Images for training as arrays: read as for inference, in one orientation and at one spacing.
 
 Convention: images with a place in the world come in the order of RAS axes, at one spacing, so that equal places of two
 arrays are comparable places; pictures in pixels and arrays come as they are.
@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from monai.transforms import Compose, ResizeWithPadOrCropd
 from torch import Tensor
 
 from warpzoo.files import FileError
@@ -69,18 +68,3 @@ def common_spacing(records: Sequence[Record]) -> tuple[float, ...] | None:
         f"{chosen} mm."
     )
     return tuple(median.tolist())
-
-
-class PadOrCrop(Compose):
-    """A `transform` that brings image and label map to one size about their centre; beyond an image's edge the edge is
-    repeated, beyond a label map's there is no label."""
-
-    def __init__(self, size: Sequence[int]) -> None:
-        self.size = tuple(size)
-        image = ResizeWithPadOrCropd("image", size, mode="edge")
-        super().__init__([image, ResizeWithPadOrCropd("label", size, allow_missing_keys=True)])
-
-
-def pad_or_crop(size: Sequence[int] | None) -> PadOrCrop | None:
-    """`PadOrCrop`, or nothing if images are to keep their sizes."""
-    return None if size is None else PadOrCrop(size)

@@ -118,7 +118,7 @@ def plan_registration(
     if all("label" in record for record in records):
         settings["key_metric"] = "dice"
     sizes_of_groups = Counter(record["group"] for record in records if Path(data).is_file())
-    if len(sizes_of_groups) > 1 and max(sizes_of_groups.values()) > 1:
+    if "pairing" in known and len(sizes_of_groups) > 1 and max(sizes_of_groups.values()) > 1:
         settings["pairing"] = "same_group"
         notes.append(f"pairs: within {len(sizes_of_groups)} groups (--pairing all: of all images)")
     chosen, _ = planned_grid(known, records, good, given)

@@ -90,6 +90,7 @@ def trained(
             variants,
             images=str(path),
             weights=f"{folder}/model.pt",
+            val_interval=0,
             budget=budget or BUDGET,
             clock=CLOCK,
             seed=options.seed,

@@ -90,6 +90,7 @@ def denoise_stack(
         raise ValueError("budget and save_weights must not be given with weights: nothing is learnt then.")
     if budget is not None:
         parse_budget(budget)
+    told = bool(variants or settings)  # by the user, and not by the weights
     variants = [*dict.fromkeys([*_dims_variant(bundle, stack.dims), *variants])]
     common: dict[str, Any] = {"spatial_dims": stack.dims, "summary": False, **_own_settings(bundle, variants, settings)}
     if device is not None:
@@ -114,7 +115,7 @@ def denoise_stack(
             with as_value_error():
                 workflow.run()
             run |= json.loads(learnt.with_suffix(".training.json").read_text(encoding="utf-8"))
-        if weights is not None:
+        if weights is not None and not told:
             common |= carried_settings(read_about(learnt), bundle, learnt)
             if common["spatial_dims"] != stack.dims:
                 dims = common["spatial_dims"]

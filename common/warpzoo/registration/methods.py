@@ -123,7 +123,7 @@ def network_method(
         from warpzoo.networks import read_about
 
         about = read_about(weights)
-        settings |= carried_settings(about, bundle, weights)
+        settings |= {} if variants else carried_settings(about, bundle, weights)
         stated = stated_range(about)
         settings |= {"method#spacing": stated["spacing"]} if "spacing" in stated else {}
         settings["method#trained_on"] = stated.get("training_data")

@@ -61,6 +61,8 @@ class TrainingLimit:
         self.highest = [group["lr"] for group in optimizer.param_groups]
         self.interrupted = False
         self.used = 0.0
+        self.bar: tqdm | None = None
+        self.before: Any = None
 
     @property
     def is_used_up(self) -> bool:
@@ -81,7 +83,6 @@ class TrainingLimit:
 
     def start(self, _: Engine) -> None:
         self.began = self.clock() - self.used
-        self.before: Any = None
         ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # as under nohup
         if threading.current_thread() is threading.main_thread() and not ignored:
             self.before = signal.signal(signal.SIGINT, self.interrupt)
@@ -111,14 +112,15 @@ class TrainingLimit:
         if idist.get_world_size() > 1:  # the first process tells when to end, lest the others wait for it for ever
             used = float(idist.broadcast(float(used)))
         self.used = used
-        if engine.state.iteration % 10 == 0 or used >= self.total:
+        if self.bar is not None and (engine.state.iteration % 10 == 0 or used >= self.total):
             self.bar.set_postfix(loss=f"{engine.state.output['loss'].item():.3f}", refresh=False)
             self.bar.update(min(used, self.total) - self.bar.n)
         if used >= self.total:
             engine.terminate()
 
     def close(self, _: Engine) -> None:
-        self.bar.close()
+        if self.bar is not None:
+            self.bar.close()
         if self.before is not None:
             signal.signal(signal.SIGINT, self.before)
 

@@ -103,9 +103,9 @@ def test_ctrl_c_ends_the_training_well_and_a_second_one_breaks_off():
     trainer = Trainer()
     before = signal.getsignal(signal.SIGINT)
     trainer.engine.add_event_handler(Events.ITERATION_COMPLETED(once=7), lambda _: os.kill(os.getpid(), signal.SIGINT))
-    average = AverageWeights(trainer.network, use=True)
+    average = AverageWeights(trainer.network)
     assert trainer.run(TrainingLimit("1h", trainer.optimizer), average) in (7, 8)
-    assert 1 < trainer.network.weight.item() < 7  # what was learnt till then is used
+    assert 1 < average.averaged.weight.item() < 7  # what was learnt till then can be used
     assert signal.getsignal(signal.SIGINT) is before
 
     impatient = Trainer()
@@ -119,8 +119,9 @@ def test_ctrl_c_ends_the_training_well_and_a_second_one_breaks_off():
 
 def test_weights_are_averaged_over_the_last_steps():
     trainer = Trainer()
-    trainer.run(TrainingLimit("400steps", trainer.optimizer), AverageWeights(trainer.network, decay=0.9, use=True))
-    assert float(trainer.network.weight) == pytest.approx(400 - 9, abs=0.1)  # mean age of decay^n: 0.9 / 0.1
+    average = AverageWeights(trainer.network, decay=0.9)
+    trainer.run(TrainingLimit("400steps", trainer.optimizer), average)
+    assert float(average.averaged.weight) == pytest.approx(400 - 9, abs=0.1)  # mean age of decay^n: 0.9 / 0.1
 
 
 @pytest.fixture

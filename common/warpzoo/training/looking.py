@@ -18,7 +18,7 @@ from warpzoo.training.pairs import PairDataset
 def look_through(training: Any, validation: Any, batch_size: int) -> list[Seen]:
     """What is seen of the images of two datasets of pairs; says what is done to them, and refuses what cannot be
     trained on."""
-    records = {id(record["image"]): record for dataset in (training, validation) for record in dataset.data}
+    records = {record["id"]: record for dataset in (training, validation) for record in dataset.data}
     if any(isinstance(record["image"], Tensor) for record in records.values()):
         return []  # made for a test, or by a program, which knows what they are
     seen = inspect_images(list(records.values()))
@@ -30,8 +30,11 @@ def look_through(training: Any, validation: Any, batch_size: int) -> list[Seen]:
             refuse_sizes(seen, spacing, "bring them to one by `size`, or by a `transform` of the datasets.")
         lines += what_is_done(seen, size, spacing)
     held_out = [record["id"] for record in validation.data]
+    doubtful = list(doubts(seen, held_out))
+    if both := {record["id"] for record in training.data}.intersection(held_out):
+        doubtful.append(f"{len(both)} images are in training and validation, such as {min(both)}")
     if idist.get_rank() == 0:
-        for line in [*lines, *(f"warning: {one}" for one in doubts(seen, held_out))]:
+        for line in [*lines, *(f"warning: {one}" for one in doubtful)]:
             print(line)
     return seen
 

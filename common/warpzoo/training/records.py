@@ -110,7 +110,8 @@ class RunRecord:
         step, metrics = self.validated()
         if step == engine.state.iteration:
             row |= {name: float(value) for name, value in metrics.items()}
-        self.record["epochs"].append({name: float(f"{value:.7g}") for name, value in row.items()})
+        rounded = {name: float(f"{value:.7g}") if isinstance(value, float) else value for name, value in row.items()}
+        self.record["epochs"].append(rounded)
         self.sums.clear()
         self.added = 0
         self.write(engine)

@@ -16,6 +16,8 @@ from typing import Any
 COMMANDS = {
     "register": ("warpzoo.commands.register", "register a moving image to a fixed one, or a list of pairs"),
     "denoise": ("warpzoo.commands.denoise", "denoise an image by a network that learns from it, or by a filter"),
+    "check": ("warpzoo.commands.check", "look through the images of a training"),
+    "train": ("warpzoo.commands.train", "train a network on your own images"),
     "apply": ("warpzoo.commands.apply", "warp an image, labels or points by a transform file"),
     "compare": ("warpzoo.commands.apply", "the distance between two transforms"),
     "methods": ("warpzoo.commands.methods", "list the registration methods, their data and dimensions"),
@@ -82,7 +84,7 @@ def annotated(command: Callable[..., Any]) -> Callable[..., Any]:
 
     signature = inspect.signature(command)
     parameters = [
-        one.replace(annotation=getattr(builtins, str(one.annotation).split()[0]))
+        one.replace(annotation=getattr(builtins, str(one.annotation).split()[0], object))
         for one in signature.parameters.values()
     ]
     same.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]

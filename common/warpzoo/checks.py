@@ -111,6 +111,12 @@ def check_points(name: str, points: Tensor, dims: int) -> None:
     check_finite(name, points)
 
 
+def check_count(name: str, value: int, least: int = 1) -> None:
+    """Requires a whole number of at least that."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be a whole number of {least} or more, got {value!r}.")
+
+
 def check_truth(name: str, value: bool | str) -> bool:
     """Requires true or false, also as text: `python -m monai.bundle` turns `--resume false` into text."""
     truth = {"true": True, "false": False}.get(str(value).lower())

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from types import TracebackType
 
 FAILURES = (ValueError, RuntimeError, OSError, MemoryError)
@@ -25,6 +26,13 @@ def plain_reason(error: BaseException) -> str:
     return f"{chain[-1] or type(chain[-1]).__name__}"
 
 
+def nearest(name: object, names: Iterable[object]) -> str:
+    """ " (did you mean …?)" with the most similar of the names, to be added to what is said of an unknown one; empty if
+    none is similar."""
+    found = get_close_matches(str(name), [str(one) for one in names], 1)
+    return f" (did you mean {found[0]}?)" if found else ""
+
+
 @contextmanager
 def as_value_error() -> Iterator[None]:
     """Raises the ValueError or OSError that MONAI wraps in a RuntimeError ("Failed to instantiate component …") as one
@@ -37,13 +45,18 @@ def as_value_error() -> Iterator[None]:
         raise ValueError(plain_reason(error)) from error
 
 
+def is_monai_command() -> bool:
+    """Whether this process is a `python -m monai.bundle`."""
+    program = getattr(sys.modules["__main__"], "__spec__", None)
+    return program is not None and program.name == "monai.bundle.__main__"
+
+
 def end_with_the_reason() -> None:
     """Makes a failing `python -m monai.bundle` print one sentence instead of a traceback.
 
     `python -X dev -m monai.bundle` prints the traceback as well.
     """
-    program = getattr(sys.modules["__main__"], "__spec__", None)
-    if program is not None and program.name == "monai.bundle.__main__" and not sys.flags.dev_mode:
+    if is_monai_command() and not sys.flags.dev_mode:
         sys.excepthook = _print_reason
 
 

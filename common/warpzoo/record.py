@@ -1,12 +1,14 @@
-"""Provenance of a result: command, versions, machine; and atomic JSON files."""
+"""Provenance of a result: command, commit, versions, machine; and atomic JSON files."""
 
 from __future__ import annotations
 
 import json
 import platform
 import shlex
+import subprocess
 import sys
 from functools import cache
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,10 +28,24 @@ def command() -> str:
 
 @cache
 def versions() -> dict[str, str]:
-    names = ("torch", "monai", "pytorch-ignite", "numpy")
+    names = ("torch", "monai", "pytorch-ignite", "numpy", "scipy", "nibabel", "itk", "tifffile")
     return {"python": platform.python_version(), "warpzoo": warpzoo.__version__} | {
         name: version(name) for name in names
     }
+
+
+@cache
+def commit() -> str | None:
+    """The commit of the checkout that this package is in, "…+" if it has changes; None outside one."""
+    folder = Path(warpzoo.__file__).parent
+    try:
+        asked = [
+            subprocess.run(["git", "-C", str(folder), *what], capture_output=True, text=True, timeout=10, check=True)
+            for what in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        ]
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return asked[0].stdout.strip() + "+" * bool(asked[1].stdout.strip())
 
 
 def machine() -> dict[str, Any]:
@@ -45,6 +61,19 @@ def cpu_name() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def checksum(path: str | Path) -> str:
+    """The SHA-256 of a file; of the names and contents of all files below a folder."""
+    path, digest = Path(path), sha256()
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if file.is_file():
+            if file != path:
+                digest.update(file.relative_to(path).as_posix().encode())
+            with open(file, "rb") as content:
+                while part := content.read(2**20):
+                    digest.update(part)
+    return digest.hexdigest()
 
 
 def write_json(path: str | Path, content: Any) -> None:

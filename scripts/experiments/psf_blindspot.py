@@ -19,6 +19,7 @@ from experiments.common import Options
 from warpzoo.bundles import open_bundle
 from warpzoo.denoising.filters import FILTERS, choose_size, noise_deviation
 from warpzoo.denoising.results import quality
+from warpzoo.networks import load_weights
 
 BUDGET = "57s"  # what comes before and after it takes less than 3 s more
 CLOCK = {"_target_": "time.process_time", "_mode_": "callable"}
@@ -90,6 +91,7 @@ def trained(
             variants,
             images=str(path),
             weights=f"{folder}/model.pt",
+            val_interval=0,
             budget=budget or BUDGET,
             clock=CLOCK,
             seed=options.seed,
@@ -98,7 +100,8 @@ def trained(
         began = time.process_time()
         training.run()
         seconds = time.process_time() - began
-    network = training.parser.get_parsed_content("network").eval()
+        network = training.parser.get_parsed_content("network").eval()
+        load_weights(f"{folder}/model.pt", network)
     with torch.no_grad():
         image = network(torch.from_numpy(noisy)[None, None])[0, 0].numpy()
     sigma = getattr(network.psf, "sigma", None)

@@ -14,6 +14,7 @@ from monai.bundle import verify_net_in_out
 from PIL import Image as Picture
 
 from warpzoo.commands.register import register
+from warpzoo.commands.train import train
 
 PAGE = Path(__file__).parents[2] / "docs" / "add_a_bundle.md"
 FILES = dict(re.findall(r"^`(toy/\S+)`\n\n```\w+\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.M | re.S))
@@ -92,6 +93,13 @@ def test_it_trains_and_evaluates(trained, toy, images, start):
         json.loads((toy / "runs" / name / "metrics.json").read_text()) for name in ("evaluate", "train")
     )
     assert measured == before
+
+
+def test_it_trains_by_the_command(toy, images, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    train(str(toy), str(images), output="run", epochs=1, batch_size=2, **{"train#trainer#steps_per_epoch": 2})
+    fixed, moving = (str(images / f"{number}.png") for number in (0, 1))
+    register(fixed, moving, method=str(toy), weights="run/model.pt", output="out", report=False)
 
 
 def test_it_registers(trained, toy, images, tmp_path, monkeypatch):

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 
 import numpy as np
 import pytest
 import tifffile
 import torch
+from ignite.engine import Events
 from PIL import Image as Picture
 from scipy import ndimage
 
 import warpzoo
 from warpzoo.commands.denoise import denoise
+from warpzoo.errors import plain_reason
 
 SIDE = 128
 STEPS = 120
@@ -68,9 +72,11 @@ def test_no_checkerboard(trained):
 
 def test_the_record_says_what_was_learnt_from(trained):
     run = json.loads((trained / "model.training.json").read_text(encoding="utf-8"))
-    assert run["images"] == ["noisy.tif"]
+    assert list(run["data"]["train"]) == ["noisy.tif"]
     assert run["steps"] == STEPS
-    assert run["curve"][-1]["error"] < 1.5
+    assert [row["step"] for row in run["epochs"]] == [100, STEPS]
+    assert run["epochs"][-1]["error"] < 1.5
+    assert run["interrupted"] is False
 
 
 def test_weights_that_are_given_are_applied(trained, tmp_path, capsys):
@@ -241,8 +247,9 @@ def test_every_variant_trains_and_infers(bundle, start, tmp_path, variants, caps
     names = [f"variants/{name}" for name in variants]
     small = {"network_def#channels": 4, "weights": str(tmp_path / "model.pt"), "device": "$torch.device('cpu')"}
     patch = {"patch": [8, 16, 16][-dims:], "batch_size": 2, "budget": "3steps", "images": str(tmp_path / "in.tif")}
-    start(root, "train", *names, **small, **patch).run()
-    assert f"{tmp_path / 'model.pt'}: 3 steps in " in capsys.readouterr().out
+    start(root, "train", *names, **small, **patch, output_dir=str(tmp_path)).run()
+    printed = capsys.readouterr().out
+    assert re.search(rf"^{tmp_path / 'model.pt'}: best validation error \d\.\d+ at epoch 1 of 1; ", printed, re.M)
     files = {"image": str(tmp_path / "in.tif"), "output": str(tmp_path / "out.tif")}
     start(root, "inference", *names, **small, **files).run()
     assert f"{tmp_path / 'out.tif'}: mean intensity × " in capsys.readouterr().out
@@ -255,7 +262,67 @@ def test_every_variant_trains_and_infers(bundle, start, tmp_path, variants, caps
 
 def test_training_goes_on_from_weights(trained, bundle, start, tmp_path):
     options = {"images": str(trained / "noisy.tif"), "budget": "1steps", "device": "$torch.device('cpu')"}
+    options["output_dir"] = str(tmp_path)
     first = {"initial_weights": str(trained / "model.pt"), "learning_rate": 0.0}
     start(bundle("psf_blindspot"), "train", weights=str(tmp_path / "model.pt"), **options, **first).run()
     before, after = (torch.load(path, weights_only=True) for path in (trained / "model.pt", tmp_path / "model.pt"))
     assert all(torch.equal(before[name], after[name]) for name in before if name != "shift")
+
+
+@pytest.fixture
+def training(trained, bundle, start):
+    """`training(folder, …)`: four epochs of two steps of a small network, validated after each."""
+
+    def make(folder, **override):
+        options = {"images": str(trained / "noisy.tif"), "budget": "8steps", "steps_per_epoch": 2, "val_interval": 1}
+        options |= {"network_def#channels": 4, "patch": 24, "batch_size": 2, "device": "$torch.device('cpu')"}
+        return start(bundle("psf_blindspot"), "train", output_dir=str(folder), **{**options, **override})
+
+    return make
+
+
+def test_a_training_that_is_killed_goes_on_as_if_nothing_had_happened(training, tmp_path):
+    training(tmp_path / "whole").run()
+    for step in (1, 5, 8):  # before the first checkpoint, within an epoch, after the last step
+        folder = tmp_path / str(step)
+        killed = training(folder)
+        trainer = killed.parser.get_parsed_content("train#trainer")
+
+        def kill(_):
+            raise KeyboardInterrupt
+
+        trainer.add_event_handler(Events.ITERATION_COMPLETED(once=step), kill)
+        with pytest.raises(KeyboardInterrupt):
+            killed.run()
+        training(folder, resume=True).run()
+        for name in ("model.pt", "last.pt"):
+            whole, parts = (torch.load(path / name, weights_only=False) for path in (tmp_path / "whole", folder))
+            whole, parts = (state.get("network", state) for state in (whole, parts))
+            assert all(torch.equal(parts[key], whole[key]) for key in whole), (step, name)
+        rows = [json.loads((path / "run.json").read_text())["epochs"] for path in (tmp_path / "whole", folder)]
+        assert rows[0] == rows[1]
+    with pytest.raises((RuntimeError, ValueError)) as error:
+        training(tmp_path / "whole").run()
+    assert "is there from an earlier run" in plain_reason(error.value)
+
+
+def test_the_best_weights_are_kept_and_a_training_that_no_longer_gains_ends(training, tmp_path):
+    training(tmp_path, budget="200steps", learning_rate=1e-9, patience=3, val_interval=2).run()
+    run = json.loads((tmp_path / "run.json").read_text())
+    errors = {row["epoch"]: row["validation_error"] for row in run["epochs"] if "validation_error" in row}
+    best = min(errors, key=errors.__getitem__)
+    assert run["steps"] < 200
+    assert max(errors) == best + 6
+    assert {"model.pt", "last.pt", "run.json", "report.html", "tensorboard"} == {one.name for one in tmp_path.iterdir()}
+
+
+def test_images_may_be_held_out(training, clean, tmp_path):
+    noisy = [np.random.default_rng(seed).poisson(clean).astype(np.uint16) for seed in range(4)]
+    (tmp_path / "images").mkdir()
+    for number, image in enumerate(noisy):
+        tifffile.imwrite(tmp_path / "images" / f"{number}.tif", image)
+    training(tmp_path / "run", images=str(tmp_path / "images"), hold_out=0.2).run()
+    data = json.loads((tmp_path / "run" / "run.json").read_text())["data"]
+    assert [len(data[part]) for part in ("train", "validation")] == [3, 1]
+    checksums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (tmp_path / "images").iterdir()}
+    assert data["train"] | data["validation"] == checksums

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from warpzoo.errors import FAILURES, plain_reason
-from warpzoo.registration.methods import USUAL, find_methods
+from warpzoo.registration.methods import find_methods, usual_method
 
 if TYPE_CHECKING:
     from warpzoo.images.resampling import Resampling
@@ -21,7 +21,7 @@ def register(
     fixed: str | None = None,
     moving: str | None = None,
     *,
-    method: str = USUAL,
+    method: str | None = None,
     output: str = "registered",
     pairs: str | None = None,
     to: str | None = None,
@@ -70,7 +70,7 @@ def register(
         moving: the image that is warped.
         method: one of `warpzoo methods`, the folder of a bundle such as ./my_bundle, or a chain of them such as
             affine,svf, which is composed and resampled once. rigid, affine, ffd and svf need no network; rigid and
-            affine find large misplacements.
+            affine find large misplacements. Default: affine,svf, or the network of the weights.
         output: folder for the results.
         pairs: instead of fixed and moving, a CSV with the columns fixed and moving, and optionally id, fixed_labels,
             moving_labels, fixed_points, moving_points, fixed_mask, moving_mask, initial; each pair gets a folder below
@@ -126,7 +126,7 @@ def register(
             and the report say what it was.
         weights: file of weights for the (last) network, instead of the shipped ones.
         variant: the (last) network's variant, such as digits or paper,coarse, that the weights were trained with;
-            without weights, the variant's shipped ones are used.
+            without weights, the variant's shipped ones are used. Weights of `warpzoo train` know it themselves.
     """
     from warpzoo.images.resampling import Resampling
     from warpzoo.registration.computing import computing
@@ -155,6 +155,7 @@ def register(
     folder = Path(output).absolute()
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"output must be a folder, got the file {output}.")
+    method = usual_method(weights) if method is None else method
     outputs = chosen_outputs(SERIES_OUTPUTS if series and save is None else save, report, inverse)
     resampling = Resampling(interpolation, outside)
     methods = find_methods(method, similarity, refine, adapt, weights, variant, device, resolution)

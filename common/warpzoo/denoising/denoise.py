@@ -13,12 +13,14 @@ import numpy as np
 import torch
 
 from warpzoo.bundles import Bundle, find_bundle, shipped
+from warpzoo.bundles.portable import carried_settings
 from warpzoo.checks import check_truth, chosen_device
 from warpzoo.denoising.filters import FILTERS, filter_stack
 from warpzoo.denoising.preflight import little_to_learn_from, other_intensities, preflight
-from warpzoo.denoising.training import parse_budget
 from warpzoo.errors import Finding, as_value_error, raise_if
 from warpzoo.images.stacks import Stack, result_dtype
+from warpzoo.networks import read_about
+from warpzoo.training.limit import parse_budget
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ def denoise_stack(
         raise ValueError("budget and save_weights must not be given with weights: nothing is learnt then.")
     if budget is not None:
         parse_budget(budget)
+    told = bool(variants or settings)  # by the user, and not by the weights
     variants = [*dict.fromkeys([*_dims_variant(bundle, stack.dims), *variants])]
     common: dict[str, Any] = {"spatial_dims": stack.dims, "summary": False, **_own_settings(bundle, variants, settings)}
     if device is not None:
@@ -101,7 +104,7 @@ def denoise_stack(
             findings = [*findings, *other_intensities(stack, learnt)]
             raise_if(findings, strict)
         else:
-            training = {"images": stack, "weights": str(learnt), "seed": seed}
+            training = {"images": stack, "weights": str(learnt), "seed": seed, "val_interval": 0}
             workflow = bundle.workflow(
                 "train", variants, **common, **training, **({"budget": budget} if budget else {})
             )
@@ -112,6 +115,11 @@ def denoise_stack(
             with as_value_error():
                 workflow.run()
             run |= json.loads(learnt.with_suffix(".training.json").read_text(encoding="utf-8"))
+        if weights is not None and not told:
+            common |= carried_settings(read_about(learnt), bundle, learnt)
+            if common["spatial_dims"] != stack.dims:
+                dims = common["spatial_dims"]
+                raise ValueError(f"spatial_dims must be {dims} for the weights {learnt}, got {stack.dims}.")
         inference = {"image": stack, "output": output, "weights": str(learnt), "dtype": dtype, "phantom": phantom}
         workflow = bundle.workflow("inference", variants, **common, **inference, **({"tile": tile} if tile else {}))
         with as_value_error():

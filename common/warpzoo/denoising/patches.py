@@ -5,14 +5,14 @@ Interpolation would correlate the noise of neighbouring pixels, and a blind-spot
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import ignite.distributed as idist
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, DistributedSampler
 
 from warpzoo.checks import check_truth
 from warpzoo.images.stacks import ZARR, Stack, open_stack
@@ -24,14 +24,25 @@ def open_stacks(
     spatial_dims: int = 2,
     channel: int | None = None,
     time_axis: int | None = None,
+    hold_out: float = 0.0,
+    held: bool = False,
 ) -> list[Stack]:
-    """The stacks of a file, of several, or of every image below a folder; one that is open already stays it."""
+    """The stacks of a file, of several, or of every image below a folder; one that is open already stays it.
+
+    Of several, a share `hold_out`, one at least, may be kept back to validate on: the `held` ones, or the others.
+    """
     if isinstance(source, Stack):
         return [source]
     if isinstance(source, (str, Path)):
         path = Path(source)
         folder = path.is_dir() and not path.name.lower().endswith(ZARR)
         source = [record["image"] for record in images_in_folder(path)] if folder else [path]
+    if not 0 <= hold_out < 1:
+        raise ValueError(f"hold_out must be a share in [0, 1), got {hold_out}.")
+    if hold_out and len(source) > 1:
+        count = min(len(source) - 1, max(1, round(hold_out * len(source))))
+        kept_back = set(np.random.default_rng(0).permutation(len(source))[:count].tolist())
+        source = [path for number, path in enumerate(source) if (number in kept_back) == check_truth("held", held)]
     return [open_stack(path, spatial_dims, channel, time_axis) for path in source]
 
 
@@ -72,7 +83,13 @@ class Patches(Dataset):
         return self.samples
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        random = np.random.default_rng([self.seed, index, idist.get_rank()])
+        return self._patch(np.random.default_rng([self.seed, index, idist.get_rank()]))
+
+    def fixed(self, index: int) -> dict[str, Tensor]:
+        """One of the patches to validate on, the same in every process; none of them is an item."""
+        return self._patch(np.random.default_rng([self.seed, 2**42 + index]))
+
+    def _patch(self, random: np.random.Generator) -> dict[str, Tensor]:
         patch = self.draw(random, self.size)
         if self.turn:
             patch = np.flip(patch, tuple(axis for axis in range(patch.ndim) if random.random() < 0.5))
@@ -93,3 +110,15 @@ class Patches(Dataset):
         """(count, *size · scale): patches for statistics, not augmented; the same ones at every call."""
         random = np.random.default_rng([self.seed, 2**41])
         return np.stack([self.draw(random, [scale * side for side in self.size]) for _ in range(count)])
+
+
+class PatchesInOrder(DistributedSampler):
+    """`samples` patches an epoch, of all processes together, each epoch those that follow on the last one's."""
+
+    def __init__(self, patches: Patches, samples: int) -> None:
+        super().__init__(patches, idist.get_world_size(), idist.get_rank())
+        self.num_samples = samples // self.num_replicas
+
+    def __iter__(self) -> Iterator[int]:
+        start = max(0, self.epoch - 1) * self.num_samples
+        return iter(range(start, start + self.num_samples))

@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
-import math
-import re
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
-import ignite.distributed as idist
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.engines import SupervisedTrainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader  # MONAI's would start the random numbers again that the network began with
-from tqdm import tqdm
+from torch.utils.data import DataLoader, default_collate
 
 from warpzoo import record
-from warpzoo.checks import check_truth
+from warpzoo.bundles.portable import configuration, network_settings
+from warpzoo.checks import check_count, check_truth
 from warpzoo.denoising.objective import BlindSpotObjective
-from warpzoo.denoising.patches import Patches
+from warpzoo.denoising.patches import Patches, PatchesInOrder
 from warpzoo.denoising.tiles import Tile, plan_tiles
-from warpzoo.files import whole_file
 from warpzoo.training.averaging import AverageWeights
-from warpzoo.training.checkpoints import LoadWeights
-from warpzoo.training.engines import objective_trainer
+from warpzoo.training.checkpoints import RECORD, BestWeights, Checkpoint, LoadWeights
+from warpzoo.training.ending import RunPage
+from warpzoo.training.engines import UNLIMITED, objective_trainer
+from warpzoo.training.limit import TrainingLimit
+from warpzoo.training.processes import share_of
+from warpzoo.training.progress import EarlyStop, SeedEpochs, TensorBoard
+from warpzoo.training.records import RunRecord
+from warpzoo.training.tracking import adapt_tracking
 
-UNITS = {"s": 1, "sec": 1, "seconds": 1, "m": 60, "min": 60, "minutes": 60, "h": 3600, "hours": 3600}
 BACKGROUND = 0.001
 """Quantile of the pixels taken for the camera's offset: the darkest ones, less a few that are broken."""
 WINDOW = {2: 256, 3: 48}
@@ -40,10 +40,12 @@ WINDOWS = 4
 """How many, at most."""
 PROBE = 0.02
 """By how much, in standard deviations of the image, pixels are changed to see what follows."""
+VALIDATED = 16
+"""Patches that a validation looks at."""
 
 
 def denoising_trainer(
-    device: torch.device,
+    device: torch.device | str,
     dataset: Patches,
     objective: BlindSpotObjective,
     optimizer: Optimizer,
@@ -51,18 +53,57 @@ def denoising_trainer(
     budget: str | float = "60s",
     clock: Callable[[], float] = time.perf_counter,
     batch_size: int = 4,
+    steps_per_epoch: int = 100,
+    validation: Patches | None = None,
+    val_interval: int = 0,
+    patience: int | None = None,
+    output_dir: str | Path = ".",
     initial_weights: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    num_workers: int = 0,
     train_handlers: Sequence[Any] = (),
     summary: bool = False,
+    max_epochs: int = UNLIMITED,
     **options: Any,
 ) -> SupervisedTrainer:
     """Trains `objective.network` on random patches until the budget is used up, and calibrates it.
 
-    `weights` is the file to write, the mean of the last steps' weights; the record of the run is written beside it.
-    `budget` and `clock` are those of `TrainingLimit`, `options` those of MONAI's SupervisedTrainer, such as `amp`; with
-    `summary`, one line about the file is printed at the end.
+    `weights` is the file to write: of the mean of the last steps' weights, the one that was best in validation. The
+    output folder gets last.pt (what `resume` goes on from), run.json, report.html and events for TensorBoard. Without
+    validations (`val_interval` 0) the last mean is written and the record of the run beside it, and nothing else.
+
+    Args:
+        budget, clock: those of `TrainingLimit`; an epoch is `steps_per_epoch` batches.
+        validation: patches that the blind-spot error is measured on; default: others of the same images.
+        val_interval: epochs from one validation and checkpoint to the next; the last step is validated, too.
+        patience: validations without a lower error after which training ends; default: it goes on.
+        initial_weights: file of weights to start from.
+        resume: go on from last.pt.
+        overwrite: remove what an earlier run has left in the output folder.
+        num_workers: processes that read patches; 0 for this one.
+        summary: print one line about the file at the end.
+        options: `precision` and `accumulate` of `Step`, and those of MONAI's SupervisedTrainer.
     """
-    network = objective.network
+    check_count("batch_size", batch_size)
+    check_count("steps_per_epoch", steps_per_epoch)
+    check_count("val_interval", val_interval, 0)
+    check_count("num_workers", num_workers, 0)
+    if patience is not None:
+        check_count("patience", patience)
+    summary = check_truth("summary", summary)
+    network, output, weights = objective.network, Path(output_dir), Path(weights)
+    config = configuration()
+    limit = TrainingLimit(budget, optimizer, clock=clock)
+    average = AverageWeights(network)
+    best = BestWeights(
+        weights,
+        average.averaged,
+        network_settings(config),
+        finish=lambda kept: Calibrate(kept, dataset)(None),
+        lower_is_better=True,
+    )
+    validate = BlindSpotValidation(objective, average.averaged, validation or dataset, best, val_interval)
     settings = {
         "seed": dataset.seed,
         "budget": budget,
@@ -71,121 +112,93 @@ def denoising_trainer(
         "learning_rate": optimizer.defaults["lr"],
         "fraction": objective.masking.fraction,
     }
-    handlers: list[Any] = [] if initial_weights is None else [LoadWeights(initial_weights, network)]
-    limit = TrainingLimit(budget, optimizer, clock=clock)
-    handlers += [
-        FitIntensities(network, dataset),
-        AverageWeights(network, use=True),
-        Calibrate(network, dataset),
-        SaveWeights(weights, network, settings, dataset, limit, summary),
+    data = {"train": dataset, **({} if validation is None else {"validation": validation})}
+    kept = RunRecord(
+        output / RECORD if val_interval else weights.with_suffix(".training.json"),
+        settings,
+        {
+            name: {one.path.name: record.checksum(one.path) if val_interval else "" for one in part.data}
+            for name, part in data.items()
+        },
+        validate.numbers,
+        None if config is None else config.get(),
         limit,
-        *train_handlers,
-    ]
+    )
+    validate.trackers = adapt_tracking(train_handlers, output)
+    handlers: list[Any] = [SeedEpochs(dataset.seed)]
+    if initial_weights is not None:
+        handlers.append(LoadWeights(initial_weights, network))
+    handlers += [FitIntensities(network, dataset), average, validate, kept]
+    if val_interval:
+        objects = {"network": network, "optimizer": optimizer, "averaged": average.averaged, "limit": limit}
+        objects |= {"record": kept, "best": best}
+        handlers += [
+            *([] if patience is None else [EarlyStop(best, patience)]),
+            TensorBoard(output / "tensorboard", validate.numbers, output / "pictures"),
+            RunPage(output, kept, best, "validation error", summary),
+            Checkpoint(output / "last.pt", objects, val_interval, resume, overwrite),
+        ]
     return objective_trainer(
         objective,
         device,
-        train_data_loader=DataLoader(dataset, batch_size=batch_size),
+        max_epochs=max_epochs,
+        train_data_loader=DataLoader(
+            dataset,
+            batch_size=share_of(batch_size),
+            sampler=PatchesInOrder(dataset, batch_size * steps_per_epoch),
+            num_workers=num_workers,
+            generator=torch.Generator().manual_seed(dataset.seed),
+        ),
         optimizer=optimizer,
-        train_handlers=handlers,
+        train_handlers=[*handlers, limit, *train_handlers],
         **options,
     )
 
 
-def parse_budget(budget: str | float) -> tuple[float, str]:
-    """ "60s", "2 min", 60 → (seconds, "seconds"); "2000 steps" → (2000, "steps")."""
-    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+|[0-9]+\.)\s*([a-z]*)\s*", str(budget).lower())
-    if match and float(match[1]) > 0:
-        if match[2] in ("step", "steps"):
-            return math.ceil(float(match[1])), "steps"
-        if match[2] in UNITS or not match[2]:
-            return float(match[1]) * UNITS.get(match[2], 1), "seconds"
-    raise ValueError(f"budget must be a time such as 60s or 10min, or steps such as 2000steps, got {budget!r}.")
-
-
-class TrainingLimit:
-    """Ends the training when its time or number of steps is used up, with the learning rate falling to 0 till then.
-
-    A warm-up over the first steps, then half a cosine. Ctrl-C ends the training early, as if that had been the budget;
-    a second one breaks off everything. The bar shows the time left.
-
-    Args:
-        budget: such as "60s", "10min" or "2000steps".
-        optimizer: whose learning rates follow; those it starts with are the highest.
-        warm_up: steps.
-        clock: seconds since any time; wall clock time, or `time.process_time` for the processor's.
-        constant: keep the learning rate instead.
+class BlindSpotValidation:
+    """Measures the blind-spot error of a network on the same patches with the same pixels hidden, every `interval`
+    epochs and when the training ends, and offers it to `best`; with an interval of 0 it only writes the last weights.
     """
 
     def __init__(
-        self,
-        budget: str | float,
-        optimizer: Optimizer,
-        warm_up: int = 50,
-        clock: Callable[[], float] = time.perf_counter,
-        constant: bool = False,
+        self, objective: BlindSpotObjective, network: nn.Module, patches: Patches, best: BestWeights, interval: int
     ) -> None:
-        self.total, self.unit = parse_budget(budget)
-        self.optimizer = optimizer
-        self.warm_up = warm_up
-        self.clock = clock
-        self.constant = check_truth("constant", constant)
-        self.highest = [group["lr"] for group in optimizer.param_groups]
-        self.interrupted = False
+        self.objective = copy(objective)
+        self.objective._modules = {**objective._modules, "network": network}
+        self.patches = patches
+        self.best = best
+        self.interval = interval
+        self.found: tuple[int, Mapping[str, float]] = (0, {})
+        self.trackers: list[Any] = []
 
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.STARTED, self.start)
-        engine.add_event_handler(Events.ITERATION_STARTED, self.set_rate)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self.check)
-        engine.add_event_handler(Events.COMPLETED, self.close)
-        engine.add_event_handler(Events.EXCEPTION_RAISED, self.give_up)
+        if self.interval:
+            engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self)
+        engine.add_event_handler(Events.COMPLETED, self)
 
-    def start(self, _: Engine) -> None:
-        self.began = self.clock()
-        self.used = 0.0
-        self.before: Any = None
-        ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # as under nohup
-        if threading.current_thread() is threading.main_thread() and not ignored:
-            self.before = signal.signal(signal.SIGINT, self.interrupt)
-        self.bar = tqdm(
-            total=round(self.total),
-            desc="Training",
-            disable=idist.get_rank() > 0 or None,
-            bar_format="{desc} {percentage:3.0f}%|{bar}| {n:.0f}/{total} " + self.unit + "{postfix} [{remaining} left]",
-        )
+    def numbers(self) -> tuple[int, Mapping[str, float]]:
+        """The step after which the last validation was, and what it found."""
+        return self.found
 
-    def interrupt(self, *_: Any) -> None:
-        if self.interrupted:
-            raise KeyboardInterrupt
-        self.interrupted = True
-
-    def set_rate(self, engine: Engine) -> None:
-        done = min(1.0, self.used / self.total)
-        rate = min(1.0, engine.state.iteration / self.warm_up) * (0.5 + 0.5 * math.cos(math.pi * done))
-        rate = 1.0 if self.constant else rate
-        for group, highest in zip(self.optimizer.param_groups, self.highest, strict=True):
-            group["lr"] = rate * highest
-
-    def check(self, engine: Engine) -> None:
-        used = self.total if self.interrupted else self.clock() - self.began
-        if self.unit == "steps" and not self.interrupted:
-            used = engine.state.iteration
-        if idist.get_world_size() > 1:  # the first process tells when to end, lest the others wait for it for ever
-            used = float(idist.broadcast(float(used)))
-        self.used = used
-        if engine.state.iteration % 10 == 0 or used >= self.total:
-            self.bar.set_postfix(loss=f"{engine.state.output['loss'].item():.3f}", refresh=False)
-            self.bar.update(min(used, self.total) - self.bar.n)
-        if used >= self.total:
-            engine.terminate()
-
-    def close(self, _: Engine) -> None:
-        self.bar.close()
-        if self.before is not None:
-            signal.signal(signal.SIGINT, self.before)
-
-    def give_up(self, engine: Engine, error: BaseException) -> None:
-        self.close(engine)
-        raise error
+    @torch.no_grad()
+    def __call__(self, engine: Engine) -> None:
+        step = engine.state.iteration
+        if engine.state.output is None or step == self.found[0]:
+            return
+        if not self.interval:
+            self.best.save()
+            return
+        errors = []
+        with torch.random.fork_rng(range(torch.cuda.device_count())):
+            torch.manual_seed(self.patches.seed)
+            for index in range(VALIDATED):
+                patch = default_collate([self.patches.fixed(index)])["image"]
+                errors.append(self.objective(patch.to(engine.state.device))["error"])
+        error = float(torch.stack(errors).mean())
+        self.found = step, {"validation_error": error}
+        for tracker in self.trackers:
+            tracker._log_metrics(self.found[1], engine.state.epoch)
+        self.best.offer(error, engine.state.epoch)
 
 
 class FitIntensities:
@@ -258,57 +271,3 @@ class Calibrate:
             stack, tile = tiles[index]
             noisy = torch.from_numpy(stack.read(tile.frame, tile.read))[None, None].to(self.network.mean.device)
             yield self.network.normalise(noisy), tile
-
-
-class SaveWeights:
-    """Writes the trained network's weights, a plain state dict, and beside them the record of the run as JSON."""
-
-    def __init__(
-        self,
-        path: str | Path,
-        network: nn.Module,
-        settings: Mapping[str, Any],
-        patches: Patches,
-        budget: TrainingLimit,
-        summary: bool = False,
-    ) -> None:
-        self.path = Path(path)
-        self.network = network
-        self.budget = budget
-        self.settings = dict(settings)
-        self.patches = patches
-        self.summary = check_truth("summary", summary)
-        self.curve: list[dict[str, float]] = []
-
-    def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.STARTED, self.start)
-        engine.add_event_handler(Events.ITERATION_COMPLETED(every=100), self.add)
-        engine.add_event_handler(Events.COMPLETED, self.save)
-
-    def start(self, _: Engine) -> None:
-        self.clock = time.perf_counter(), time.process_time()
-
-    def add(self, engine: Engine) -> None:
-        terms = {name: round(value.item(), 6) for name, value in engine.state.output["pred"].items()}
-        self.curve.append({"step": engine.state.iteration, **terms})
-
-    def save(self, engine: Engine) -> None:
-        if idist.get_rank() > 0:
-            return
-        with whole_file(self.path) as unfinished:
-            torch.save(self.network.state_dict(), unfinished)
-        run = {
-            "settings": self.settings,
-            "command": record.command(),
-            "images": [stack.path.name for stack in self.patches.data],
-            "steps": engine.state.iteration,
-            "interrupted": self.budget.interrupted,
-            "seconds": round(time.perf_counter() - self.clock[0], 2),
-            "cpu_seconds": round(time.process_time() - self.clock[1], 2),
-            "machine": record.machine(),
-            "versions": record.versions(),
-            "curve": self.curve,
-        }
-        record.write_json(self.path.with_suffix(".training.json"), run)
-        if self.summary:
-            print(f"{self.path}: {run['steps']} steps in {run['seconds']:.0f} s")

@@ -8,6 +8,8 @@ from torch import Tensor
 
 SATURATED = 0.01
 """Share of voxels at the data type's maximum above which bright parts count as cut off."""
+FEW_VALUES = 40
+"""Different whole numbers, at most, in an image that is more likely a label map."""
 
 
 def window(*images: Tensor, highest: float = 99.0) -> tuple[float, float]:
@@ -48,3 +50,8 @@ def thinned(image: Tensor, count: int) -> Tensor:
     """About `count` of the image's values, evenly drawn, as float32 on the CPU."""
     values = image.detach().flatten()
     return values[:: max(1, values.numel() // count)].float().cpu()
+
+
+def whole_numbers(image: Tensor, dtype: np.dtype) -> int:
+    """How many different values an image has that was stored in this type; 0 if it is none of whole numbers."""
+    return len(thinned(image, 500_000).unique()) if dtype.kind in "iub" else 0

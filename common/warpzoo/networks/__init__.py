@@ -4,7 +4,14 @@ from warpzoo.networks.intensity import Standardise
 from warpzoo.networks.layouts import channels_last, channels_last_weights
 from warpzoo.networks.pairs import check_dims, check_pair, warp_and_concatenate
 from warpzoo.networks.pyramid import central_gradient, one_level_finer, padded, pooled, resized, velocity_on
-from warpzoo.networks.weights import fold_norms, load_weights, tag_architecture, zero_initialised
+from warpzoo.networks.weights import (
+    fold_norms,
+    load_weights,
+    read_about,
+    save_weights,
+    tag_architecture,
+    zero_initialised,
+)
 
 __all__ = [
     "Standardise",
@@ -18,7 +25,9 @@ __all__ = [
     "one_level_finer",
     "padded",
     "pooled",
+    "read_about",
     "resized",
+    "save_weights",
     "tag_architecture",
     "velocity_on",
     "warp_and_concatenate",

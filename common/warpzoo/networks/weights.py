@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import json
 import zipfile
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,10 +16,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import fuse_conv_bn_eval
 
-from warpzoo.files import FileError, shortened
+from warpzoo.files import FileError, shortened, whole_file
 
 MADE_WITH = "made_with_"
 """What the name of an architecture's tag starts with."""
+ABOUT = "warpzoo"
+"""The attribute of a state dict that says what its network is."""
 
 
 def zero_initialised(layer: Any) -> Any:
@@ -32,9 +37,39 @@ def tag_architecture(network: nn.Module, *choices: str) -> None:
     network.register_buffer(MADE_WITH + "_".join(choices), torch.empty(0))
 
 
+def save_weights(path: str | Path, network: nn.Module, about: Mapping[str, Any]) -> None:
+    """Writes a network's weights: a plain state dict, and `about` beside them as its attribute, which `torch.load`
+    keeps and `load_state_dict` does not see. The same weights give the same bytes, whatever the file's name."""
+    state = network.state_dict()
+    setattr(state, ABOUT, json.dumps(about, sort_keys=True))
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    with whole_file(path) as unfinished:
+        unfinished.write_bytes(buffer.getvalue())
+
+
+def read_about(path: str | Path) -> dict[str, Any]:
+    """What `save_weights` was told about the weights; empty if nothing."""
+    try:
+        about = json.loads(getattr(_read(path), ABOUT, "{}"))
+    except (TypeError, ValueError) as error:
+        raise FileError(f"{path} cannot be read as weights ({type(error).__name__}); it may be damaged.") from error
+    return about if isinstance(about, dict) else {}
+
+
 def read_weights(path: str | Path) -> dict[str, Any]:
     """The plain state dict in a file, without running any code; a missing or damaged file is a ValueError that names
     it."""
+    state = _read(path)
+    state = state.get("network", state) if isinstance(state, dict) else {}
+    state = state if isinstance(state, dict) else {}
+    for name, values in state.items():
+        if isinstance(values, torch.Tensor) and not _is_plain(values):
+            raise _no_numbers(path, name)
+    return state
+
+
+def _read(path: str | Path) -> Any:
     if not Path(path).is_file():
         problem = "is a folder" if Path(path).is_dir() else "does not exist"
         raise FileError(f"{path} {problem}: the network has no weights. Train some, or give the file by `weights`.")
@@ -43,15 +78,9 @@ def read_weights(path: str | Path) -> dict[str, Any]:
             with zipfile.ZipFile(path) as archive:
                 if sum(record.file_size for record in archive.infolist()) > Path(path).stat().st_size:
                     raise ValueError("compressed records")  # torch writes none; they may unpack to any size
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise FileError(f"{path} cannot be read as weights ({type(error).__name__}); it may be damaged.") from error
-    state = state.get("network", state) if isinstance(state, dict) else {}
-    state = state if isinstance(state, dict) else {}
-    for name, values in state.items():
-        if isinstance(values, torch.Tensor) and not _is_plain(values):
-            raise _no_numbers(path, name)
-    return state
 
 
 def load_weights(path: str | Path, network: nn.Module) -> None:

@@ -10,7 +10,6 @@ from monai.transforms import MapTransform
 from monai.utils import ensure_tuple
 
 from warpzoo.registration.interface import register
-from warpzoo.registration.methods import USUAL
 
 RESAMPLED_BY = ("channels", "interpolation", "outside")
 """Options that also hold for the images that are brought along."""
@@ -40,7 +39,7 @@ class Registerd(MapTransform):
         self,
         keys: KeysCollection,
         fixed_key: str,
-        method: str = USUAL,
+        method: str | None = None,
         label_keys: Sequence[Hashable] = (),
         transform_key: str | None = None,
         metrics_key: str | None = None,

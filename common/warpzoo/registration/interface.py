@@ -18,7 +18,7 @@ from warpzoo.images.image import Image, flip_lps
 from warpzoo.images.resampling import Resampling
 from warpzoo.registration.computing import computing
 from warpzoo.registration.guidance import Guidance
-from warpzoo.registration.methods import USUAL, find_methods
+from warpzoo.registration.methods import find_methods
 from warpzoo.registration.pair import Companions, Registration, register_pair
 from warpzoo.transforms import Landmarks, read_points, read_start
 from warpzoo.transforms.placed import PlacedTransform, as_points
@@ -69,7 +69,7 @@ class Result:
 def register(
     fixed: Any = None,
     moving: Any = None,
-    method: str = USUAL,
+    method: str | None = None,
     *,
     spacing: float | Sequence[float] | None = None,
     moving_spacing: float | Sequence[float] | None = None,
@@ -104,7 +104,8 @@ def register(
     Args:
         fixed: the reference image. Without fixed and moving, the label maps are registered, or else the masks.
         moving: the image that is to be warped.
-        method: a method, a bundle's name or folder, or a chain of them joined by commas, as for the command.
+        method: a method, a bundle's name or folder, or a chain of them joined by commas, as for the command; default:
+            affine,svf, or the network of the weights.
         spacing: of arrays and tensors, one length for all axes or one each; default: their world is voxels.
         moving_spacing: of the moving array; default: `spacing`.
         start: a transform to start from, or files of some, joined by commas.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from warpzoo.bundles import find_bundle, variant_names
 from warpzoo.registration.budget import Budget
@@ -22,8 +22,20 @@ USUAL = "affine,svf"
 """The chain that works on any two images."""
 
 
+def usual_method(weights: str | None = None) -> str:
+    """The chain that is taken if none is named: what these weights are of, if there are any, or the usual one."""
+    if weights is None:
+        return USUAL
+    from warpzoo.networks import read_about
+
+    bundle = read_about(weights).get("bundle")
+    if not isinstance(bundle, str):
+        raise ValueError(f"method must be given: {weights} does not say which network it is of.")
+    return bundle
+
+
 def find_methods(
-    chain: str = USUAL,
+    chain: str | None = None,
     similarity: str | None = None,
     refine: str | float = 0,
     adapt: str | float = 0,
@@ -36,7 +48,7 @@ def find_methods(
 
     Args:
         chain: names of methods and bundles, or folders of bundles, joined by commas. A bundle named several times in a
-            row is one network that looks as often, see `NetworkMethod`.
+            row is one network that looks as often, see `NetworkMethod`; default: see `usual_method`.
         similarity: what methods without a network, and refinement, maximise.
         refine: iterations or seconds of refinement after the last network.
         adapt: iterations or seconds of the last network's training on the pair.
@@ -47,6 +59,7 @@ def find_methods(
             their finest, where they are smaller; without, their own, or if they are more than `MOST_VOXELS` just as
             much larger ones. rigid and affine, which need fewer voxels, do not go below it.
     """
+    chain = usual_method(weights) if chain is None else chain
     if not isinstance(chain, str):
         raise ValueError(f"method must be names joined by commas, such as affine,svf, got {chain!r}.")
     names = [name.strip() for name in chain.split(",")]
@@ -111,6 +124,16 @@ def network_method(
             f"weights must be given for variant {variant!r} of {bundle.name}, which comes with none; shipped are: "
             f"{', '.join(bundle.shipped_weights()) or 'none'}."
         )
+    settings: dict[str, Any] = {"method#variants": variants, "method#passes": passes}
+    if weights is not None:
+        from warpzoo.bundles.portable import carried_settings, stated_range
+        from warpzoo.networks import read_about
+
+        about = read_about(weights)
+        settings |= {} if variants else carried_settings(about, bundle, weights)
+        stated = stated_range(about)
+        settings |= {"method#spacing": stated["spacing"]} if "spacing" in stated else {}
+        settings["method#trained_on"] = stated.get("training_data")
     method: Method = bundle.part(
         "method",
         "inference",
@@ -118,6 +141,6 @@ def network_method(
         device=torch.device(device),
         weights=str(file) if weights is None else weights,
         adapt=adapt,
-        **{"method#variants": variants, "method#passes": passes},
+        **settings,
     )
     return method

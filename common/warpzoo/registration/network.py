@@ -56,6 +56,7 @@ class NetworkMethod:
             the weights in the file.
         variants: of the bundle, for its objective.
         passes: how often it looks.
+        trained_on: the ranges of the weights' training data, if they say so, as `training_data` in the metadata.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class NetworkMethod:
         adapt: str | float = 0,
         variants: Sequence[str] = (),
         passes: int = 1,
+        trained_on: Mapping[str, Any] | None = None,
     ) -> None:
         self.network = network
         self.bundle: Bundle = open_bundle(bundle)
@@ -79,6 +81,7 @@ class NetworkMethod:
         self.adapt = Budget.read("adapt", adapt)
         self.variants = tuple(variants)
         self.passes = check_passes(passes)
+        self.trained_on = dict(trained_on or {})
         self.loaded = False
 
     @property
@@ -87,12 +90,12 @@ class NetworkMethod:
 
     @property
     def expectations(self) -> Mapping[str, Any]:
-        """What the shipped weights were trained on; of others it is not known. Weights for which `training_data` has an
-        entry of their own, by the file's name, were trained on that, the others on what the bundle's were."""
+        """What the shipped weights were trained on, and others as far as they say. Weights for which `training_data`
+        has an entry of their own, by the file's name, were trained on that, the others on what the bundle's were."""
         shipped = self.weights.resolve().parent == self.bundle.root / "models"
         known = self.bundle.metadata.get("training_data", {}) if shipped else {}
         known = known.get(self.weights.name, known)
-        return {"spatial_dims": self.spatial_dims, "guided": bool(self.adapt), **known}
+        return {"spatial_dims": self.spatial_dims, "guided": bool(self.adapt), **known, **self.trained_on}
 
     def __call__(
         self, fixed: Image, moving: Image, start: Transform | None, guidance: Guidance | None = None

@@ -15,12 +15,10 @@ import torch
 
 from warpzoo.errors import Finding, fatal, warning
 from warpzoo.geometry.grid import Grid, voxels_between
-from warpzoo.images.content import SATURATED, centre_of, thinned, window
+from warpzoo.images.content import FEW_VALUES, SATURATED, centre_of, thinned, whole_numbers, window
 from warpzoo.images.image import Image
 from warpzoo.registration.label_maps import are_labels
 
-MOST_LABELS = 40
-"""Different whole numbers in an image that is more likely a label map."""
 LITTLE_OVERLAP = 0.5
 FAR_APART = 0.2
 """Distance between the centres of what two images show, over the longest side, above which few networks follow."""
@@ -219,10 +217,8 @@ def centre_in_world(image: Image) -> np.ndarray:
 
 def looks_like_labels(image: Image) -> list[Finding]:
     """That an image to be interpolated has as few values as a label map."""
-    if are_labels(image) or image.header.dtype.kind not in "iub":
-        return []
-    count = len(thinned(image.array, 500_000).unique())
-    if count > MOST_LABELS:
+    count = whole_numbers(image.array, image.header.dtype)
+    if are_labels(image) or not 0 < count <= FEW_VALUES:
         return []
     message = f"{image.header.path} has whole numbers, {count} of them; interpolated as an image, labels mix."
     return [warning(message, "Give label maps as also_labels (--also_labels).")]

@@ -2,48 +2,85 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
 import ignite.handlers
-import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import DiskSaver
 from monai.handlers import CheckpointLoader
 from torch import nn
 
 from warpzoo.checks import check_truth
-from warpzoo.files import whole_file
-from warpzoo.networks import load_weights
+from warpzoo.networks import load_weights, save_weights
+
+RECORD = "run.json"
+"""What a run was, in its output folder: it is there as soon as the run has made its first step."""
+OF_A_RUN = ("last.pt", "model.pt", RECORD, "metrics.json", "report.html", "pictures", "tensorboard")
+"""All that a training writes into its output folder."""
+
+
+def check_unused(path: Path) -> None:
+    """That a checkpoint of an earlier run is not there."""
+    if path.exists():
+        raise ValueError(
+            f"{path} is there from an earlier run: go on with it (resume), remove it (overwrite), or choose another "
+            f"output_dir."
+        )
 
 
 class Checkpoint:
     """Saves all that a run needs to go on (`objects` and the engine) every `interval` epochs and at its end, whole
-    files only; with `resume` it starts from there. The network alone, best so far, is the business of `BestWeights`."""
+    files only. The network alone, best so far, is the business of `BestWeights`.
 
-    def __init__(self, path: str | Path, objects: Mapping[str, Any], interval: int = 1, resume: bool = False) -> None:
+    With `resume` it starts from there, or, if a run ended before its first checkpoint, at the beginning. Without, what
+    is there from an earlier run is not overwritten but with `overwrite`, which removes it.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        objects: Mapping[str, Any],
+        interval: int = 1,
+        resume: bool = False,
+        overwrite: bool = False,
+    ) -> None:
         self.path = Path(path)
         self.objects = dict(objects)
         self.interval = interval
         self.resume = check_truth("resume", resume)
+        self.overwrite = check_truth("overwrite", overwrite)
+        if self.resume and self.overwrite:
+            raise ValueError(
+                "resume and overwrite must not be given together: one goes on with what the other removes."
+            )
 
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.STARTED, self.load if self.resume else self.refuse_to_overwrite)
+        engine.add_event_handler(Events.STARTED, self.load if self.resume else self.begin)
         objects = {**self.objects, "trainer": engine}
         disk = DiskSaver(str(self.path.parent), create_dir=True, require_empty=False)
         saver = ignite.handlers.Checkpoint(objects, disk, filename_pattern=self.path.name, n_saved=None)
         engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval) | Events.COMPLETED, saver)
 
-    def refuse_to_overwrite(self, _: Engine) -> None:
-        if self.path.exists() and idist.get_rank() == 0:
-            raise ValueError(
-                f"{self.path} is there from an earlier run: go on with it (resume), or choose another output_dir."
-            )
+    def begin(self, _: Engine) -> None:
+        if idist.get_rank() > 0:
+            return
+        if self.overwrite:
+            for name in OF_A_RUN:
+                path = self.path.with_name(name)
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        else:
+            check_unused(self.path)
 
     def load(self, engine: Engine) -> None:
         if not self.path.is_file():
+            if self.path.with_name(RECORD).is_file():
+                engine.logger.warning(f"{self.path} does not exist yet: the run starts at its beginning.")
+                return
             raise ValueError(f"{self.path} does not exist: there is nothing to resume. Start without `resume`.")
         for network in self.objects.values():
             if isinstance(network, nn.Module):
@@ -63,47 +100,76 @@ class Checkpoint:
                 f"{self.path} is of a run whose learning rate was planned for {planned} epochs and would rise again in "
                 f"{engine.state.max_epochs}. To train longer, start from its weights (initial_weights)."
             )
-        if engine.state.max_epochs is not None and engine.state.epoch >= engine.state.max_epochs:
-            engine.logger.warning(
-                f"{self.path} is of a run that has done its {engine.state.max_epochs} epochs: nothing is left to "
-                f"resume. To train longer, start from its weights (initial_weights)."
-            )
+        limit = self.objects.get("limit")
+        done = f"done its {engine.state.max_epochs} epochs"
+        if limit is not None and limit.is_used_up:
+            done = "used up its budget"
+            engine.terminate()
+        elif engine.state.max_epochs is None or engine.state.epoch < engine.state.max_epochs:
+            return
+        engine.logger.warning(
+            f"{self.path} is of a run that has {done}: nothing is left to resume. To train longer, start from its "
+            f"weights (initial_weights)."
+        )
 
 
 class BestWeights:
-    """Writes the network's weights, a plain state dict, whenever the evaluator's key metric is higher than ever before.
+    """Writes the network's weights, a plain state dict, whenever the key metric is better than ever before.
 
     Part of the checkpoint, so that a resumed run does not take its first validation for the best one.
+
+    Args:
+        path: of the file.
+        network: whose weights are validated and kept.
+        about: what the file says about its network.
+        finish: what is done to a copy of the network before it is written.
+        lower_is_better: whether the key metric is an error.
     """
 
-    def __init__(self, path: str | Path, network: nn.Module) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        network: nn.Module,
+        about: Mapping[str, Any] | None = None,
+        finish: Callable[[Any], None] | None = None,
+        lower_is_better: bool = False,
+    ) -> None:
         self.path = Path(path)
         self.network = network
-        self.best = float("-inf")
+        self.about = dict(about or {})
+        self.finish = finish
+        self.sign = -1 if check_truth("lower_is_better", lower_is_better) else 1
+        self.best = self.sign * float("-inf")
+        self.epoch = 0
         self.validations_since = 0
 
-    def state_dict(self) -> dict[str, float]:
-        return {"best": self.best, "validations_since": self.validations_since}
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "epoch": self.epoch, "validations_since": self.validations_since}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.best, self.validations_since = state["best"], state["validations_since"]
+        self.epoch = state.get("epoch", 0)  # not there in runs of before
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        value = float(engine.state.metrics["key_metric"])
-        self.validations_since += 1
-        if value > self.best:
-            self.best, self.validations_since = value, 0
-            if idist.get_rank() == 0:
-                with whole_file(self.path) as unfinished:
-                    torch.save(self.network.state_dict(), unfinished)
+        self.offer(float(engine.state.metrics["key_metric"]), engine.state.epoch)
 
-    def print_best(self, _: Engine) -> None:
-        """What a training ends with."""
-        if idist.get_rank() == 0 and self.best > float("-inf"):
-            print(f"{self.path}: best key metric {self.best:.4f}")
+    def offer(self, value: float, epoch: int) -> None:
+        """A validation's key metric, and in which epoch it was measured."""
+        self.validations_since += 1
+        if self.sign * value > self.sign * self.best:
+            self.best, self.epoch, self.validations_since = value, epoch, 0
+            self.save()
+
+    def save(self) -> None:
+        if idist.get_rank() == 0:
+            network = self.network
+            if self.finish is not None:
+                network = deepcopy(network)
+                self.finish(network)
+            save_weights(self.path, network, self.about)
 
 
 class LoadWeights:

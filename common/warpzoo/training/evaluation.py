@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from ignite.engine import Engine
-from ignite.metrics import Average
+from ignite.metrics import Metric
 from ignite.metrics.metric import EpochWise, MetricUsage
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
@@ -18,6 +19,7 @@ from warpzoo.geometry.sampling import warp_labels
 from warpzoo.losses import normalised_cross_correlation
 from warpzoo.metrics import dice, folding, surface_distances
 from warpzoo.training.pairs import PairDataset
+from warpzoo.training.processes import of_all_processes
 
 OF_LABELS = ("dice", "hd95", "msd")
 
@@ -83,20 +85,30 @@ class PairMetricsd(MapTransform):
         return numbers
 
 
-class PairMetric(Average):
-    """The mean of one of `PairMetricsd`'s numbers over all pairs (and processes), as a metric of the evaluator."""
+class PairMetric(Metric):
+    """The mean of one of `PairMetricsd`'s numbers over all pairs, of all processes, as a metric of the evaluator."""
 
     def __init__(self, name: str) -> None:
-        def values(output: Sequence[dict[str, Any]]) -> Tensor:
-            for pair in output:
-                if name not in pair["metrics"]:
-                    raise ValueError(
-                        f"the metric {name!r} is not there; {sorted(pair['metrics'])} are. Are there labels?"
-                    )
-            return torch.tensor([[pair["metrics"][name]] for pair in output])
-
-        super().__init__(output_transform=values)
         self.name = name
+        super().__init__()
+
+    def reset(self) -> None:
+        self.values: list[float] = []
+
+    def iteration_completed(self, engine: Engine) -> None:
+        self.engine = engine
+        super().iteration_completed(engine)
+
+    def update(self, output: Sequence[dict[str, Any]]) -> None:
+        for pair in output:
+            if self.name not in pair["metrics"]:
+                raise ValueError(
+                    f"the metric {self.name!r} is not there; {sorted(pair['metrics'])} are. Are there labels?"
+                )
+            self.values.append(pair["metrics"][self.name])
+
+    def compute(self) -> float:
+        return float(np.mean(of_all_processes(self.values, self.engine)))
 
     def attach(self, engine: Engine, name: str, usage: str | MetricUsage = EpochWise()) -> None:  # noqa: B008
         """Refuses a metric of labels where MONAI's engine is to validate on images without: before, not after hours."""
@@ -109,6 +121,3 @@ class PairMetric(Average):
                         f"If not, a `key_metric` such as ncc does without."
                     )
         super().attach(engine, name, usage)
-
-    def compute(self) -> float:
-        return float(super().compute())

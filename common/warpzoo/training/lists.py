@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from warpzoo.errors import nearest
 from warpzoo.files import FileError, reading, shortened
 from warpzoo.images.formats import SUFFIXES
 
@@ -24,18 +25,22 @@ Record = dict[str, Any]
 IMAGE_SUFFIXES = (*SUFFIXES["nifti"], ".mha", ".mhd", ".nrrd", *SUFFIXES["picture"], *SUFFIXES["tiff"])
 
 
-def list_images(source: str | Path, **options: Any) -> list[Record]:
-    """Records of a folder, a .csv or .json list, or an .npz archive; `options` are those of the reader it comes to."""
+def list_images(source: str | Path, without: Sequence[str] = (), **options: Any) -> list[Record]:
+    """Records of a folder, a .csv or .json list, or an .npz archive, but for those of the ids `without`; `options` are
+    those of the reader it comes to."""
     path = Path(source)
     if not path.exists():
         raise ValueError(f"{path} does not exist; it must be a folder of images, a .csv or .json list or an .npz.")
-    if path.is_dir():
-        return images_in_folder(path, **options)
-    if path.suffix == ".npz":
-        return images_in_archive(path, **options)
-    if path.suffix in (".csv", ".json"):
-        return images_in_list(path, **options)
-    raise ValueError(f"{path} is neither a folder nor a .csv, .json or .npz file; it must be one of these.")
+    readers = {".npz": images_in_archive, ".csv": images_in_list, ".json": images_in_list}
+    reader: Any = images_in_folder if path.is_dir() else readers.get(path.suffix)
+    if reader is None:
+        raise ValueError(f"{path} is neither a folder nor a .csv, .json or .npz file; it must be one of these.")
+    records: list[Record] = reader(path, **options)
+    ids = {record["id"] for record in records}
+    for name in without:
+        if name not in ids:
+            raise ValueError(f"without must be ids of images in {path}, got {name!r}{nearest(name, ids)}.")
+    return [record for record in records if record["id"] not in without]
 
 
 def images_in_folder(folder: Path, pattern: str = "*", labels: str | Path | None = None) -> list[Record]:
@@ -141,17 +146,25 @@ def of_subjects(records: Sequence[Record], subjects: Sequence[str]) -> list[Reco
     chosen = set(subjects)
     if not chosen:
         raise ValueError("subjects must be named (--subjects), such as those of the test set, got none.")
-    kept = [record for record in records if record["subject"] in chosen]
-    if not kept:
-        there = sorted({record["subject"] for record in records})[:3]
-        raise ValueError(f"subjects must be among those of the images, such as {there}, got {sorted(chosen)[:5]}.")
-    return kept
+    _check_subjects(records, chosen)
+    return [record for record in records if record["subject"] in chosen]
 
 
 def not_of_subjects(records: Sequence[Record], subjects: Sequence[str]) -> list[Record]:
     """The records of all other subjects."""
     left_out = set(subjects)
+    _check_subjects(records, left_out)
     return [record for record in records if record["subject"] not in left_out]
+
+
+def _check_subjects(records: Sequence[Record], subjects: set[str]) -> None:
+    """A misspelt subject that is to be held out would be trained on."""
+    there = {record["subject"] for record in records}
+    for name in sorted(subjects - there):
+        raise ValueError(
+            f"subjects must be among those of the images, such as {sorted(there)[:3]}, got {name!r}"
+            f"{nearest(name, there)}."
+        )
 
 
 def draw_subjects(records: Sequence[Record], fraction: float, seed: int = 0) -> list[str]:

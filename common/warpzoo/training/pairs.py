@@ -1,12 +1,7 @@
-"""Pairs of a fixed and a moving image: which images meet, in which order, and how they come out of a DataLoader.
-
-Convention: images with a place in the world come in the order of RAS axes, at one spacing, so that equal places of two
-arrays are comparable places; pictures in pixels and arrays come as they are.
-"""
+"""Pairs of a fixed and a moving image: which images meet, in which order, and how they come out of a DataLoader."""
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
@@ -14,18 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.transforms import Compose, ResizeWithPadOrCropd
 from monai.utils import convert_to_tensor
-from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 
-from warpzoo.checks import check_truth
-from warpzoo.images.image import open_image, read_image
-from warpzoo.images.orientation import SAME_SPACING, canonical, canonical_grid
+from warpzoo.training.cache import Cache
 from warpzoo.training.lists import Record
 from warpzoo.training.processes import are_several
-
-logger = logging.getLogger(__name__)
+from warpzoo.training.reading import arrays_of, common_spacing
 
 PAIRINGS = ("all", "same_group", "to_fixed")
 
@@ -41,7 +31,8 @@ class PairDataset(Dataset):
         pairing: "all" (every image with every other), "same_group" (with every other of its group) or "to_fixed" (every
             other image onto the one whose id is `fixed`).
         transform: applied to each image's {"image"[, "label"]}, (1, *spatial), before the two are put together.
-        cache: whether to keep in memory each image that was read, transformed.
+        cache: whether to keep in memory each image that was read, transformed, or how many gigabytes of them; True for
+            as many as fit into half of the memory that is free.
         spacing: millimetres between voxels, one number or one per RAS axis, to which images with a place in the world
             are resampled (label maps by the nearest voxel); by default the median of the list's along each axis if
             they differ by more than 1 %, and no resampling if not.
@@ -53,7 +44,7 @@ class PairDataset(Dataset):
         pairing: str = "same_group",
         fixed: str | None = None,
         transform: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
-        cache: bool = False,
+        cache: bool | float = False,
         spacing: float | Sequence[float] | None = None,
     ) -> None:
         if pairing not in PAIRINGS:
@@ -61,9 +52,10 @@ class PairDataset(Dataset):
         if not data:
             raise ValueError("data must list at least two images, got none.")
         self.data = list(data)
+        self.pairing = pairing
         self.transform = transform
         self.spacing = spacing
-        self.cached: dict[int, dict[str, Any]] | None = {} if check_truth("cache", cache) else None
+        self.cache = Cache(cache)
         groups: dict[str, list[int]] = defaultdict(list)
         for index, record in enumerate(self.data):
             groups[record["group"] if pairing == "same_group" else ""].append(index)
@@ -105,12 +97,18 @@ class PairDataset(Dataset):
                 pair[name] = image["label"]
         return pair
 
+    def fill(self) -> None:
+        """Reads all images that the cache has room for: before there are worker processes, which share them then."""
+        for index in range(len(self.data)):
+            if self.cache.used < self.cache.bound:
+                self._member(index)
+
     def _member(self, index: int) -> dict[str, Any]:
-        if self.cached is None:
-            return self._read(index)
-        if index not in self.cached:
-            self.cached[index] = self._read(index)
-        return self.cached[index]
+        if index in self.cache.kept:
+            return self.cache.kept[index]
+        image = self._read(index)
+        self.cache.add(index, image)
+        return image
 
     @cached_property
     def resampled_to(self) -> float | Sequence[float] | None:
@@ -119,7 +117,7 @@ class PairDataset(Dataset):
     def _read(self, member: int) -> dict[str, Any]:
         record = self.data[member]
         name = record["id"]
-        image = self._arrays(record)
+        image = arrays_of(record, self.resampled_to)
         if not bool(image["image"].isfinite().all()):
             raise ValueError(f"{name} must hold finite numbers, got NaN or infinite values.")
         if self.transform is not None:
@@ -130,61 +128,11 @@ class PairDataset(Dataset):
             raise ValueError(f"{name} is constant ({float(image['image'].max())}); nothing can be registered to it.")
         return image | {"id": name}
 
-    def _arrays(self, record: Record) -> dict[str, Tensor]:
-        """{"image"[, "label"]}, (1, *spatial)."""
-        arrays, images = {}, {}
-        for key in ("image", "label"):
-            if isinstance(record.get(key), np.ndarray):
-                dtype = np.float32 if key == "image" else np.int64
-                arrays[key] = torch.from_numpy(record[key].astype(dtype))[None]
-            elif key in record:
-                images[key] = read_image(record[key], labels=key == "label")
-        placed = [image for image in images.values() if not image.header.pixels]
-        if len(placed) == 2 and placed[0].grid != placed[1].grid:
-            raise ValueError(
-                f"{placed[1].header.path} must have the grid of {placed[0].header.path}, {placed[0].grid}, got "
-                f"{placed[1].grid}."
-            )
-        for key, image in images.items():
-            if not image.header.pixels:
-                image = canonical(image, self.resampled_to)
-            arrays[key] = image.array
-        return arrays
-
-
-def common_spacing(records: Sequence[Record]) -> tuple[float, ...] | None:
-    """The median spacing along each RAS axis of the images with a place in the world, from their headers alone; None if
-    all of them have it within 1 %, or none has a place in the world."""
-    paths = [record["image"] for record in records if not isinstance(record["image"], np.ndarray)]
-    headers = (open_image(path).header for path in paths)
-    grids = [header.place()[0] for header in headers if not header.pixels]
-    if len({grid.dims for grid in grids}) > 1:
-        raise ValueError("data must list images of one number of axes, got 2-D and 3-D images.")
-    if not grids:
-        return None
-    spacings = np.array([canonical_grid(grid).spacing for grid in grids])
-    median = np.median(spacings, axis=0)
-    if np.allclose(spacings, median, rtol=SAME_SPACING, atol=0):
-        return None
-    finest, coarsest, chosen = (np.round(one, 4).tolist() for one in (spacings.min(0), spacings.max(0), median))
-    logger.warning(
-        f"The {len(grids)} images have spacings from {finest} to {coarsest} mm; they are resampled to their median, "
-        f"{chosen} mm."
-    )
-    return tuple(median.tolist())
-
-
-def pad_or_crop(size: Sequence[int]) -> Compose:
-    """A `transform` that brings image and label map to one size about their centre; beyond an image's edge the edge is
-    repeated, beyond a label map's there is no label."""
-    image = ResizeWithPadOrCropd("image", size, mode="edge")
-    return Compose([image, ResizeWithPadOrCropd("label", size, allow_missing_keys=True)])
-
 
 class RandomPairs(DistributedSampler):
     """`samples` pairs an epoch, drawn anew for every epoch from seed and epoch alone; shared out among processes."""
 
-    def __init__(self, dataset: PairDataset, samples: int, seed: int = 0) -> None:
+    def __init__(self, dataset: Dataset, samples: int, seed: int = 0) -> None:
         super().__init__(dataset, None if are_several() else 1, None if are_several() else 0, seed=seed)
         self.num_samples = -(-samples // self.num_replicas)
 

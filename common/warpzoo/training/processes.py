@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from typing import Any
 
+import ignite.distributed as idist
 import torch
+from ignite.engine import Engine
 from monai.utils import set_determinism
 from torch import distributed
 
-from warpzoo.errors import end_with_the_reason
+from warpzoo.bundles import overrides
 
 
 def begin(seed: int) -> None:
-    """Seeds every random generator; from now on a failure of `python -m monai.bundle` ends with one sentence."""
-    end_with_the_reason()
+    """What a configuration of a training begins with: see `overrides.begin`; seeds every random generator."""
+    overrides.begin()
     set_determinism(seed=seed)
 
 
@@ -34,3 +38,25 @@ def join_processes(seed: int) -> None:
 def are_several() -> bool:
     """Whether `join_processes`, or whoever else started a process group, has done so."""
     return distributed.is_available() and distributed.is_initialized()
+
+
+def share_of(batch_size: int) -> int:
+    """How many of the samples of a step each process takes: the step is the same, however many there are."""
+    processes = idist.get_world_size()
+    if batch_size % processes:
+        raise ValueError(
+            f"batch_size must be a multiple of the number of processes, {processes}, got {batch_size}: it counts the "
+            f"samples of all of them together."
+        )
+    return batch_size // processes
+
+
+def of_all_processes(mine: Sequence[Any], engine: Engine) -> list[Any]:
+    """What each process found of its share of an engine's dataset, in the order of the dataset.
+
+    Shares are dealt out in turn, and filled up from the start, so that all have as many; those count once.
+    """
+    if idist.get_world_size() == 1:
+        return list(mine)
+    dealt = [one for together in zip(*idist.all_gather(list(mine)), strict=True) for one in together]
+    return dealt[: len(engine.data_loader.dataset)]

@@ -1,10 +1,13 @@
-"""How a run goes from epoch to epoch: its seeds, its bar, its curve for TensorBoard, and when it ends early."""
+"""How a run goes from epoch to epoch: its seeds, its bar, its curves for TensorBoard, and when it ends early."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import ignite.distributed as idist
+import numpy as np
+import PIL.Image
 from ignite.engine import Engine, Events
 from ignite.handlers import ProgressBar
 from monai.utils import set_determinism
@@ -46,23 +49,55 @@ class Progress:
 
 
 class TensorBoard:
-    """The loss of each step for TensorBoard, from the first process. Unlike MONAI's handler it writes nothing before a
-    step went well."""
+    """Curves and pictures for TensorBoard, from the first process: of each step the loss, its terms and the learning
+    rate, of each validation its numbers and the picture.
 
-    def __init__(self, folder: str | Path) -> None:
+    A resumed run goes on in the same curves: what the interrupted one wrote after its last checkpoint is taken back.
+    Unlike MONAI's handler it writes nothing before a step went well.
+
+    Args:
+        folder: of the events.
+        validated: the numbers of the last validation, and the step after which it was.
+        pictures: the folder that validations put their pictures into.
+    """
+
+    def __init__(
+        self, folder: str | Path, validated: Callable[[], tuple[int, Mapping[str, float]]], pictures: str | Path
+    ) -> None:
         self.folder = Path(folder)
+        self.validated = validated
+        self.pictures = Path(pictures)
         self.writer: SummaryWriter | None = None
+        self.shown = 0
 
     def attach(self, engine: Engine) -> None:
         if idist.get_rank() > 0:
             return
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        engine.add_event_handler(Events.EPOCH_COMPLETED | Events.COMPLETED, self.of_epoch)
         engine.add_event_handler(Events.COMPLETED, self.close)
 
     def __call__(self, engine: Engine) -> None:
+        step = engine.state.iteration
         if self.writer is None:
-            self.writer = SummaryWriter(str(self.folder))
-        self.writer.add_scalar("loss", engine.state.output["loss"].item(), engine.state.iteration)
+            self.writer = SummaryWriter(str(self.folder), purge_step=step)
+        for name, value in engine.state.output["pred"].items():
+            self.writer.add_scalar(name, value.item(), step)
+        self.writer.add_scalar("rate", engine.optimizer.param_groups[0]["lr"], step)
+
+    def of_epoch(self, engine: Engine) -> None:
+        if self.writer is None:
+            return
+        step = engine.state.iteration
+        validated, metrics = self.validated()
+        if validated == step != self.shown:
+            self.shown = step
+            for name, value in metrics.items():
+                self.writer.add_scalar(f"validation/{name}", value, step)
+            if pictures := sorted(self.pictures.glob("*.png")):
+                pixels = np.asarray(PIL.Image.open(pictures[-1]).convert("RGB"))
+                self.writer.add_image("validation", pixels, step, dataformats="HWC")
+        self.writer.flush()
 
     def close(self, _: Engine) -> None:
         if self.writer is not None:

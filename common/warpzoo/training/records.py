@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,60 +14,115 @@ import numpy as np
 from ignite.engine import Engine, Events
 
 from warpzoo import record
+from warpzoo.training.limit import TrainingLimit
+from warpzoo.training.processes import of_all_processes
+
+EXPECTED = "data_of_run"
+"""The setting that says what `data` must be."""
 
 
 class RunRecord:
-    """Keeps what a run was and how it went in one JSON: settings, command, versions, machine, data, time and curve.
+    """Keeps what a run was and how it went in one JSON: configuration, command, commit, versions, machine, data with
+    checksums, time and curve.
 
-    Written after every epoch, so that an interrupted run has its record too; part of the checkpoint, so that a resumed
-    run has the whole curve. Attach it to the trainer; `evaluator` adds the metrics of an epoch's validation.
+    Written after the first step and every epoch, so that an interrupted run has its record too; part of the checkpoint,
+    so that a resumed run has the whole curve. Attach it to the trainer.
+
+    Args:
+        path: of the file.
+        settings: by name, the ones that a person looks for first.
+        data: {"train": {id: checksum}, …}.
+        validated: the numbers of the last validation, and the step after which it was.
+        config: the whole configuration, as it was resolved.
+        limit: of the run, if it has a budget.
     """
 
     def __init__(
-        self, path: str | Path, settings: Mapping[str, Any], data: Mapping[str, Any], evaluator: Engine
+        self,
+        path: str | Path,
+        settings: Mapping[str, Any],
+        data: Mapping[str, Any],
+        validated: Callable[[], tuple[int, Mapping[str, float]]],
+        config: Mapping[str, Any] | None = None,
+        limit: TrainingLimit | None = None,
     ) -> None:
         self.path = Path(path)
-        self.evaluator = evaluator
+        self.validated = validated
+        self.limit = limit
         self.record: dict[str, Any] = {
             "settings": dict(settings),
             "command": record.command(),
-            "data": {name: [image["id"] for image in images] for name, images in data.items()},
+            "config": dict(config or {}),
+            "data": dict(data),
+            "steps": 0,
             "seconds": 0.0,
             "cpu_seconds": 0.0,
             "epochs": [],
         }
+        expected = self.record["config"].pop(EXPECTED, None) or {}
+        for part, images in self.record["data"].items():
+            for name, digest in images.items():
+                if expected and expected.get(part, {}).get(name) != digest:
+                    raise ValueError(f"{name} ({part}) must be as it was in the run that is gone on with or repeated.")
         self.sums: dict[str, float] = defaultdict(float)
+        self.added = 0
 
     def state_dict(self) -> dict[str, Any]:
         return {key: self.record[key] for key in ("seconds", "cpu_seconds", "epochs")}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.record |= state
+        if state["epochs"]:
+            self.record["steps"] = int(state["epochs"][-1].get("step", 0))  # not there in runs of before
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self.start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.add)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self.write)
+        engine.add_event_handler(Events.EPOCH_COMPLETED | Events.COMPLETED, self.add_row)
 
     def start(self, _: Engine) -> None:
         self.record["machine"] = record.machine() | {"processes": idist.get_world_size()}
         self.record["versions"] = record.versions()
+        self.record["commit"] = record.commit()
         self.clock = time.perf_counter(), time.process_time()
 
     def add(self, engine: Engine) -> None:
         for name, value in engine.state.output["pred"].items():
-            self.sums[name] += float(value.detach()) / engine.state.epoch_length
+            number = float(value.detach())
+            if not math.isfinite(number):
+                raise ValueError(
+                    f"{name} must be a finite number, got {number} in step {engine.state.iteration}: lower the rate "
+                    f"(learning_rate), and look at the images for values that stand out."
+                )
+            self.sums[name] += number
+        self.rate = engine.optimizer.param_groups[0]["lr"]
+        self.added += 1
+        if self.added == 1 and not self.record["epochs"]:
+            self.write(engine)
+
+    def add_row(self, engine: Engine) -> None:
+        """The means of the steps since the last row; none at the end of a run that ends with an epoch."""
+        if not self.added:
+            return
+        row: dict[str, float] = {"epoch": engine.state.epoch, "step": engine.state.iteration}
+        row["rate"] = self.rate
+        row |= {name: total / self.added for name, total in self.sums.items()}
+        step, metrics = self.validated()
+        if step == engine.state.iteration:
+            row |= {name: float(value) for name, value in metrics.items()}
+        rounded = {name: float(f"{value:.7g}") if isinstance(value, float) else value for name, value in row.items()}
+        self.record["epochs"].append(rounded)
+        self.sums.clear()
+        self.added = 0
+        self.write(engine)
 
     def write(self, engine: Engine) -> None:
         now = time.perf_counter(), time.process_time()
         self.record["seconds"] += now[0] - self.clock[0]
         self.record["cpu_seconds"] += now[1] - self.clock[1]
+        self.record["steps"] = engine.state.iteration
+        self.record["interrupted"] = self.limit is not None and self.limit.interrupted
         self.clock = now
-        row: dict[str, float] = {"epoch": engine.state.epoch, **self.sums}
-        if self.evaluator.state.epoch == engine.state.epoch:
-            row |= {name: float(value) for name, value in self.evaluator.state.metrics.items()}
-        self.record["epochs"].append({name: round(value, 6) for name, value in row.items()})
-        self.sums.clear()
         if idist.get_rank() == 0:
             record.write_json(self.path, self.record)
 
@@ -87,10 +143,8 @@ class MetricsFile:
         for pair, batch in zip(engine.state.output, engine.state.batch, strict=True):
             self.pairs.append({"id": batch["id"], **pair["metrics"]})
 
-    def write(self, _: Engine) -> None:
-        pairs = self.pairs
-        if idist.get_world_size() > 1:
-            pairs = [pair for part in idist.all_gather(pairs) for pair in part]
+    def write(self, engine: Engine) -> None:
+        pairs = of_all_processes(self.pairs, engine)
         if idist.get_rank() == 0:
             names = [name for name in pairs[0] if name != "id"]
             values = {name: np.array([pair[name] for pair in pairs]) for name in names}

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import os
 import signal
 
@@ -13,9 +12,10 @@ from torch import nn
 
 from warpzoo.denoising.denoise import denoise_stack
 from warpzoo.denoising.patches import Patches, open_stacks
-from warpzoo.denoising.training import Calibrate, FitIntensities, SaveWeights, TrainingLimit, parse_budget
+from warpzoo.denoising.training import Calibrate, FitIntensities
 from warpzoo.denoising.wiener import WienerFilter
 from warpzoo.training.averaging import AverageWeights
+from warpzoo.training.limit import TrainingLimit, parse_budget
 
 
 @pytest.mark.parametrize(
@@ -102,9 +102,9 @@ def test_ctrl_c_ends_the_training_well_and_a_second_one_breaks_off():
     trainer = Trainer()
     before = signal.getsignal(signal.SIGINT)
     trainer.engine.add_event_handler(Events.ITERATION_COMPLETED(once=7), lambda _: os.kill(os.getpid(), signal.SIGINT))
-    average = AverageWeights(trainer.network, use=True)
+    average = AverageWeights(trainer.network)
     assert trainer.run(TrainingLimit("1h", trainer.optimizer), average) in (7, 8)
-    assert 1 < trainer.network.weight.item() < 7  # what was learnt till then is used
+    assert 1 < average.averaged.weight.item() < 7  # what was learnt till then can be used
     assert signal.getsignal(signal.SIGINT) is before
 
     impatient = Trainer()
@@ -118,8 +118,9 @@ def test_ctrl_c_ends_the_training_well_and_a_second_one_breaks_off():
 
 def test_weights_are_averaged_over_the_last_steps():
     trainer = Trainer()
-    trainer.run(TrainingLimit("400steps", trainer.optimizer), AverageWeights(trainer.network, decay=0.9, use=True))
-    assert float(trainer.network.weight) == pytest.approx(400 - 9, abs=0.1)  # mean age of decay^n: 0.9 / 0.1
+    average = AverageWeights(trainer.network, decay=0.9)
+    trainer.run(TrainingLimit("400steps", trainer.optimizer), average)
+    assert float(average.averaged.weight) == pytest.approx(400 - 9, abs=0.1)  # mean age of decay^n: 0.9 / 0.1
 
 
 @pytest.fixture
@@ -182,17 +183,6 @@ def test_the_mean_of_the_filtered_image_is_kept_and_its_noise_measured(patches):
     assert 0 < float(network.wiener.share) <= 1
     result = network.wiener(noisy, network.phantom(noisy))
     assert float(network.shift) == pytest.approx(10 * float((noisy - result).mean()), abs=0.01)
-
-
-def test_weights_are_saved_with_their_record(patches, tmp_path):
-    trainer = Trainer()
-    limit = TrainingLimit("250steps", trainer.optimizer)
-    trainer.run(limit, SaveWeights(tmp_path / "out" / "model.pt", trainer.network, {"seed": 3}, patches, limit))
-    assert float(torch.load(tmp_path / "out" / "model.pt", weights_only=True)["weight"]) == 250
-    run = json.loads((tmp_path / "out" / "model.training.json").read_text(encoding="utf-8"))
-    assert (run["steps"], run["settings"], run["images"]) == (250, {"seed": 3}, ["in.tif"])
-    assert [point["step"] for point in run["curve"]] == [100, 200]
-    assert run["interrupted"] is False
 
 
 def test_one_process_of_several_tells_when_to_end(monkeypatch):

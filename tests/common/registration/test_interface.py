@@ -283,7 +283,7 @@ def test_inputs_are_not_written_over(arrays: tuple[np.ndarray, np.ndarray], tmp_
     ("options", "message"),
     [
         ({"spacing": "x"}, "spacing must be"),
-        ({"method": None}, "method must be names"),
+        ({"method": 3}, "method must be names"),
         ({"start": 3}, "start must be a transform of warpzoo or a file, got int"),
         ({"fixed_labels": np.full((68, 60), 0.5), "moving_labels": np.zeros((68, 60))}, "fixed_labels must be a label"),
         ({"fixed_points": [[1, 2], [3]], "moving_points": [[1, 2], [3, 4]]}, "fixed_points must be"),

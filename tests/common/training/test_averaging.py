@@ -32,20 +32,3 @@ def test_the_averaged_network_is_the_mean_of_the_last_steps():
     average.attach(trainer)
     trainer.run(range(400), max_epochs=2)
     torch.testing.assert_close(average.averaged.state_dict(), layers.state_dict(), rtol=0, atol=0)
-
-
-def test_the_network_gets_the_average_with_the_statistics_of_its_norms():
-    layers = nn.Sequential(nn.Linear(1, 1, bias=False), nn.BatchNorm1d(1))
-
-    def step(engine, _):
-        with torch.no_grad():
-            for value in (layers[0].weight, layers[1].running_mean):
-                value.fill_(engine.state.iteration)
-
-    trainer = Engine(step)
-    average = AverageWeights(layers, decay=0.9, use=True)
-    average.attach(trainer)
-    trainer.run(range(400))
-    for value in (layers[0].weight, layers[1].running_mean):
-        assert float(value) == pytest.approx(400 - 9, abs=0.1)
-    torch.testing.assert_close(layers.state_dict(), average.averaged.state_dict(), rtol=0, atol=0)

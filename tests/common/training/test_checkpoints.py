@@ -103,9 +103,21 @@ def test_an_earlier_run_is_not_overwritten(tmp_path):
     first = network(3)
     run([Checkpoint(tmp_path / "last.pt", {"network": first})])
     before = (tmp_path / "last.pt").read_bytes()
-    with pytest.raises(ValueError, match=r"last\.pt is there from an earlier run: go on with it \(resume\), or choose"):
+    with pytest.raises(ValueError, match=r"last\.pt is there from an earlier run: go on with it \(resume\), remove"):
         run([Checkpoint(tmp_path / "last.pt", {"network": network(3)})])
     assert (tmp_path / "last.pt").read_bytes() == before
+    for name in ("metrics.json", "mine.txt"):
+        (tmp_path / name).write_text("{}")
+    run([Checkpoint(tmp_path / "last.pt", {"network": network(3)}, overwrite=True)])
+    assert (tmp_path / "last.pt").read_bytes() != before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last.pt", "mine.txt"]
+    with pytest.raises(ValueError, match="resume and overwrite must not be given together"):
+        Checkpoint(tmp_path / "last.pt", {}, resume=True, overwrite=True)
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_is_resumed_at_its_beginning(tmp_path):
+    (tmp_path / "run.json").write_text("{}")
+    assert run([Checkpoint(tmp_path / "last.pt", {"network": network()}, resume=True)]).state.epoch == 3
 
 
 def test_weights_are_loaded_when_the_engine_starts(tmp_path):

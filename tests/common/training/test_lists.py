@@ -194,11 +194,13 @@ def test_sources_that_are_none(tmp_path):
 
 def test_subjects_are_split_without_overlap(archive):
     records = list_images(archive, images=["ed", "es"], subject="subject")
-    held_out = of_subjects(records, ["bob", "unknown"])
-    rest = not_of_subjects(records, ["bob", "unknown"])
+    held_out = of_subjects(records, ["bob"])
+    rest = not_of_subjects(records, ["bob"])
     assert [record["id"] for record in held_out + rest] == ["2/ed", "2/es", "0/ed", "0/es", "1/ed", "1/es"]
-    with pytest.raises(ValueError, match=r"among those of the images, such as \['anna', 'bob'\], got \['carl'\]"):
-        of_subjects(records, ["carl"])
+    # a misspelt subject would be trained on
+    for choose in (of_subjects, not_of_subjects):
+        with pytest.raises(ValueError, match=r"such as \['anna', 'bob'\], got 'bobb' \(did you mean bob\?\)"):
+            choose(records, ["anna", "bobb"])
     with pytest.raises(ValueError, match=r"subjects must be named \(--subjects\), .* got none"):
         of_subjects(records, [])
 
@@ -230,3 +232,10 @@ def test_files_are_read_as_they_are(tmp_path, shape, suffix):
     assert pair["image"].shape == (2, *shape)
     np.testing.assert_array_equal(pair["image"].numpy(), arrays[::-1])  # moving b, fixed a
     assert pair["id"] == f"b{suffix} -> a{suffix}"
+
+
+def test_images_are_left_out_by_their_ids(folder):
+    kept = list_images(folder, without=["a/1.png", "top.png"])
+    assert [record["id"] for record in kept] == ["a/2.PNG", "b/1.png"]
+    with pytest.raises(ValueError, match=r"without must be ids of images in .*got 'b/2.png' \(did you mean"):
+        list_images(folder, without=["b/2.png"])

@@ -25,7 +25,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import warpzoo
-from warpzoo.errors import as_value_error
+from warpzoo.errors import as_value_error, nearest
 
 if TYPE_CHECKING:
     from monai.bundle import ConfigParser, ConfigWorkflow
@@ -72,19 +72,25 @@ class Bundle:
         """`configs/<name>.json` with variants on top, later ones last.
 
         Of a variant counts what the configuration has, and what that refers to: a variant of a training may change
-        things that its inference does not have.
+        things that its inference does not have. A variant may be a JSON file of one's own, by its path.
         """
         found = self._read(f"{name}.json")
         for variant in variants:
-            if variant not in self.variants:
+            if not variant.endswith(".json") and variant not in self.variants:
                 there = ", ".join(self.variants) or "none"
-                raise ValueError(f"variant must be one of {self.name}'s ({there}), got {variant!r}.")
-            changes = self._read(f"variants/{variant}.json")
+                raise ValueError(
+                    f"variant must be one of {self.name}'s ({there}), got {variant!r}{nearest(variant, self.variants)}."
+                )
+            changes = _read_json(self.variant_file(variant))
             known = {key for key in changes if key.partition("#")[0] in found}
             while more := {key for key in changes.keys() - known if _refers(found, changes, known, key)}:
                 known |= more
             found |= {key: value for key, value in changes.items() if key in known}
         return found
+
+    def variant_file(self, variant: str) -> Path:
+        """Where a variant is: one of the bundle's by its name, another one by its path, which ends in .json."""
+        return Path(variant) if variant.endswith(".json") else self.root / "configs" / "variants" / f"{variant}.json"
 
     def config(self, name: str, variants: Sequence[str] = (), **settings: Any) -> ConfigParser:
         """The same, and `settings` on top, to get parts from."""
@@ -104,6 +110,10 @@ class Bundle:
 
     def workflow(self, name: str, variants: Sequence[str] = (), **settings: Any) -> ConfigWorkflow:
         """MONAI's workflow of "train" or "inference", initialised."""
+        return self.workflow_of(name, self.config(name, variants, **settings))
+
+    def workflow_of(self, name: str, config: ConfigParser) -> ConfigWorkflow:
+        """The same of a whole configuration."""
         from monai.bundle import ConfigWorkflow
 
         logger = logging.getLogger("monai.bundle.workflows")
@@ -117,7 +127,7 @@ class Bundle:
             )
         finally:
             logger.disabled = disabled
-        workflow.parser = self.config(name, variants, **settings)
+        workflow.parser = config
         with as_value_error():
             workflow.initialize()
         return workflow
@@ -147,23 +157,26 @@ def variant_names(variant: str | None) -> list[str]:
     return [name.strip() for name in variant.split(",")] if variant else []
 
 
-def find_bundle(name: str, task: str, others: Sequence[str] = ()) -> Bundle:
-    """The bundle of that name, or in that folder, if it is for the task; otherwise a ValueError that lists those, and
-    the `others` that are no bundles."""
+def find_bundle(name: str, task: str | None = None, others: Sequence[str] = ()) -> Bundle:
+    """The bundle of that name, or in that folder, if it is for the task, or for any that is known; otherwise a
+    ValueError that lists those, and the `others` that are no bundles."""
+    tasks = [*TASKS.values()] if task is None else [task]
     if os.sep in name or "/" in name or "\\" in name or name in (".", ".."):
         bundle = open_bundle(name)
     else:
         root = next((root for root in bundle_roots() if root.name == name), None)
         if root is None:
-            there = ", ".join([*others, *(bundle.name for bundle in bundles(task))])
+            there = ", ".join([*others, *(bundle.name for one in tasks for bundle in bundles(one))])
             raise ValueError(
                 f"method must be one of {there}, a bundle's folder such as ./my_bundle, or a bundle in the folders "
-                f"that the environment variable {FOLDERS_VARIABLE} lists, got {name!r}."
+                f"that the environment variable {FOLDERS_VARIABLE} lists, got {name!r}"
+                f"{nearest(name, there.split(', '))}."
             )
         bundle = open_bundle(root)
-    if bundle.task != task:
+    if bundle.task not in tasks:
         raise ValueError(
-            f"method must be a bundle for {task}, got {name!r}, which is for {bundle.task or 'something else'}."
+            f"method must be a bundle for {' or '.join(tasks)}, got {name!r}, which is for "
+            f"{bundle.task or 'something else'}."
         )
     return bundle
 

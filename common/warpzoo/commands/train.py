@@ -1,0 +1,201 @@
+"""The command `warpzoo train`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from warpzoo.bundles import Bundle
+    from warpzoo.training.planning import Plan
+
+
+def train(
+    method: str | None = None,
+    data: str | None = None,
+    *,
+    output: str | None = None,
+    labels: str | None = None,
+    variant: str | None = None,
+    size: str | None = None,
+    spacing: str | None = None,
+    epochs: int | None = None,
+    budget: str | None = None,
+    initial_weights: str | None = None,
+    skip: bool = False,
+    resume: bool = False,
+    overwrite: bool = False,
+    again: str | None = None,
+    tracking: str | None = None,
+    search: str | None = None,
+    trials: int = 20,
+    dry_run: bool = False,
+    **settings: Any,
+) -> None:
+    """Trains a bundle's network on your own images, without labels.
+
+    It looks through the images, chooses the settings that they ask for, prints the command of MONAI that does the same,
+    and runs it. The output folder gets model.pt, the best weights (`warpzoo register --weights`, `warpzoo denoise
+    --weights`), report.html to look at while it trains, run.json, TensorBoard's events, and last.pt to go on from.
+
+    Any other setting of the bundle's train.json may be given too, such as --learning_rate 0.0003, --val_interval 2,
+    --patience 10, --batch_size 4, --seed 1, --num_workers 4, --precision bf16 or --device cpu.
+
+    Args:
+        method: the bundle, by its name or folder.
+        data: as for `warpzoo check`, which shows what is done to the images.
+        output: folder of the run.
+        labels: a folder of label maps, of the same names as the images: the best weights are then chosen by their Dice.
+        variant: of the bundle, several joined by commas.
+        size: to which images are padded or cropped, such as 96,96,64; default: so that nothing is cut off.
+        spacing: to which they are resampled, in millimetres, such as 1 or 1,1,2; default: the median if they differ.
+        epochs: how long to train; default: as the bundle does.
+        budget: instead of epochs, such as 2h, 30min or 5000steps: the learning rate falls to 0 over that time.
+        initial_weights: file of weights to start from.
+        skip: leave out images that cannot be trained on.
+        resume: go on with the run in the output folder, with its settings; method and data need not be given.
+        overwrite: remove the run that is in the output folder.
+        again: the run.json of a run that is to be repeated into the output folder: on the same machine, with as many
+            threads, the weights are the same, byte for byte.
+        tracking: mlflow, to log metrics, pictures and the weights there.
+        search: a JSON of settings to try, such as {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": true},
+            "regularisation_weight": [0.1, 0.3, 1]}: each trial is a training below the output folder, with search.csv
+            as a table of all and best.json, which --variant takes; an interrupted search goes on.
+        trials: of the search, in all.
+        dry_run: only look through the images and print the command.
+    """
+    from pathlib import Path
+
+    if output is None:
+        raise ValueError("output must be given: the folder of the run.")
+    if again is not None or (resume and (Path(output) / "run.json").is_file() and data is None):
+        recorded = Path(again if again is not None else Path(output) / "run.json")
+        _repeat(recorded, output, resume, overwrite, again is not None)
+        return
+    if method is None or data is None:
+        raise ValueError("method and data must be given, such as in `warpzoo train METHOD DATA --output RUN`.")
+    from warpzoo.bundles import find_bundle, variant_names
+    from warpzoo.errors import as_value_error
+
+    bundle = find_bundle(method)
+    if search is not None and (resume or overwrite or tracking):
+        raise ValueError("resume, overwrite and tracking must not be given with search, which goes on by itself.")
+    if not (resume or overwrite):
+        from warpzoo.training.checkpoints import check_unused
+
+        check_unused(Path(output) / "last.pt")
+    given: dict[str, Any] = {name: numbers(name, text) for name, text in (("size", size), ("spacing", spacing)) if text}
+    given |= settings
+    if initial_weights is not None:
+        given["initial_weights"] = str(Path(initial_weights).absolute())
+    given |= {name: True for name, chosen in (("resume", resume), ("overwrite", overwrite)) if chosen}
+    if budget is not None:
+        given["budget"] = budget
+    if epochs is not None:
+        if budget is not None:
+            raise ValueError("epochs and budget must not be given together: both say how long to train.")
+        given |= _epochs(bundle, epochs)
+    with as_value_error():
+        plan = _planned(bundle, data, output, labels, variant_names(variant), skip, given)
+    print(
+        "\n".join([*plan.notes, "", f"{plan.command()}{f' --tracking {tracking}' if tracking else ''}", ""]), flush=True
+    )
+    if not dry_run and search is not None:
+        _search(plan, Path(output), search, trials)
+    elif not dry_run:
+        run(bundle, bundle.config("train", plan.variants, **plan.settings), tracking)
+
+
+def _planned(
+    bundle: Bundle,
+    data: str,
+    output: str,
+    labels: str | None,
+    variants: list[str],
+    skip: bool,
+    given: dict[str, Any],
+) -> Plan:
+    if bundle.task == "denoising":
+        from warpzoo.denoising.planning import plan_denoising
+
+        if labels is not None or skip:
+            raise ValueError("labels and skip must not be given for a denoiser.")
+        return plan_denoising(bundle, data, output, variants, given)
+    from warpzoo.training.planning import plan_registration
+
+    return plan_registration(bundle, data, output, labels, variants, skip, given)
+
+
+def _epochs(bundle: Bundle, epochs: int) -> dict[str, Any]:
+    """The setting that lets a training last for so many epochs."""
+    from warpzoo.checks import check_count
+
+    check_count("epochs", epochs)
+    known = bundle.settings("train")
+    return {"epochs": epochs} if "epochs" in known else {"budget": f"{epochs * known['steps_per_epoch']}steps"}
+
+
+def run(bundle: Bundle, config: Any, tracking: str | None = None) -> None:
+    """Runs a training's configuration as MONAI's command does."""
+    from warpzoo.errors import as_value_error
+
+    if tracking is not None:
+        from warpzoo.training.tracking import track
+
+        track(config, tracking)
+    with as_value_error():
+        workflow = bundle.workflow_of("train", config)
+        workflow.run()
+        workflow.finalize()
+
+
+def _search(plan: Plan, output: Any, space: str, trials: int) -> None:
+    """Trains with settings of a space, and says which were best."""
+    from warpzoo.bundles.overrides import check_overrides
+    from warpzoo.checks import check_count
+    from warpzoo.training.search import read_space, search
+
+    check_count("trials", trials)
+    choices = read_space(space)
+    lowest = {name: some[0] if isinstance(some, list) else some["low"] for name, some in choices.items()}
+    check_overrides(plan.bundle.settings("train", plan.variants), lowest)
+
+    def trial(folder: Any, settings: Any) -> None:
+        chosen = {**plan.settings, **settings, "output_dir": str(folder.absolute())}
+        chosen["resume"] = (folder / "run.json").is_file()
+        print(f"{folder.name}: {settings}", flush=True)
+        run(plan.bundle, plan.bundle.config("train", plan.variants, **chosen))
+
+    best = search(output, choices, trials, int(plan.settings.get("seed", 0)), trial)
+    print(f"{output / 'search.csv'}: best {best}; {output / 'best.json'} is a variant with these settings")
+
+
+def _repeat(recorded: Any, output: str, resume: bool, overwrite: bool, again: bool) -> None:
+    """Runs the configuration of a run's record, once more into another folder, or on from where it was."""
+    from pathlib import Path
+
+    import torch
+
+    from warpzoo.training.again import read_run, recorded_config
+
+    found = read_run(recorded)
+    changes: dict[str, Any] = {"resume": resume, "overwrite": overwrite}
+    if again:
+        changes["output_dir"] = str(Path(output).absolute())
+    bundle, config, notes = recorded_config(found, recorded, **changes)
+    for note in notes:
+        print(note)
+    torch.set_num_threads(int(found["machine"]["threads"]))
+    run(bundle, config)
+
+
+def numbers(name: str, text: str) -> Any:
+    """ "96,96,64" → [96, 96, 64], "1.5" → 1.5."""
+    parts = str(text).strip("[]() ").split(",")
+    try:
+        found = [float(part) for part in parts]
+    except ValueError:
+        raise ValueError(f"{name} must be numbers joined by commas, such as 96,96,64, got {text!r}.") from None
+    whole = [int(one) if one == int(one) else one for one in found]
+    if name == "size" and not all(isinstance(one, int) and one > 0 for one in whole):
+        raise ValueError(f"size must be whole numbers of voxels, such as 96,96,64, got {text!r}.")
+    return whole[0] if len(whole) == 1 and name == "spacing" else whole

@@ -1,0 +1,75 @@
+"""What a denoiser's training on one's own images is started with, and the images looked through before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from warpzoo.bundles import Bundle
+from warpzoo.bundles.overrides import check_overrides
+from warpzoo.denoising.preflight import preflight
+from warpzoo.errors import FAILURES, plain_reason
+from warpzoo.images.stacks import ZARR, open_stack
+from warpzoo.training.inspection import Seen, refuse_broken
+from warpzoo.training.lists import images_in_folder
+from warpzoo.training.planning import Plan
+
+HELD_OUT = 0.2
+"""Share of several images that is held out to validate on."""
+SEVERAL = 5
+
+
+def plan_denoising(
+    bundle: Bundle,
+    data: str | Path,
+    output: str | Path,
+    variants: Sequence[str] = (),
+    given: Mapping[str, Any] | None = None,
+) -> Plan:
+    """What a denoiser is trained with on a noisy image, or on all images below a folder; `given` are settings that are
+    the user's choice."""
+    given = dict(given or {})
+    dims = int(given.get("spatial_dims", bundle.spatial_dims))
+    variants = list(dict.fromkeys([*([] if dims == bundle.spatial_dims else [f"{dims}d"]), *variants]))
+    check_overrides(bundle.settings("train", variants), given)
+    seen = inspect_stacks(data, dims, given.get("channel"), given.get("time_axis"))
+    refuse_broken(seen, "Move what cannot be used out of the folder.")
+    settings: dict[str, Any] = {"images": str(Path(data).absolute()), "output_dir": str(Path(output).absolute())}
+    notes = [f"warning: {one.doubt}" for one in seen if one.doubt]
+    if len(seen) >= SEVERAL and "hold_out" not in given:
+        settings["hold_out"] = HELD_OUT
+        notes.append(f"validation: {max(1, round(HELD_OUT * len(seen)))} of {len(seen)} images are held out")
+    else:
+        notes.append("validation: on other places of the same images")
+    return Plan(bundle, variants, settings | given, notes)
+
+
+def inspect_stacks(
+    data: str | Path, dims: int = 2, channel: int | None = None, time_axis: int | None = None
+) -> list[Seen]:
+    """What is seen of each noisy image of a file or a folder."""
+    path = Path(data)
+    folder = path.is_dir() and not path.name.lower().endswith(ZARR)
+    paths = [record["image"] for record in images_in_folder(path)] if folder else [path]
+    return [_look(one, str(one.relative_to(path)) if folder else one.name, dims, channel, time_axis) for one in paths]
+
+
+def _look(path: Path, name: str, dims: int, channel: int | None, time_axis: int | None) -> Seen:
+    try:
+        stack = open_stack(path, dims, channel, time_axis)
+        middle = tuple(slice(max(0, size // 2 - 256), min(size, size // 2 + 256)) for size in stack.shape[1:])
+        values = stack.read(stack.shape[0] // 2, middle)
+        findings = preflight(stack)
+    except FAILURES as error:
+        return Seen(name, problem=plain_reason(error))
+    fatal = [str(one) for one in findings if one.severity == "error"]
+    return Seen(
+        name,
+        stack.shape,
+        dtype=str(stack.dtype),
+        low=float(values.min()),
+        high=float(values.max()),
+        problem=" ".join(fatal),
+        doubt="" if fatal else " ".join(map(str, findings)),
+    )

@@ -1,0 +1,50 @@
+"""A run once more, from what its record says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from warpzoo import record
+from warpzoo.bundles import METADATA, Bundle, find_bundle, open_bundle
+from warpzoo.files import FileError, reading
+from warpzoo.training.records import EXPECTED
+
+if TYPE_CHECKING:
+    from monai.bundle import ConfigParser
+
+NEEDED = ("config", "data", "versions", "machine")
+
+
+def read_run(path: str | Path) -> dict[str, Any]:
+    """The record of a run, as `RunRecord` writes it."""
+    with reading(path, "the record of a run"), open(path, encoding="utf-8") as file:
+        found = json.load(file)
+    if not isinstance(found, dict) or not all(isinstance(found.get(name), dict) and found[name] for name in NEEDED):
+        raise FileError(f"{path} must be the run.json of a training, with {', '.join(NEEDED)}.")
+    return found
+
+
+def recorded_config(
+    found: Mapping[str, Any], path: str | Path, **changes: Any
+) -> tuple[Bundle, ConfigParser, list[str]]:
+    """The bundle and the configuration of a run, with changes to its settings; and sentences about what is no longer as
+    it was then. Data that have changed are refused when it starts."""
+    from monai.bundle import ConfigParser
+
+    root = Path(str(found["config"].get("bundle_root", "")))
+    bundle = open_bundle(root) if (root / METADATA).is_file() else find_bundle(root.name)
+    config = ConfigParser({**found["config"], "bundle_root": str(bundle.root), EXPECTED: found["data"], **changes})
+    config.read_meta(str(bundle.root / METADATA))
+    differing = [f"{name} {was}, now {now}" for name, was, now in _changed(found["versions"], record.versions())]
+    if (was := found.get("commit")) != (now := record.commit()):
+        differing.append(f"commit {was}, now {now}")
+    if (processes := found["machine"].get("processes", 1)) > 1:
+        differing.append(f"{processes} processes, now one")
+    return bundle, config, [f"note: {path} is of {one}" for one in differing]
+
+
+def _changed(was: Mapping[str, str], now: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    return [(name, value, now.get(name, "none")) for name, value in was.items() if now.get(name) != value]

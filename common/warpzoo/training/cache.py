@@ -1,0 +1,47 @@
+"""Images kept in memory, as many as fit into a bound."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+SHARE = 0.5
+"""Of the memory that is free, what is taken if no bound is given."""
+
+
+class Cache:
+    """Keeps what it is given until its bound is reached; what comes later is not kept.
+
+    Pairs are drawn at random, so that which images are kept does not matter. Worker processes inherit what is kept when
+    they start; what they read themselves ends with them.
+
+    Args:
+        gigabytes: the bound; True for half of the memory that is free, False for nothing.
+    """
+
+    def __init__(self, gigabytes: bool | float | str) -> None:
+        chosen = {"true": True, "false": False}.get(str(gigabytes).lower(), gigabytes)
+        if isinstance(chosen, str) or chosen < 0:
+            raise ValueError(f"cache must be true, false or a number of gigabytes, got {gigabytes!r}.")
+        self.bound = SHARE * free_memory() if chosen is True else 1e9 * float(chosen)
+        self.used = 0
+        self.kept: dict[int, dict[str, Any]] = {}
+
+    def add(self, index: int, image: dict[str, Any]) -> None:
+        size = sum(one.element_size() * one.numel() for one in image.values() if isinstance(one, Tensor))
+        if self.used + size <= self.bound:
+            self.kept[index] = image
+            self.used += size
+
+
+def free_memory() -> float:
+    """Bytes that can be had without the system swapping; where it does not say, half of what there is."""
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        for line in meminfo.read_text(encoding="utf-8").splitlines():
+            if line.startswith("MemAvailable:"):
+                return 1024 * float(line.split()[1])
+    return 0.5 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,0 +1,206 @@
+"""What a training on one's own images is started with: the settings that the images ask for.
+
+A bundle of networks that register says in its train.json what can be set: `records` by the variant `folder`, `size`,
+`pairing`, `key_metric`, `accumulate`; a variant such as `2d` or `3d` is for other dimensions than its own.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil, floor, prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from warpzoo.bundles import Bundle
+from warpzoo.bundles.overrides import check_overrides
+from warpzoo.training.cache import free_memory
+from warpzoo.training.inspection import Seen, inspect_images, refuse_broken
+from warpzoo.training.lists import Record, list_images
+from warpzoo.training.reading import common_spacing
+
+OWN_IMAGES = "folder"
+"""The variant that trains on any images."""
+SHORTEST = 32
+"""Voxels that a side must have for a network and a similarity at several resolutions; shorter ones are padded."""
+TRIED_VOXELS = 40_000
+"""Of the pair that tells how much memory a step takes; larger ones take in proportion."""
+TEMPORARY = 1.5
+"""Memory of a step over that of what is kept for its gradients."""
+SHARE = 0.7
+"""Of the memory that is free, what a step may take."""
+FEWEST = 4
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Variants, and settings on top of them, that a bundle's train.json is started with; sentences about them."""
+
+    bundle: Bundle
+    variants: Sequence[str]
+    settings: Mapping[str, Any]
+    notes: Sequence[str] = ()
+
+    def command(self) -> str:
+        """The same as a command of MONAI."""
+        folder = self.bundle.root / "configs"
+        files = [folder / "train.json", *map(self.bundle.variant_file, self.variants)]
+        words = ["python", "-m", "monai.bundle", "run", "--config_file", str([str(file) for file in files])]
+        for name, value in {"bundle_root": self.bundle.root, **self.settings}.items():
+            words += [f"--{name}", str(list(value) if isinstance(value, tuple) else value)]
+        return " ".join(
+            f'"{word}"' if set(word) & {"'"} and not set(word) & set('"$`!\\') else shlex.quote(word) for word in words
+        )
+
+
+def own_images(
+    data: str | Path, bundle: Bundle | None = None, labels: str | Path | None = None
+) -> tuple[list[Record], list[Seen], list[str]]:
+    """The records of one's own images, what is seen of them, and the variants of the bundle that they ask for."""
+    options: dict[str, Any] = {} if labels is None else {"labels": labels}
+    records = list_images(data, **options)
+    seen = inspect_images(records)
+    dims = Counter(len(one.size) for one in seen if not one.problem)
+    if bundle is None or not dims:
+        return records, seen, []
+    variants = [OWN_IMAGES] if OWN_IMAGES in bundle.variants else []
+    ((usual, _),) = dims.most_common(1)
+    if usual != bundle.spatial_dims:
+        if f"{usual}d" not in bundle.variants:
+            raise ValueError(f"{bundle.name} takes {bundle.spatial_dims}-D images; those of {data} are {usual}-D.")
+        variants.append(f"{usual}d")
+    return records, seen, variants
+
+
+def plan_registration(
+    bundle: Bundle,
+    data: str | Path,
+    output: str | Path,
+    labels: str | Path | None = None,
+    variants: Sequence[str] = (),
+    skip: bool = False,
+    given: Mapping[str, Any] | None = None,
+) -> Plan:
+    """What a network that registers is trained with on the images of a folder or a list.
+
+    Args:
+        labels: folder of label maps of the same names.
+        variants: further ones.
+        skip: leave out what cannot be trained on, which is refused otherwise.
+        given: settings that are the user's choice.
+    """
+    given = dict(given or {})
+    records, seen, own = own_images(data, bundle, labels)
+    variants = list(dict.fromkeys([*own, *variants]))
+    known = bundle.settings("train", variants)
+    check_overrides(known, given)
+    settings: dict[str, Any] = {"dataset_dir": str(Path(data).absolute()), "output_dir": str(Path(output).absolute())}
+    notes = []
+    broken = [one.name for one in seen if one.problem]
+    if broken and skip:
+        settings["records#without"] = broken
+        notes.append(f"left out: {len(broken)} of {len(seen)} images: {', '.join(broken)}")
+    elif broken:
+        refuse_broken(seen, "Repair what cannot be used, or leave it out (--skip).")
+    good = [one for one in seen if not one.problem]
+    records = [record for record in records if record["id"] not in broken]
+    if len({record["subject"] for record in records}) < FEWEST:
+        raise ValueError(
+            f"{data} must have images of {FEWEST} subjects or more, two of them to validate on, got {len(good)} images."
+        )
+    if labels is not None:
+        settings["records#labels"] = str(Path(labels).absolute())
+    if all("label" in record for record in records):
+        settings["key_metric"] = "dice"
+    sizes_of_groups = Counter(record["group"] for record in records if Path(data).is_file())
+    if "pairing" in known and len(sizes_of_groups) > 1 and max(sizes_of_groups.values()) > 1:
+        settings["pairing"] = "same_group"
+        notes.append(f"pairs: within {len(sizes_of_groups)} groups (--pairing all: of all images)")
+    chosen, _ = planned_grid(known, records, good, given)
+    if chosen is not None and "size" not in given:
+        settings["size"] = chosen
+    size = good[0].size if chosen is None else chosen
+    crop = given.get("crop", known.get("crop"))
+    seen_at_once = list(size)
+    if isinstance(crop, list) and len(crop) == len(size):
+        seen_at_once = [min(pair) for pair in zip(crop, size, strict=True)]
+        if seen_at_once != crop and "crop" not in given:
+            settings["crop"] = seen_at_once
+    config = bundle.config("train", variants, **{**settings, **given})
+    held = config.get_parsed_content("validation_subjects") if "validation_subjects" in known else []
+    if held:
+        count = len({record["subject"] for record in records})
+        notes.append(f"validation: {len(held)} of {count} subjects are held out, such as {held[0]}")
+    if not {"batch_size", "accumulate"} & given.keys() and "accumulate" in known:
+        on_cpu = {**settings, **given, "device": torch.device("cpu")}
+        objective = bundle.part("objective", "train", variants, **on_cpu)
+        free = SHARE * free_bytes(config.get_parsed_content("device"))
+        batch = int(known["batch_size"])
+        parts, taken = parts_of_batch(batch, bytes_of_pair(objective, seen_at_once), free)
+        if parts > 1:
+            settings["accumulate"] = parts
+        words = f" in {parts} parts" if parts > 1 else ""
+        notes.append(f"batch: {batch} pairs a step{words}, about {max(taken / 1e9, 0.1):.1f} GB")
+    return Plan(bundle, variants, settings | given, notes)
+
+
+def planned_grid(
+    known: Mapping[str, Any], records: Sequence[Record], seen: Sequence[Seen], given: Mapping[str, Any]
+) -> tuple[list[int] | None, float | Sequence[float] | None]:
+    """Size and spacing that images are brought to, None where they keep theirs: as given, or so that nothing is cut.
+
+    Args:
+        known: the settings of the bundle's train.json, with its variants.
+        records, seen: of the images that can be trained on.
+        given: settings that are the user's choice.
+    """
+    spacing = given.get("spacing") or common_spacing(records)
+    if given.get("size") or "size" not in known or not seen:
+        return given.get("size"), spacing
+    sizes = [one.at_spacing(spacing) for one in seen]
+    if known["size"] is None and len(set(sizes)) == 1:
+        return None, spacing
+    return [max(SHORTEST, *sides) for sides in zip(*sizes, strict=True)], spacing
+
+
+def parts_of_batch(batch: int, each: float, free: float) -> tuple[int, float]:
+    """In how many parts a batch of pairs fits into the memory that can be had, and what a part takes, in bytes."""
+    if each > free:
+        raise ValueError(
+            f"size must be smaller, or spacing coarser: a pair takes about {each / 1e9:.1f} GB to train on, and "
+            f"{free / 1e9:.1f} GB can be had."
+        )
+    parts = ceil(batch / min(batch, floor(free / each)))
+    return parts, ceil(batch / parts) * each
+
+
+def bytes_of_pair(objective: Any, size: Sequence[int]) -> float:
+    """About how much memory a step takes for a pair of that size: what a forward pass keeps for the gradients, measured
+    on a smaller pair."""
+    shrink = max(1.0, (prod(size) / TRIED_VOXELS) ** (1 / len(size)))
+    tried = [min(side, max(SHORTEST, round(side / shrink))) for side in size]
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    objective = objective.train()
+    if getattr(objective, "augmentation", None) is not None and getattr(objective.augmentation, "crop", None):
+        objective.augmentation.crop = tried
+    with torch.random.fork_rng([]), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = objective(torch.rand(1, 2, *tried))["loss"]
+    del loss
+    return TEMPORARY * sum(kept.values()) * prod(size) / prod(tried)
+
+
+def free_bytes(device: torch.device | str) -> float:
+    """Memory that a training on that device can have."""
+    device = torch.device(device)
+    return float(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else free_memory()

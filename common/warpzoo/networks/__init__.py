@@ -1,12 +1,18 @@
 """What registration and denoising networks are made of: input and output, layouts, pyramids, weights, normalisation."""
 
-from warpzoo.networks.intensity import Standardise
+from warpzoo.networks.affine import KeyPoints, Moments, OneMatrix, SeparateMatrices, matrix_head
+from warpzoo.networks.intensity import MinMax, Standardise
 from warpzoo.networks.layouts import channels_last, channels_last_weights
 from warpzoo.networks.pairs import check_dims, check_pair, warp_and_concatenate
 from warpzoo.networks.pyramid import central_gradient, one_level_finer, padded, pooled, resized, velocity_on
 from warpzoo.networks.weights import fold_norms, load_weights, tag_architecture, zero_initialised
 
 __all__ = [
+    "KeyPoints",
+    "MinMax",
+    "Moments",
+    "OneMatrix",
+    "SeparateMatrices",
     "Standardise",
     "central_gradient",
     "channels_last",
@@ -15,6 +21,7 @@ __all__ = [
     "check_pair",
     "fold_norms",
     "load_weights",
+    "matrix_head",
     "one_level_finer",
     "padded",
     "pooled",

@@ -10,6 +10,8 @@ from warpzoo.training.memory import keep_freed_memory
 from warpzoo.training.objectives import MultiResolutionObjective, RegistrationObjective
 from warpzoo.training.optimiser import Muon
 from warpzoo.training.pairs import PairDataset, RandomPairs, common_spacing, pad_or_crop
+from warpzoo.training.placed_pairs import PlacedPairs
+from warpzoo.training.placements import PlacementObjective, with_truth
 from warpzoo.training.processes import begin, join_processes, local_device
 
 __all__ = [
@@ -20,6 +22,8 @@ __all__ = [
     "PairAugmentation",
     "PairDataset",
     "PairMetricsd",
+    "PlacedPairs",
+    "PlacementObjective",
     "RandomPairs",
     "RegistrationObjective",
     "begin",
@@ -34,4 +38,5 @@ __all__ = [
     "pad_or_crop",
     "registration_evaluator",
     "registration_trainer",
+    "with_truth",
 ]

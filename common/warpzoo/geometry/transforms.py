@@ -168,6 +168,9 @@ class Affine(Transform):
     def _own_field(self) -> Tensor:
         return affine_field(self.matrix, list(self.grid.shape))
 
+    def _field_on(self, grid: Grid) -> Tensor:
+        return Affine.from_world(self.world_matrix(), grid)._own_field().to(precise(self.matrix).dtype)
+
 
 class BSpline(Transform):
     """Control points (batch, dims, *control) of a cubic or quadratic B-spline, one every `spacing` voxels of the grid.

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -28,8 +30,11 @@ from warpzoo.registration.descent import Descent
 from warpzoo.registration.guidance import Guidance
 from warpzoo.registration.label_maps import are_labels
 from warpzoo.registration.pair import on_working_grid
+from warpzoo.registration.placement import middles
+from warpzoo.registration.pyramid import coarser, shrink
 
 ADAPTATION_RATE = 1e-4
+CENTRES = (None, "geometry", "mass")
 
 
 class PredictsTransform(Protocol):
@@ -52,6 +57,10 @@ class NetworkMethod:
         spatial_dims: what it takes; as the metadata say if not given.
         spacing: of the grid that it works on, in the world's unit; None for the fixed image's own. Its axes are the
             fixed image's, in the order and direction of RAS.
+        size: instead, for a network that predicts a matrix: voxels along each side of the cube that it works on, about
+            the fixed image and as wide as its longest side. The images are averaged to its voxels.
+        centres: where it starts if nothing is known: None by the headers, "geometry" with the middle of the moving
+            image on that of the fixed one, "mass" with its centre of mass on the fixed one's.
         adapt: iterations, or seconds such as "10s", of training by the bundle's own objective on each pair, always from
             the weights in the file.
         variants: of the bundle, for its objective.
@@ -66,6 +75,8 @@ class NetworkMethod:
         device: torch.device | str = "cpu",
         spatial_dims: int | None = None,
         spacing: float | Sequence[float] | None = None,
+        size: int | None = None,
+        centres: str | None = None,
         adapt: str | float = 0,
         variants: Sequence[str] = (),
         passes: int = 1,
@@ -75,7 +86,11 @@ class NetworkMethod:
         self.weights = Path(weights)
         self.device = torch.device(device)
         self.spatial_dims = self.bundle.spatial_dims if spatial_dims is None else spatial_dims
-        self.spacing = spacing
+        if centres not in CENTRES:
+            raise ValueError(f"centres must be one of {', '.join(map(str, CENTRES))}, got {centres!r}.")
+        if spacing is not None and size is not None:
+            raise ValueError(f"spacing and size must not both be given, got {spacing} and {size}.")
+        self.spacing, self.size, self.centres = spacing, size, centres
         self.adapt = Budget.read("adapt", adapt)
         self.variants = tuple(variants)
         self.passes = check_passes(passes)
@@ -103,6 +118,11 @@ class NetworkMethod:
         grid = working_grid(fixed)
         if self.spacing is not None:
             grid = grid.with_spacing(self.spacing)
+        if start is None and self.centres is not None:
+            start = centred(fixed, moving, CENTRES.index(self.centres) - 1)
+        if self.size is not None:
+            grid = cube_about(grid, self.size)
+            fixed, moving = (averaged(image, max(grid.spacing)) for image in (fixed, moving))
         # one pass from no start has nothing to keep: Ctrl-C ends it at once
         keeps = bool(self.adapt) or start is not None
         with Descent(self.adapt, self.name) if keeps else nullcontext() as descent:
@@ -124,6 +144,32 @@ class NetworkMethod:
     def _objective(self, network: nn.Module) -> nn.Module:
         objective: nn.Module = training_objective(self.bundle.root, network, self.variants)
         return objective
+
+
+def centred(fixed: Image, moving: Image, which: int) -> Affine:
+    """The translation that brings the middle (0) or the centre of mass (1) of the moving image onto the fixed one's."""
+    for image in (fixed, moving):
+        if which and not bool((image.array != image.array.flatten()[0]).any()):
+            raise ValueError(f"{image.header.path} must show something to have a centre of mass, got a constant image.")
+    here, there = (middles(image.array[None], image.grid, None)[which] for image in (fixed, moving))
+    matrix = np.eye(fixed.grid.dims, fixed.grid.dims + 1)
+    matrix[:, -1] = there - here
+    return Affine.from_world(torch.from_numpy(matrix[None]), fixed.grid)
+
+
+def cube_about(grid: Grid, size: int) -> Grid:
+    """A cube of so many voxels a side with the same middle and axes, as wide as the grid's longest side."""
+    spacing = max(count * side for count, side in zip(grid.shape, grid.spacing, strict=True)) / size
+    affine = np.eye(grid.dims + 1)
+    affine[:-1, :-1] = grid.direction * spacing
+    affine[:-1, -1] = grid.centre - affine[:-1, :-1] @ np.full(grid.dims, 0.5 * (size - 1))
+    return Grid([size] * grid.dims, affine)
+
+
+def averaged(image: Image, spacing: float) -> Image:
+    """The image with voxels not much smaller than that, each the mean of those that it covers."""
+    grid = coarser(image.grid, [max(1.0, spacing / own) for own in image.grid.spacing])
+    return replace(image, array=shrink(image.array[None].float(), grid.shape)[0], grid=grid)
 
 
 def predict(network: nn.Module, image: Tensor, grid: Grid) -> Transform:

@@ -7,7 +7,7 @@ as channels, the displacement in voxels. `matrices` gives the matrix after every
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import product
+from itertools import permutations, product
 from math import prod
 
 import torch
@@ -15,10 +15,10 @@ from monai.networks.layers.factories import Conv, Norm, Pool
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from warpzoo.checks import runs_eagerly
+from warpzoo.checks import check_truth, runs_eagerly
 from warpzoo.geometry.affine import affine_field, compose_matrices, fit_affine
 from warpzoo.geometry.grid import Grid
-from warpzoo.geometry.sampling import warp
+from warpzoo.geometry.sampling import sample_unchecked, voxel_coordinates, warp
 from warpzoo.geometry.transforms import Affine, Transform
 from warpzoo.networks import (
     KeyPoints,
@@ -36,6 +36,8 @@ from warpzoo.networks.affine import PARTS
 
 TRUST_RATE = 100.0
 """How many times as fast as a weight the trust in the key points is learnt."""
+PLAIN = 0.3
+"""Of what the best turn lacks to a correlation of 1 it must be ahead of none: bodies look much the same from behind."""
 REWEIGHTED = 0.1
 """Half of the longest side: a key point that is so far from where the fit takes it counts half."""
 
@@ -128,7 +130,7 @@ class KeyPointAffine(nn.Module):
     Args:
         spatial_dims: 2 or 3.
         channels: the encoder's kernels at half the image's resolution and at each coarser level.
-        points: how many key points.
+        points: how many key points; their maps are at a quarter of the resolution.
         passes: how often the network looks.
         turns: whether to try quarter turns, outside of training.
     """
@@ -144,20 +146,21 @@ class KeyPointAffine(nn.Module):
         super().__init__()
         self.spatial_dims = check_dims(spatial_dims)
         self.passes = passes
-        self.reweighted = 0
-        self.turns = turns
+        self.reweighted, self.far, self.plain, self.rate = 0, REWEIGHTED, PLAIN, TRUST_RATE
+        self.turns = check_truth("turns", turns)
         self.standardise = Standardise()
+        self.first = nn.Sequential(*_convolution(spatial_dims, 1, channels[0], 2))
         self.down = nn.ModuleList()
-        self.across = nn.ModuleList()
-        width = 1
-        for level, kernels in enumerate(channels):
+        self.up = nn.ModuleList()
+        width = channels[0]
+        for number, kernels in enumerate(channels[1:]):
             self.down.append(_block(spatial_dims, width, kernels, 2))
-            if level:
-                self.across.insert(0, Conv[Conv.CONV, spatial_dims](kernels, width, 1))
+            if number:
+                self.up.insert(0, Conv[Conv.CONV, spatial_dims](kernels, width, 1))
             width = kernels
-        self.deepest = _block(spatial_dims, width, width, 1)
-        self.last = nn.Sequential(*_convolution(spatial_dims, channels[0], channels[0]))
-        self.points = KeyPoints(channels[0], points, stride=2)
+        self.deepest = nn.Sequential(*_convolution(spatial_dims, width, width))
+        self.last = nn.Sequential(*_convolution(spatial_dims, channels[1], channels[1]))
+        self.points = KeyPoints(channels[1], points, stride=4)
         self.trust = nn.Parameter(torch.zeros(()))
         self.register_buffer("turned", _turns(spatial_dims), persistent=False)
         tag_architecture(self, "key_points")
@@ -182,24 +185,46 @@ class KeyPointAffine(nn.Module):
         points, trusted = self.look(image.transpose(0, 1).flatten(0, 1)[:, None])
         here, confidence = points[batch:], trusted[batch:]
         matrix = self._fitted(here, confidence, points[:batch], trusted[:batch])
-        found = [matrix]
+        if self.turns and not self.training:
+            matrix = self._best_turn(fixed, moving, here, confidence, matrix)
+        found = [self._trusted(matrix)]
         for _ in range(1, self.passes):
             before = matrix.detach()
             placed = warp(moving, affine_field(before, shape))
             points, trusted = self.look(placed)
             matrix = compose_matrices(self._fitted(here, confidence, points, trusted), before)
-            found.append(matrix)
+            found.append(self._trusted(matrix))
         return found
+
+    def _best_turn(self, fixed: Tensor, moving: Tensor, here: Tensor, confidence: Tensor, plain: Tensor) -> Tensor:
+        """Of the matrices that the key points of the turned moving images give, and the plain one, the one by which the
+        images are most alike."""
+        count, batch = self.turned.shape[0], fixed.shape[0]
+        shape = list(fixed.shape[2:])
+        turn = self.turned.repeat_interleave(batch, 0)
+        fixed, moving = _repeated(fixed, count), _repeated(moving, count)
+        points, trusted = self.look(warp(moving, affine_field(turn, shape)))
+        fitted = self._fitted(_repeated(here, count), _repeated(confidence, count), points, trusted)
+        matrix = torch.cat([plain, compose_matrices(fitted, turn)])
+        fixed, moving = (torch.cat([one[:batch], one]) for one in (fixed, moving))
+        alike = _alike(fixed, moving, affine_field(matrix, shape)).reshape(1 + count, batch)
+        alike = torch.cat([alike[:1] + self.plain * (1 - alike.amax(0, keepdim=True)).clamp(min=0), alike[1:]])
+        best = alike.argmax(0)
+        return matrix.index_select(0, best * batch + torch.arange(batch, device=best.device))
+
+    def _trusted(self, matrix: Tensor) -> Tensor:
+        own = torch.eye(self.spatial_dims, self.spatial_dims + 1, device=matrix.device)
+        return own + (self.rate * self.trust).clamp(max=1.0) * (matrix - own)
 
     def look(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """The key points of images (batch, 1, *spatial) and how much each is to be trusted."""
-        features = channels_last(image)
+        features = self.first(channels_last(image))
         seen: list[Tensor] = []
         for stage in self.down:
             features = stage(features)
             seen.append(features)
         features = self.deepest(features)
-        for number, stage in enumerate(self.across):
+        for number, stage in enumerate(self.up):
             finer = seen[len(seen) - 2 - number]
             features = finer + F.interpolate(stage(features), finer.shape[2:], mode="nearest")
         return self.points(self.last(features), list(image.shape[2:]))
@@ -211,21 +236,36 @@ class KeyPointAffine(nn.Module):
             dims = fixed.shape[2]
             expected = (matrix[:, None, :, :dims] * fixed[:, :, None]).sum(3) + matrix[:, None, :, dims]
             apart = (expected - moving).square().sum(2)
-            matrix = fit_affine(fixed, moving, weights / (1 + apart / REWEIGHTED**2))
-        own = torch.eye(self.spatial_dims, self.spatial_dims + 1, device=matrix.device)
-        return own + (TRUST_RATE * self.trust).clamp(max=1.0) * (matrix - own)
+            matrix = fit_affine(fixed, moving, weights / (1 + apart / self.far**2))
+        return matrix
 
 
 def _turns(dims: int) -> Tensor:
-    """The quarter turns, (4 or 24, dims, dims)."""
+    """The quarter turns but the one that turns nothing, (3 or 23, dims, dims + 1)."""
     found: list[Tensor] = []
-    for order in product(range(dims), repeat=dims):
-        if len(set(order)) == dims:
-            for signs in product((1.0, -1.0), repeat=dims):
-                turn = torch.eye(dims)[list(order)] * torch.tensor(signs)
-                if torch.linalg.det(turn) > 0:
-                    found.append(turn)
+    for order in permutations(range(dims)):
+        for signs in product((1.0, -1.0), repeat=dims):
+            turn = torch.diag(torch.tensor(signs))[list(order)]
+            if torch.linalg.det(turn) > 0 and not torch.equal(turn, torch.eye(dims)):
+                found.append(torch.cat([turn, torch.zeros(dims, 1)], 1))
     return torch.stack(found)
+
+
+def _repeated(one: Tensor, count: int) -> Tensor:
+    return one.repeat([count] + [1] * (one.dim() - 1))
+
+
+def _alike(fixed: Tensor, moving: Tensor, displacement: Tensor) -> Tensor:
+    """The correlation of the fixed and the warped moving image at every second voxel, (batch,)."""
+    axes = list(range(2, fixed.dim()))
+    places = displacement + voxel_coordinates(list(fixed.shape[2:]), displacement.dtype, displacement.device)
+    for axis in axes:
+        index = torch.arange(0, fixed.shape[axis], 2, device=fixed.device)
+        places, fixed = places.index_select(axis, index), fixed.index_select(axis, index)
+    one, other = fixed.flatten(1), sample_unchecked(moving, places).flatten(1)
+    one, other = one - one.mean(1, keepdim=True), other - other.mean(1, keepdim=True)
+    power = one.square().mean(1) * other.square().mean(1)
+    return (one * other).mean(1) / power.clamp_min(1e-12).sqrt()
 
 
 def _block(dims: int, inputs: int, outputs: int, stride: int) -> nn.Sequential:

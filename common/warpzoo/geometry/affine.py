@@ -133,7 +133,8 @@ def fit_affine(fixed: Tensor, moving: Tensor, weights: Tensor, ridge: float = 1e
     Example:
         >>> fit_affine(points, points, torch.ones(1, 8))  # the identity
     """
-    fixed, moving, weights = precise(fixed), precise(moving), precise(weights)
+    kind = precise(fixed).dtype
+    fixed, moving, weights = fixed.double(), moving.double(), weights.double()
     share = (weights / weights.sum(1, keepdim=True).clamp_min(1e-12))[:, :, None]
     here, there = (share * fixed).sum(1, keepdim=True), (share * moving).sum(1, keepdim=True)
     own, other = fixed - here, moving - there
@@ -141,7 +142,7 @@ def fit_affine(fixed: Tensor, moving: Tensor, weights: Tensor, ridge: float = 1e
     spread = (own[:, :, :, None] * (share * own)[:, :, None, :]).sum(1) + remaining
     common = (other[:, :, :, None] * (share * own)[:, :, None, :]).sum(1) + remaining
     linear = _product(common, _inverse_of_small(spread))
-    return torch.cat([linear, there.mT - _product(linear, here.mT)], dim=2)
+    return torch.cat([linear, there.transpose(1, 2) - _product(linear, here.transpose(1, 2))], dim=2).to(kind)
 
 
 class AffineField(nn.Module):

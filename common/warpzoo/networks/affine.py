@@ -102,14 +102,19 @@ class KeyPoints(nn.Module):
         places: list[Tensor] = []
         for axis in range(dims):
             ramp = axis_coordinates(features.shape[2 + axis], axis, dims, torch.float32, features.device)
-            places.append((self.stride * ramp - 0.5 * (shape[axis] - 1)) / half)
+            place = (self.stride * ramp - 0.5 * (shape[axis] - 1)) / half
+            places.append(place.expand(features.shape[2:]))
+        where = torch.stack(places, -1).flatten(0, -2)
+        if torch.jit.is_scripting():
+            return self._found(features, where)
         with torch.autocast(features.device.type, enabled=False):  # it would round positions to a few digits
-            values = features.flatten(2).mT.float()
-            mass = self.maps(values).mT.softmax(2)
-            where = torch.stack([place.expand(features.shape[2:]) for place in places], -1).flatten(0, -2)
-            points = torch.matmul(mass, where)
-            trusted = torch.sigmoid((torch.matmul(mass, values) * self.trust).sum(2))
-        return points, trusted
+            return self._found(features, where)
+
+    def _found(self, features: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
+        values = features.flatten(2).transpose(1, 2).float()
+        mass = self.maps(values).transpose(1, 2).softmax(2)
+        trusted = torch.sigmoid((torch.matmul(mass, values) * self.trust).sum(2))
+        return torch.matmul(mass, where), trusted
 
 
 class Moments(nn.Module):

@@ -45,6 +45,7 @@ class PlacedPairs(Dataset):
         shear: largest shear.
         shift: largest translation along each axis, as a part of the longest side.
         imagined: how often the anatomy is a random one.
+        turned: how often a real image is seen from another side, by quarter turns and mirrored.
         contrasts: how often each image gets a contrast of its own.
         deformation: largest deviation of a smooth deformation of the moving image, as a part of the longest side.
         faults: how often the images have the faults of a scanner.
@@ -56,21 +57,23 @@ class PlacedPairs(Dataset):
         self,
         data: Sequence[Record],
         size: Sequence[int],
-        rotation: float = 65.0,
+        rotation: float = 55.0,
         scale: float = 1.25,
         shear: float = 0.1,
         shift: float = 0.2,
-        imagined: float = 0.15,
-        contrasts: float = 0.3,
+        imagined: float = 0.05,
+        turned: float = 0.05,
+        contrasts: float = 0.15,
         deformation: float = 0.03,
-        faults: float = 0.8,
+        faults: float = 0.6,
         seed: int | None = None,
         count: int = 1000,
     ) -> None:
         self.data = list(data)
         self.size = list(size)
         self.rotation, self.scale, self.shear, self.shift = rotation, scale, shear, shift
-        self.imagined, self.contrasts, self.deformation, self.faults = imagined, contrasts, deformation, faults
+        self.imagined, self.turned, self.contrasts = imagined, turned, contrasts
+        self.deformation, self.faults = deformation, faults
         self.seed = seed
         self.count = count
         groups: dict[str, list[int]] = defaultdict(list)
@@ -99,7 +102,7 @@ class PlacedPairs(Dataset):
             if chance(0.5):
                 drawn[1] = drawn[0]
             members = [self._member(index) for index in drawn]
-            name, anywhere = f"{self.data[drawn[1]]['id']} -> {self.data[drawn[0]]['id']}", chance(0.2)
+            name, anywhere = f"{self.data[drawn[1]]['id']} -> {self.data[drawn[0]]['id']}", chance(self.turned)
         truth = random_placement(len(self.size), self.rotation, self.scale, self.shear, self.shift)
         view = self._view(anywhere)
         field_of_view = self._field_of_view()
@@ -114,7 +117,7 @@ class PlacedPairs(Dataset):
         """From where the fixed image is looked at: a matrix of the pair's coordinates → the image's, each in half the
         longest side. `anywhere` also turns it by right angles and mirrors it."""
         dims = len(self.size)
-        view = random_placement(dims, 15.0, 1.05, 0.0, 0.03)
+        view = random_placement(dims, 10.0, 1.05, 0.0, 0.03)
         zoom = math.exp(uniform(math.log(0.8), math.log(1.35)))
         turned = zoom * view[:, :, :dims]
         if anywhere:

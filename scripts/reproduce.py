@@ -23,6 +23,7 @@ from experiments import (
     psf_blindspot_fields,
     psf_blindspot_filters,
     psf_blindspot_simulated,
+    stn_affine_heads,
 )
 from experiments.common import SUBSETS, Options
 
@@ -37,6 +38,7 @@ EXPERIMENTS: dict[str, dict[str, ModuleType]] = {
         "fields": psf_blindspot_fields,
         "simulated": psf_blindspot_simulated,
     },
+    "stn_affine": {"heads": stn_affine_heads},
 }
 
 

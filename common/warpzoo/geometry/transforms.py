@@ -169,7 +169,8 @@ class Affine(Transform):
         return affine_field(self.matrix, list(self.grid.shape))
 
     def _field_on(self, grid: Grid) -> Tensor:
-        return Affine.from_world(self.world_matrix(), grid)._own_field().to(precise(self.matrix).dtype)
+        voxels_between(grid, self.grid)  # refuses 2-D with 3-D
+        return Affine.from_world(self.world_matrix().to(precise(self.matrix).dtype), grid)._own_field()
 
 
 class BSpline(Transform):

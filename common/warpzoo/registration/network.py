@@ -57,14 +57,14 @@ class NetworkMethod:
         spatial_dims: what it takes; as the metadata say if not given.
         spacing: of the grid that it works on, in the world's unit; None for the fixed image's own. Its axes are the
             fixed image's, in the order and direction of RAS.
-        size: instead, for a network that predicts a matrix: voxels along each side of the cube that it works on, about
-            the fixed image and as wide as its longest side. The images are averaged to its voxels.
-        centres: where it starts if nothing is known: None by the headers, "geometry" with the middle of the moving
-            image on that of the fixed one, "mass" with its centre of mass on the fixed one's.
         adapt: iterations, or seconds such as "10s", of training by the bundle's own objective on each pair, always from
             the weights in the file.
         variants: of the bundle, for its objective.
         passes: how often it looks.
+        size: instead of a spacing, for a network that predicts a matrix: voxels along each side of the cube that it works on, about
+            the fixed image and as wide as its longest side. The images are averaged to its voxels.
+        centres: where it starts if nothing is known: None by the headers, "geometry" with the middle of the moving
+            image on that of the fixed one, "mass" with its centre of mass on the fixed one's.
     """
 
     def __init__(
@@ -75,11 +75,11 @@ class NetworkMethod:
         device: torch.device | str = "cpu",
         spatial_dims: int | None = None,
         spacing: float | Sequence[float] | None = None,
-        size: int | None = None,
-        centres: str | None = None,
         adapt: str | float = 0,
         variants: Sequence[str] = (),
         passes: int = 1,
+        size: int | None = None,
+        centres: str | None = None,
     ) -> None:
         self.network = network
         self.bundle: Bundle = open_bundle(bundle)
@@ -118,15 +118,15 @@ class NetworkMethod:
         grid = working_grid(fixed)
         if self.spacing is not None:
             grid = grid.with_spacing(self.spacing)
+        # one pass from no start has nothing to keep: Ctrl-C ends it at once
+        keeps = bool(self.adapt) or start is not None
         if start is None and self.centres is not None:
             start = centred(fixed, moving, CENTRES.index(self.centres) - 1)
         if self.size is not None:
             grid = cube_about(grid, self.size)
-            fixed, moving = (averaged(image, max(grid.spacing)) for image in (fixed, moving))
-        # one pass from no start has nothing to keep: Ctrl-C ends it at once
-        keeps = bool(self.adapt) or start is not None
         with Descent(self.adapt, self.name) if keeps else nullcontext() as descent:
-            image = on_working_grid(fixed, moving, start, grid).to(self.device)
+            pair = [image if self.size is None else averaged(image, max(grid.spacing)) for image in (fixed, moving)]
+            image = on_working_grid(pair[0], pair[1], start, grid).to(self.device)
             network = self._ready()
             if descent and self.adapt:
                 mask = None if guidance is None else guidance.on_grid(grid, fixed, moving, start)

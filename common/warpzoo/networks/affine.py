@@ -51,7 +51,7 @@ class SeparateMatrices(nn.Module):
         unknown = [part for part in parts if part not in PARTS]
         if unknown or not parts or len(set(parts)) < len(parts):
             raise ValueError(f"parts must be some of {', '.join(PARTS)}, each once, got {list(parts)}.")
-        self.most = -math.log(SMALLEST_VOLUME) / spatial_dims
+        self.most = -math.log(1.01 * SMALLEST_VOLUME) / spatial_dims  # a hundredth for rounding
         self.dims = spatial_dims
         self.layers = nn.ModuleDict(
             {

@@ -27,7 +27,8 @@ from warpzoo.data.appearance import (
     tissue_intensities,
     uniform,
 )
-from warpzoo.geometry.affine import compose_affine, compose_matrices, half_longest_side, invert_affine
+from warpzoo.data.placements import random_placement
+from warpzoo.geometry.affine import compose_matrices, half_longest_side, invert_affine
 from warpzoo.geometry.sampling import sample, sample_labels, voxel_coordinates
 from warpzoo.images.image import read_image
 from warpzoo.images.orientation import canonical
@@ -188,27 +189,3 @@ class PlacedPairs(Dataset):
             return array[(slice(None), *[slice(step // 2, None, step)] * image.grid.dims)]
         pool = torch.nn.functional.avg_pool2d if image.grid.dims == 2 else torch.nn.functional.avg_pool3d
         return pool(array.float(), step) if step > 1 else array.float()
-
-
-def random_placement(dims: int, rotation: float, scale: float, shear: float, shift: float) -> Tensor:
-    """A matrix (1, dims, dims + 1): an angle up to `rotation` degrees about any axis, scales and shears, and a shift up
-    to that part of the longest side along each axis."""
-
-    def some(limit: float, count: int) -> Tensor:
-        return limit * (2 * torch.rand(1, count) - 1)
-
-    pairs = dims * (dims - 1) // 2
-    angle = math.radians(uniform(0, rotation))
-    if dims == 2:
-        turn = compose_affine(rotation=torch.tensor([[angle if chance(0.5) else -angle]]))[:, :, :2]
-    else:
-        turn = about(torch.nn.functional.normalize(torch.randn(3), dim=0), angle)[None]
-    stretched = compose_affine(some(shear, pairs), some(math.log(scale), dims))[:, :, :dims]
-    return torch.cat([turn @ stretched, some(2 * shift, dims)[:, :, None]], 2)
-
-
-def about(axis: Tensor, angle: float) -> Tensor:
-    """The rotation by an angle about a unit vector (3,), (3, 3)."""
-    x, y, z = axis.tolist()
-    cross = torch.tensor([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
-    return torch.eye(3) + math.sin(angle) * cross + (1 - math.cos(angle)) * cross @ cross

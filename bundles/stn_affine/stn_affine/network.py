@@ -16,9 +16,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from warpzoo.checks import check_truth, runs_eagerly
-from warpzoo.geometry.affine import affine_field, compose_matrices, fit_affine
+from warpzoo.geometry.affine import (
+    affine_field,
+    compose_matrices,
+    fit_affine,
+    inverse_of_small,
+)
 from warpzoo.geometry.grid import Grid
-from warpzoo.geometry.sampling import sample_unchecked, voxel_coordinates, warp
+from warpzoo.geometry.sampling import axis_coordinates, sample_unchecked, voxel_coordinates, warp
 from warpzoo.geometry.transforms import Affine, Transform
 from warpzoo.networks import (
     KeyPoints,
@@ -38,6 +43,8 @@ TRUST_RATE = 100.0
 """How many times as fast as a weight the trust in the key points is learnt."""
 PLAIN = 0.3
 """Of what the best turn lacks to a correlation of 1 it must be ahead of none: bodies look much the same from behind."""
+CANDIDATES = 4
+"""The plain matrix and the best of the turned ones, which all passes go on from."""
 REWEIGHTED = 0.1
 """Half of the longest side: a key point that is so far from where the fit takes it counts half."""
 
@@ -162,6 +169,7 @@ class KeyPointAffine(nn.Module):
         self.last = nn.Sequential(*_convolution(spatial_dims, channels[1], channels[1]))
         self.points = KeyPoints(channels[1], points, stride=4)
         self.trust = nn.Parameter(torch.zeros(()))
+        self.candidates = CANDIDATES
         self.register_buffer("turned", _turns(spatial_dims), persistent=False)
         tag_architecture(self, "key_points")
         channels_last_weights(self)
@@ -185,36 +193,43 @@ class KeyPointAffine(nn.Module):
         points, trusted = self.look(image.transpose(0, 1).flatten(0, 1)[:, None])
         here, confidence = points[batch:], trusted[batch:]
         matrix = self._fitted(here, confidence, points[:batch], trusted[:batch])
-        if self.turns and not self.training:
-            matrix = self._best_turn(fixed, moving, here, confidence, matrix)
-        found = [self._trusted(matrix)]
+        turning = self.turns and not self.training
+        if turning:
+            matrix = self._candidates(fixed, moving, here, confidence, matrix)
+            fixed, moving = _repeated(fixed, self.candidates), _repeated(moving, self.candidates)
+        found = [matrix]
         for _ in range(1, self.passes):
             before = matrix.detach()
-            placed = warp(moving, affine_field(before, shape))
-            points, trusted = self.look(placed)
-            matrix = compose_matrices(self._fitted(here, confidence, points, trusted), before)
-            found.append(self._trusted(matrix))
+            placed, continued = placed_and_continued(moving, fixed, before)
+            points, trusted = self.look(torch.cat([placed, continued]))
+            count = placed.shape[0]
+            fitted = self._fitted(points[count:], trusted[count:], points[:count], trusted[:count])
+            matrix = compose_matrices(fitted, before)
+            found.append(matrix)
+        if turning:
+            alike = _alike(fixed, moving, affine_field(matrix, shape)).reshape(self.candidates, batch)
+            best = self._in_favour(alike).argmax(0) * batch + torch.arange(batch, device=alike.device)
+            found = [one.index_select(0, best) for one in found]
         return found
 
-    def _best_turn(self, fixed: Tensor, moving: Tensor, here: Tensor, confidence: Tensor, plain: Tensor) -> Tensor:
-        """Of the matrices that the key points of the turned moving images give, and the plain one, the one by which the
-        images are most alike."""
+    def _candidates(self, fixed: Tensor, moving: Tensor, here: Tensor, confidence: Tensor, plain: Tensor) -> Tensor:
+        """The plain matrix and, of those that the key points of the turned moving images give, the ones by which the
+        images are most alike, (candidates · batch, dims, dims + 1)."""
         count, batch = self.turned.shape[0], fixed.shape[0]
         shape = list(fixed.shape[2:])
         turn = self.turned.repeat_interleave(batch, 0)
         fixed, moving = _repeated(fixed, count), _repeated(moving, count)
         points, trusted = self.look(warp(moving, affine_field(turn, shape)))
         fitted = self._fitted(_repeated(here, count), _repeated(confidence, count), points, trusted)
-        matrix = torch.cat([plain, compose_matrices(fitted, turn)])
-        fixed, moving = (torch.cat([one[:batch], one]) for one in (fixed, moving))
-        alike = _alike(fixed, moving, affine_field(matrix, shape)).reshape(1 + count, batch)
-        alike = torch.cat([alike[:1] + self.plain * (1 - alike.amax(0, keepdim=True)).clamp(min=0), alike[1:]])
-        best = alike.argmax(0)
-        return matrix.index_select(0, best * batch + torch.arange(batch, device=best.device))
+        matrix = self._trusted(compose_matrices(fitted, turn))
+        alike = _alike(fixed, moving, affine_field(matrix, shape)).reshape(count, batch)
+        best = alike.topk(self.candidates - 1, 0)[1] * batch + torch.arange(batch, device=alike.device)
+        return torch.cat([plain, matrix.index_select(0, best.flatten())])
 
-    def _trusted(self, matrix: Tensor) -> Tensor:
-        own = torch.eye(self.spatial_dims, self.spatial_dims + 1, device=matrix.device)
-        return own + (self.rate * self.trust).clamp(max=1.0) * (matrix - own)
+    def _in_favour(self, alike: Tensor) -> Tensor:
+        """Of the plain matrix, which comes first, (candidates, batch)."""
+        ahead = self.plain * (1 - alike.max(0, keepdim=True)[0]).clamp(min=0)
+        return torch.cat([alike[:1] + ahead, alike[1:]])
 
     def look(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """The key points of images (batch, 1, *spatial) and how much each is to be trusted."""
@@ -237,7 +252,31 @@ class KeyPointAffine(nn.Module):
             expected = (matrix[:, None, :, :dims] * fixed[:, :, None]).sum(3) + matrix[:, None, :, dims]
             apart = (expected - moving).square().sum(2)
             matrix = fit_affine(fixed, moving, weights / (1 + apart / self.far**2))
-        return matrix
+        return self._trusted(matrix)
+
+    def _trusted(self, matrix: Tensor) -> Tensor:
+        """The identity before anything is learnt, and soon the matrix."""
+        own = torch.eye(self.spatial_dims, self.spatial_dims + 1, device=matrix.device)
+        return own + (self.rate * self.trust).clamp(max=1.0) * (matrix - own)
+
+
+def placed_and_continued(moving: Tensor, fixed: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """The moving image placed by a matrix, and the fixed one continued beyond what the moving one shows as that is by
+    its edge: what is not there does not tell the two apart."""
+    shape = list(fixed.shape[2:])
+    dims = len(shape)
+    there = affine_field(matrix, shape) + voxel_coordinates(shape, matrix.dtype, matrix.device)
+    within: list[Tensor] = []
+    last: list[Tensor] = []
+    for axis in range(dims):
+        last.append(axis_coordinates(shape[axis], axis, dims, matrix.dtype, matrix.device).max())
+        within.append(torch.minimum(there[:, axis].clamp(min=0), last[axis]))
+    there = torch.stack(within, 1)
+    middle = 0.5 * torch.stack(last)[:, None]
+    unit = middle.max().clamp_min(0.5)
+    from_middle = (there.flatten(2) - middle) / unit - matrix[:, :, dims:]
+    back = torch.matmul(inverse_of_small(matrix[:, :, :dims]), from_middle) * unit + middle
+    return sample_unchecked(moving, there), sample_unchecked(fixed, back.view_as(there))
 
 
 def _turns(dims: int) -> Tensor:

@@ -141,7 +141,7 @@ def fit_affine(fixed: Tensor, moving: Tensor, weights: Tensor, ridge: float = 1e
     remaining = ridge * torch.eye(fixed.shape[2], dtype=fixed.dtype, device=fixed.device)
     spread = (own[:, :, :, None] * (share * own)[:, :, None, :]).sum(1) + remaining
     common = (other[:, :, :, None] * (share * own)[:, :, None, :]).sum(1) + remaining
-    linear = _product(common, _inverse_of_small(spread))
+    linear = _product(common, inverse_of_small(spread))
     return torch.cat([linear, there.transpose(1, 2) - _product(linear, here.transpose(1, 2))], dim=2).to(kind)
 
 
@@ -209,7 +209,7 @@ def _product(first: Tensor, second: Tensor) -> Tensor:
     return (first[:, :, :, None] * second[:, None]).sum(2)
 
 
-def _inverse_of_small(matrix: Tensor) -> Tensor:
+def inverse_of_small(matrix: Tensor) -> Tensor:
     """Of (batch, 2, 2) or (batch, 3, 3), by cofactors: exporters do not know `torch.linalg.inv`."""
     if matrix.shape[1] == 2:
         a, b, c, d = matrix.flatten(1).unbind(1)

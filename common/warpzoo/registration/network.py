@@ -126,7 +126,8 @@ class NetworkMethod:
             grid = cube_about(grid, self.size)
         with Descent(self.adapt, self.name) if keeps else nullcontext() as descent:
             pair = [image if self.size is None else averaged(image, max(grid.spacing)) for image in (fixed, moving)]
-            image = on_working_grid(pair[0], pair[1], start, grid).to(self.device)
+            beyond = "border" if self.size is None else "constant"
+            image = on_working_grid(pair[0], pair[1], start, grid, beyond).to(self.device)
             network = self._ready()
             if descent and self.adapt:
                 mask = None if guidance is None else guidance.on_grid(grid, fixed, moving, start)
@@ -151,7 +152,9 @@ def centred(fixed: Image, moving: Image, which: int) -> Affine:
     for image in (fixed, moving):
         if which and not bool((image.array != image.array.flatten()[0]).any()):
             raise ValueError(f"{image.header.path} must show something to have a centre of mass, got a constant image.")
-    here, there = (middles(image.array[None], image.grid, None)[which] for image in (fixed, moving))
+    here, there = (
+        middles(image.array[None], image.grid, None)[1] if which else image.grid.centre for image in (fixed, moving)
+    )
     matrix = np.eye(fixed.grid.dims, fixed.grid.dims + 1)
     matrix[:, -1] = there - here
     return Affine.from_world(torch.from_numpy(matrix[None]), fixed.grid)

@@ -24,6 +24,7 @@ from experiments import (
     psf_blindspot_filters,
     psf_blindspot_simulated,
     stn_affine_heads,
+    stn_affine_placements,
 )
 from experiments.common import SUBSETS, Options
 
@@ -38,7 +39,7 @@ EXPERIMENTS: dict[str, dict[str, ModuleType]] = {
         "fields": psf_blindspot_fields,
         "simulated": psf_blindspot_simulated,
     },
-    "stn_affine": {"heads": stn_affine_heads},
+    "stn_affine": {"placements": stn_affine_placements, "heads": stn_affine_heads},
 }
 
 

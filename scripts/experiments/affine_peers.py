@@ -17,8 +17,8 @@ SETTINGS = {
     "SimpleITK": "CenteredTransformInitializer by moments, affine, Mattes mutual information (32 bins, all voxels), "
     "regular step gradient descent (rate 1, 200 iterations at most), a quarter, half and all of the resolution, scales "
     "from physical shift",
-    "ANTs": "antsRegistration, initial transform by centres of mass, affine 0.1, Mattes mutual information (32 bins, 20 % "
-    "of the voxels), 2100, 1200 and 200 iterations at 6, 4 and 2 times coarser voxels, as ANTsPy's `Affine`",
+    "ANTs": "antsRegistration, initial transform by centres of mass, affine 0.1, Mattes mutual information (32 bins, 20 "
+    "% of the voxels), 2100, 1200 and 200 iterations at 6, 4 and 2 times coarser voxels, as ANTsPy's `Affine`",
     "greedy": f"-a -dof 12, NCC 4×4×4, 100×50×10 iterations, from image centres with a search of {SEARCHED} random "
     "rotations of any angle and shifts of a deviation of 10 voxels",
 }
@@ -31,9 +31,7 @@ def simpleitk(fixed: Tensor, moving: Tensor) -> Tensor:
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     one, other = (sitk.GetImageFromArray(image.contiguous().numpy().T) for image in (fixed, moving))
     affine = sitk.AffineTransform(fixed.dim())
-    start = sitk.CenteredTransformInitializer(
-        one, other, affine, sitk.CenteredTransformInitializerFilter.MOMENTS
-    )
+    start = sitk.CenteredTransformInitializer(one, other, affine, sitk.CenteredTransformInitializerFilter.MOMENTS)
     method = sitk.ImageRegistrationMethod()
     method.SetMetricAsMattesMutualInformation(32)
     method.SetInterpolator(sitk.sitkLinear)
@@ -75,7 +73,7 @@ def greedy(fixed: Tensor, moving: Tensor) -> Tensor:
     # of RAS, whose first two axes run against those of ITK
     flip = np.diag([-1.0, -1.0] + [1.0] * (dims - 1))
     matrix = flip @ np.asarray(tool["found"]) @ flip
-    return _by_points(lambda point: (matrix[:-1, :-1] @ point + matrix[:-1, -1]), fixed)
+    return _by_points(lambda point: matrix[:-1, :-1] @ point + matrix[:-1, -1], fixed)
 
 
 def _by_points(moved: Callable[[list[float]], object], fixed: Tensor) -> Tensor:

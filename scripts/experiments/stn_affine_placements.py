@@ -61,7 +61,7 @@ SETS = {
     "both": "one brain turned and shifted, 3 mm",
     "longitudinal": "one brain and itself later: small deformation, gain, bias field, noise, up to 12°, 3 mm",
     "different subjects": "hippocampi of different test subjects in random placements (up to 30°), 1 mm",
-    "anywhere": "one brain at 2 mm, up to 45° about any axis, scales 0.8 to 1.25, shears to 0.1, shifts to 20 %, at once",
+    "anywhere": "one brain at 2 mm, up to 45° about any axis, scales 0.8 to 1.25, shears 0.1, shifts 20 %, at once",
     "any rotation": "the same at 60 to 180°, shifts to 16 %",
 }
 METRICS = ("error", "dice", "hausdorff", "information", "seconds")
@@ -105,7 +105,10 @@ def run(options: Options) -> dict[str, Any]:
 
 
 def available_methods(options: Options) -> dict[str, Sequence[Method]]:
-    methods: dict[str, Sequence[Method]] = {"none": [], "centres": [Peer("centres", lambda fixed, moving: torch.zeros(1, fixed.dim(), *fixed.shape))]}
+    methods: dict[str, Sequence[Method]] = {
+        "none": [],
+        "centres": [Peer("centres", lambda fixed, moving: torch.zeros(1, fixed.dim(), *fixed.shape))],
+    }
     networks = {
         "separate": ("separate", {"variant": "paper,small"}),
         "one matrix": ("one_matrix", {"variant": "paper,small,one_matrix"}),
@@ -191,11 +194,11 @@ def measured(pair: PlacedPair, prediction: Tensor, seconds: float) -> dict[str, 
 def picture(pictured: Sequence[tuple[str, PlacedPair, Tensor]]) -> Figure:
     """An easy, a middling and a hard pair: fixed, moving, registered in one pass."""
     figure = Figure(figsize=(7.5, 2.6 * len(pictured)), layout="constrained")
-    for line, (name, pair, warped) in zip(
-        figure.subplots(len(pictured), 3, squeeze=False), pictured, strict=True
-    ):
+    for line, (name, pair, warped) in zip(figure.subplots(len(pictured), 3, squeeze=False), pictured, strict=True):
         middle = pair.fixed.shape[0] // 2
-        for ax, title, image in zip(line, ("fixed", f"moving, {name}", "ours"), (pair.fixed, pair.moving, warped), strict=True):
+        for ax, title, image in zip(
+            line, ("fixed", f"moving, {name}", "ours"), (pair.fixed, pair.moving, warped), strict=True
+        ):
             ax.imshow(image[middle].T.numpy(), cmap="gray", origin="lower")
             bare(ax, title)
     return figure
@@ -206,22 +209,24 @@ def page(result: Mapping[str, Any], command: str) -> str:
     parts = [
         "## Known placements",
         f"{result['count']} pairs of each set, made by `{command}`; seed {result['seed']}, one thread of "
-        f"{result['machine']} at a load of {result['load']} when it began, {versions}. The error is the mean distance, in "
-        f"voxels of the image, from where the true map takes what the fixed image shows; a failure is above {FAILED:g}. "
+        f"{result['machine']} at a load of {result['load']} when it began, {versions}. The error is the mean distance, "
+        f"in voxels of the image, from where the true map takes what the fixed image shows; above {FAILED:g} it is a "
+        "failure. "
         "The two brains are also those of the training: their placements are new, the subjects are not.",
     ]
     for name, rows in result["sets"].items():
         parts += [f"### {name}", f"{SETS[name][0].upper()}{SETS[name][1:]}.", set_table(name, rows)]
     parts += [
         f"*Ours* is one call of the bundle's default, *refine* the optimiser `affine` from there ({REFINEMENT} "
-        "iterations at most), *affine* the same from its own search. *Separate* and *one matrix* are the paper's network "
-        "on 24³ voxels, trained as the comparison of heads says, as is *deep_affine*. Between different subjects and "
+        "iterations at most), *affine* the same from its own search. *Separate* and *one matrix* are the paper's "
+        "network on 24³ voxels, trained as the comparison of heads says, as is *deep_affine*. Between different subjects and "
         "after a deformation no affine map is the true one: there the error is that of the placement, and Dice and "
-        "mutual information count. Dice, Hausdorff distance (voxels) and information are those of the labels and images "
+        "mutual information count. Dice, Hausdorff distance (voxels) and information are of the labels and images "
         "warped by what was found; labels of brains and cubes are where they are.",
-        "; ".join(f"{peer} {result['peers'][peer] or '(not installed)'}: {text}" for peer, text in SETTINGS.items()) + ".",
-        "Dice in the paper is of other images (TADPOLE) and a network of 170³ voxels trained on a GPU: the order of the "
-        "rows can be compared, the numbers cannot.",
+        "; ".join(f"{peer} {result['peers'][peer] or '(not installed)'}: {text}" for peer, text in SETTINGS.items())
+        + ".",
+        "Dice in the paper is of other images (TADPOLE) and a network of 170³ voxels trained on a GPU: the order of "
+        "the rows can be compared, the numbers cannot.",
         f"![Pairs before and after]({PICTURE})",
     ]
     return "\n\n".join(parts)
@@ -249,5 +254,15 @@ def set_table(name: str, rows: Mapping[str, Mapping[str, Sequence[float | None]]
                 reported,
             ]
         )
-    header = ["", "median error", "worst", "failures", "Dice", "Hausdorff", "information", "s per pair", "Dice in the paper"]
+    header = [
+        "",
+        "median error",
+        "worst",
+        "failures",
+        "Dice",
+        "Hausdorff",
+        "information",
+        "s per pair",
+        "Dice in the paper",
+    ]
     return table(header, lines)

@@ -199,7 +199,9 @@ def test_an_image_that_shows_nothing_has_no_centre(bundle):
     network = optional_import("stn_affine.network", name="KeyPointAffine")[0]()
     method = NetworkMethod(network, root, "nowhere.pt", size=24, centres="mass")
     grid = Grid((20, 20, 20))
-    empty, other = (Image.in_memory(array, grid, "empty") for array in (torch.zeros(1, *grid.shape), torch.rand(1, *grid.shape)))
+    empty, other = (
+        Image.in_memory(array, grid, "empty") for array in (torch.zeros(1, *grid.shape), torch.rand(1, *grid.shape))
+    )
     with pytest.raises(ValueError, match="empty must show something to have a centre of mass, got a constant image"):
         method(other, empty, None)
     with pytest.raises(ValueError, match="centres must be one of None, geometry, mass, got 'middle'"):

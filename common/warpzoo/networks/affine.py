@@ -9,7 +9,6 @@ import math
 from collections.abc import Sequence
 
 import torch
-from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
 
 from warpzoo.checks import check_truth

@@ -135,7 +135,6 @@ class Descent:
                 one.copy_(kept)
         return lowest
 
-
     def settle(
         self,
         loss: Callable[[], Tensor],

@@ -61,8 +61,9 @@ class NetworkMethod:
             the weights in the file.
         variants: of the bundle, for its objective.
         passes: how often it looks.
-        size: instead of a spacing, for a network that predicts a matrix: voxels along each side of the cube that it works on, about
-            the fixed image and as wide as its longest side. The images are averaged to its voxels.
+        size: instead of a spacing, for a network that predicts a matrix: voxels along each side of the cube that it
+            works on, about the fixed image and as wide as its longest side. The images are averaged to its voxels;
+            beyond them is their lowest value.
         centres: where it starts if nothing is known: None by the headers, "geometry" with the middle of the moving
             image on that of the fixed one, "mass" with its centre of mass on the fixed one's.
     """

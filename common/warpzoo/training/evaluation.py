@@ -30,9 +30,9 @@ class PairMetricsd(MapTransform):
     differences) and `folding_corners` (share of cells, one-sided differences). With label maps also `dice_before` and
     `dice`, means over `labels` (by default all that are there), and `dice_<name>_before` and `dice_<name>` for each of
     `structures`, which are labels taken together, such as {"whole": [1, 2]}. With `surfaces` also the 95th-percentile
-    and the mean symmetric surface distance, `hd95` and `msd`, in the unit of `spacing`, before and after. Where there is
-    a "truth", the matrix that belongs to the pair, `placement` is minus the mean distance, in voxels, from where it takes
-    what the fixed image shows.
+    and the mean symmetric surface distance, `hd95` and `msd`, in the unit of `spacing`, before and after. Where there
+    is a "truth", the matrix that belongs to the pair, `placement` is minus the mean distance, in voxels, from where it
+    takes what the fixed image shows.
     """
 
     def __init__(

@@ -17,8 +17,8 @@ SETTINGS = {
     "SimpleITK": "CenteredTransformInitializer by moments, affine, Mattes mutual information (32 bins, all voxels), "
     "regular step gradient descent (rate 1, 200 iterations at most), a quarter, half and all of the resolution, scales "
     "from physical shift",
-    "ANTs": "antsRegistration, initial transform by centres of mass, affine 0.1, Mattes mutual information (32 bins, 20 "
-    "% of the voxels), 2100, 1200 and 200 iterations at 6, 4 and 2 times coarser voxels, as ANTsPy's `Affine`",
+    "ANTs": "antsRegistration, initial transform by centres of mass, affine 0.1, Mattes mutual information (32 bins, "
+    "20 % of the voxels), 2100, 1200 and 200 iterations at 6, 4 and 2 times coarser voxels, as ANTsPy's `Affine`",
     "greedy": f"-a -dof 12, NCC 4×4×4, 100×50×10 iterations, from image centres with a search of {SEARCHED} random "
     "rotations of any angle and shifts of a deviation of 10 voxels",
 }

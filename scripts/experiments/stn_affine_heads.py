@@ -122,8 +122,8 @@ def page(result: Mapping[str, Any], command: str) -> str:
             "## How a network ends",
             f"Two brains in known random placements (up to 45° about any axis, scales 0.8 to 1.25, shears 0.1, shifts "
             f"20 %), {len(before)} pairs on {' × '.join(map(str, result['size']))} voxels; every network was trained "
-            f"for {result['seconds']} s of one core. Made by `{command}`; seed {result['seed']}, {result['machine']} at "
-            f"a load of {result['load']} when it began, {versions}.",
+            f"for {result['seconds']} s of one core. Made by `{command}`; seed {result['seed']}, {result['machine']} "
+            f"at a load of {result['load']} when it began, {versions}.",
             table(
                 ["head", "median error, voxels", "above 5, %", "steps", "parameters, thousands", "ms per pair"], lines
             ),

@@ -165,8 +165,8 @@ class Descent:
                     if value <= lowest + SUFFICIENT * expected:
                         break
                     # the minimum of the parabola through what is known, but no less than a tenth of the way
-                    part = max(0.1, min(0.5, -0.5 * expected / max(value - lowest - expected, 1e-12)))
-                    step, expected = part * step, part * expected
+                    share = max(0.1, min(0.5, -0.5 * expected / max(value - lowest - expected, 1e-12)))
+                    step, expected = share * step, share * expected
                 else:
                     break
                 curvature.learn(step, there - slope)

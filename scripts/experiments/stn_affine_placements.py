@@ -220,7 +220,8 @@ def page(result: Mapping[str, Any], command: str) -> str:
         f"*Ours* is one call of the bundle's default, *refine* the optimiser `affine` from there ({REFINEMENT} "
         "iterations at most), *affine* the same from its own search. *Separate* and *one matrix* are the paper's "
         "network on 24³ voxels, trained as the comparison of heads says, as is *deep_affine*. Between different "
-        "subjects and after a deformation no affine map is the true one: there the error is that of the placement, and Dice and "
+        "subjects and after a deformation no affine map is the true one: there the error is that of the placement, and "
+        "Dice and "
         "mutual information count. Dice, Hausdorff distance (voxels) and information are of the labels and images "
         "warped by what was found; labels of brains and cubes are where they are.",
         "; ".join(f"{peer} {result['peers'][peer] or '(not installed)'}: {text}" for peer, text in SETTINGS.items())

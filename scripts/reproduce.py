@@ -23,6 +23,8 @@ from experiments import (
     psf_blindspot_fields,
     psf_blindspot_filters,
     psf_blindspot_simulated,
+    stn_affine_heads,
+    stn_affine_placements,
 )
 from experiments.common import SUBSETS, Options
 
@@ -37,6 +39,7 @@ EXPERIMENTS: dict[str, dict[str, ModuleType]] = {
         "fields": psf_blindspot_fields,
         "simulated": psf_blindspot_simulated,
     },
+    "stn_affine": {"placements": stn_affine_placements, "heads": stn_affine_heads},
 }
 
 

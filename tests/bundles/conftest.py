@@ -93,6 +93,9 @@ def arouse() -> Callable[[nn.Module, Tensor], nn.Module]:
                 layer.momentum = None  # the statistics of this one batch
             elif isinstance(getattr(layer, "weight", None), Tensor) and layer.weight.dim() > 1:
                 nn.init.kaiming_normal_(layer.weight)
+        for name, parameter in network.named_parameters():
+            if name.endswith("trust"):
+                nn.init.constant_(parameter, 0.003)
         network.train()(image)
         return network.eval()
 

@@ -20,6 +20,9 @@ DIRNET = ("dirnet.network.DIRNet", {"spatial_dims": 2, "channels": 4, "spacing":
 FCN = ("fcn_multires.network.MultiResolutionFCN", {"channels": [4, 6, 8]})
 PYRAMID = ("fcn_multires.network.WarpingPyramid", {"channels": [4, 6, 8], "estimators": [4, 6, 6]})
 VOXELMORPH = ("voxelmorph_dense.network.VoxelMorphDense", {"channels": [4, 6, 6, 6], "features": 4})
+KEY_POINTS = ("stn_affine.network.KeyPointAffine", {"channels": [4, 6, 8], "points": 48})
+STN = ("stn_affine.network.STNAffine", {"channels": [4, 6], "hidden": [16]})
+DEEP_AFFINE = ("deep_affine.network.DeepAffine", {"channels": [4, 6, 8], "hidden": [16]})
 WHOLE = {"half_resolution": False, "velocity": False, "convolutions": 2}
 VARIANTS = {
     "dirnet": (DIRNET, 2, {}),
@@ -53,9 +56,21 @@ VARIANTS = {
     "voxelmorph 3d whole": (VOXELMORPH, 3, WHOLE),
     "voxelmorph 2d two passes": (VOXELMORPH, 2, {"passes": 2}),
     "voxelmorph 3d two passes": (VOXELMORPH, 3, {"passes": 2, "velocity": False}),
+    "key points 2d": (KEY_POINTS, 2, {}),
+    "key points 3d": (KEY_POINTS, 3, {}),
+    "key points 3d one pass": (KEY_POINTS, 3, {"passes": 1}),
+    "key points 2d turns": (KEY_POINTS, 2, {"turns": True}),
+    "key points 3d turns": (KEY_POINTS, 3, {"turns": True}),
+    "stn 2d": (STN, 2, {"image_size": SIZES[2]}),
+    "stn 3d": (STN, 3, {"image_size": SIZES[3]}),
+    "stn 3d one matrix": (STN, 3, {"image_size": SIZES[3], "head": "one", "passes": 2}),
+    "deep affine 2d": (DEEP_AFFINE, 2, {}),
+    "deep affine 3d": (DEEP_AFFINE, 3, {}),
+    "deep affine 3d gap": (DEEP_AFFINE, 3, {"pooling": "gap"}),
+    "deep affine 2d separate": (DEEP_AFFINE, 2, {"head": "separate", "passes": 2}),
 }
 # Their weights depend on the size of the image, or their matrices do.
-ONE_SIZE = ("dirnet c2", "dirnet 3d image")
+ONE_SIZE = ("dirnet c2", "dirnet 3d image", "stn 2d", "stn 3d", "stn 3d one matrix")
 # The exporter by tracing takes a second each, the one by torch.export ten and more.
 BY_DYNAMO_TOO = (*ONE_SIZE, "dirnet c1", "dirnet one refinement", "fcn 2d", "voxelmorph 2d")
 every_variant = pytest.mark.parametrize("variant", VARIANTS)

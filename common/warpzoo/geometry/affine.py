@@ -116,6 +116,35 @@ def invert_affine(matrix: Tensor) -> Tensor:
     return torch.cat([inverse, -_product(inverse, matrix[:, :, dims:])], dim=2)
 
 
+def compose_matrices(first: Tensor, second: Tensor) -> Tensor:
+    """The map x ↦ second(first(x)) of two matrices (batch, dims, dims + 1)."""
+    dims = first.shape[1]
+    first, second = precise(first), precise(second)
+    product = _product(second[:, :, :dims], first)
+    return torch.cat([product[:, :, :dims], product[:, :, dims:] + second[:, :, dims:]], dim=2)
+
+
+def fit_affine(fixed: Tensor, moving: Tensor, weights: Tensor, ridge: float = 1e-4) -> Tensor:
+    """The matrix (batch, dims, dims + 1) that takes fixed points (batch, count, dims) nearest to moving ones: the least
+    squares of their distances, weighted by (batch, count), in closed form.
+
+    `ridge` is the weight of the identity beside that of all points: where the points say nothing it remains.
+
+    Example:
+        >>> fit_affine(points, points, torch.ones(1, 8))  # the identity
+    """
+    kind = precise(fixed).dtype
+    fixed, moving, weights = fixed.double(), moving.double(), weights.double()
+    share = (weights / weights.sum(1, keepdim=True).clamp_min(1e-12))[:, :, None]
+    here, there = (share * fixed).sum(1, keepdim=True), (share * moving).sum(1, keepdim=True)
+    own, other = fixed - here, moving - there
+    remaining = ridge * torch.eye(fixed.shape[2], dtype=fixed.dtype, device=fixed.device)
+    spread = (own[:, :, :, None] * (share * own)[:, :, None, :]).sum(1) + remaining
+    common = (other[:, :, :, None] * (share * own)[:, :, None, :]).sum(1) + remaining
+    linear = _product(common, inverse_of_small(spread))
+    return torch.cat([linear, there.transpose(1, 2) - _product(linear, here.transpose(1, 2))], dim=2).to(kind)
+
+
 class AffineField(nn.Module):
     """Matrix → displacement, for networks: `forward(matrix, image)` gives a field on the image's grid."""
 
@@ -178,3 +207,19 @@ def _shear_matrix(shear: Tensor) -> Tensor:
 def _product(first: Tensor, second: Tensor) -> Tensor:
     """The matrix product of small matrices in full precision: autocast would round that of `@`."""
     return (first[:, :, :, None] * second[:, None]).sum(2)
+
+
+def inverse_of_small(matrix: Tensor) -> Tensor:
+    """Of (batch, 2, 2) or (batch, 3, 3), by cofactors: exporters do not know `torch.linalg.inv`."""
+    if matrix.shape[1] == 2:
+        a, b, c, d = matrix.flatten(1).unbind(1)
+        cofactors = torch.stack([d, -b, -c, a], 1).reshape(-1, 2, 2)
+        return cofactors / (a * d - b * c)[:, None, None]
+    rows = [matrix[:, 0], matrix[:, 1], matrix[:, 2]]
+    columns = [_cross(rows[1], rows[2]), _cross(rows[2], rows[0]), _cross(rows[0], rows[1])]
+    return torch.stack(columns, 2) / (rows[0] * columns[0]).sum(1)[:, None, None]
+
+
+def _cross(one: Tensor, other: Tensor) -> Tensor:
+    (a, b, c), (d, e, f) = one.unbind(1), other.unbind(1)
+    return torch.stack([b * f - c * e, c * d - a * f, a * e - b * d], 1)

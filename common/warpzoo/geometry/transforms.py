@@ -168,6 +168,10 @@ class Affine(Transform):
     def _own_field(self) -> Tensor:
         return affine_field(self.matrix, list(self.grid.shape))
 
+    def _field_on(self, grid: Grid) -> Tensor:
+        voxels_between(grid, self.grid)  # refuses 2-D with 3-D
+        return Affine.from_world(self.world_matrix().to(precise(self.matrix).dtype), grid)._own_field()
+
 
 class BSpline(Transform):
     """Control points (batch, dims, *control) of a cubic or quadratic B-spline, one every `spacing` voxels of the grid.

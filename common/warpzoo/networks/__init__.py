@@ -1,6 +1,7 @@
 """What registration and denoising networks are made of: input and output, layouts, pyramids, weights, normalisation."""
 
-from warpzoo.networks.intensity import Standardise
+from warpzoo.networks.affine import KeyPoints, Moments, OneMatrix, SeparateMatrices, matrix_head
+from warpzoo.networks.intensity import MinMax, Standardise
 from warpzoo.networks.layouts import channels_last, channels_last_weights
 from warpzoo.networks.pairs import check_dims, check_pair, warp_and_concatenate
 from warpzoo.networks.pyramid import central_gradient, one_level_finer, padded, pooled, resized, velocity_on
@@ -14,6 +15,11 @@ from warpzoo.networks.weights import (
 )
 
 __all__ = [
+    "KeyPoints",
+    "MinMax",
+    "Moments",
+    "OneMatrix",
+    "SeparateMatrices",
     "Standardise",
     "central_gradient",
     "channels_last",
@@ -22,6 +28,7 @@ __all__ = [
     "check_pair",
     "fold_norms",
     "load_weights",
+    "matrix_head",
     "one_level_finer",
     "padded",
     "pooled",

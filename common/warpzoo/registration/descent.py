@@ -1,4 +1,5 @@
-"""Minimisation within a budget: Adam on any parameters, in iterations or seconds; the lowest loss is kept."""
+"""Minimisation within a budget, in iterations or seconds: Adam on any parameters, a quasi-Newton method on a few; the
+lowest loss is kept."""
 
 from __future__ import annotations
 
@@ -21,6 +22,11 @@ STALLED = 0.005
 """Progress is a fall of the loss by more than this part of what the level has gained so far."""
 SLOWEST = 0.1
 """Of the learning rate is left at the end of a level: large steps come near the minimum, small ones reach it."""
+
+HALVINGS = 6
+"""Shorter steps that are tried where one does not lead downhill."""
+SUFFICIENT = 1e-4
+"""Part of what the slope promises that a step must bring."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -100,7 +106,7 @@ class Descent:
         The parameters are left where the loss was lowest, and what is not spent to the levels that follow.
         """
         adam = Adam(parameters)
-        self.begun = time.perf_counter() if self.begun is None else self.begun
+        self._begin()
         first = lowest = float("inf")
         best: list[Tensor] = []
         recent: list[float] = []
@@ -119,8 +125,7 @@ class Descent:
                 recent.append(lowest)
                 part = (self.spent - begun) / max(until - begun, 1e-9)
                 adam.step(value, learning_rate * (1 - (1 - SLOWEST) * min(part, 1.0)))
-                self.iterations += 1
-                self.bar.update(int(1000 * min(self.spent, 1.0)) - self.bar.n)
+                self._count()
         except KeyboardInterrupt:
             if self.interrupted:  # a second one
                 raise
@@ -129,6 +134,86 @@ class Descent:
             for one, kept in zip(parameters, best, strict=False):
                 one.copy_(kept)
         return lowest
+
+    def settle(
+        self,
+        loss: Callable[[], Tensor],
+        parameters: Sequence[Tensor],
+        curvature: Curvature,
+        tolerance: float,
+        until: float = 1.0,
+    ) -> float:
+        """The same for a few parameters of one scale, by BFGS: until a step is shorter than the tolerance.
+
+        `curvature` is what is known of the loss, for the next level as well.
+        """
+        self._begin()
+        best = [one.detach().clone() for one in parameters]
+        lowest = float("inf")
+        try:
+            lowest, slope = _value_and_slope(loss, parameters)
+            self._count()
+            while self.spent < until:
+                step = curvature.step(slope)
+                expected = float(slope @ step)
+                for _ in range(HALVINGS):
+                    with torch.no_grad():
+                        for one, kept, part in zip(parameters, best, _parted(step, parameters), strict=True):
+                            one.copy_(kept + part)
+                    value, there = _value_and_slope(loss, parameters)
+                    self._count()
+                    if value <= lowest + SUFFICIENT * expected:
+                        break
+                    # the minimum of the parabola through what is known, but no less than a tenth of the way
+                    share = max(0.1, min(0.5, -0.5 * expected / max(value - lowest - expected, 1e-12)))
+                    step, expected = share * step, share * expected
+                else:
+                    break
+                curvature.learn(step, there - slope)
+                best, lowest, slope = [one.detach().clone() for one in parameters], value, there
+                if float(step.norm()) < tolerance:
+                    break
+        except KeyboardInterrupt:
+            if self.interrupted:  # a second one
+                raise
+            self.interrupted = True
+        with torch.no_grad():
+            for one, kept in zip(parameters, best, strict=True):
+                one.copy_(kept)
+        return lowest
+
+    def _begin(self) -> None:
+        self.begun = time.perf_counter() if self.begun is None else self.begun
+
+    def _count(self) -> None:
+        self.iterations += 1
+        self.bar.update(int(1000 * min(self.spent, 1.0)) - self.bar.n)
+
+
+class Curvature:
+    """The inverse of a loss's second derivatives, as BFGS learns it from steps and how they change the slope.
+
+    `reach` is the length of the first step, and no later one is ten times as long.
+    """
+
+    def __init__(self, reach: float) -> None:
+        self.reach = reach
+        self.inverse: Tensor | None = None
+
+    def step(self, slope: Tensor) -> Tensor:
+        if self.inverse is None:
+            return -slope * (self.reach / max(float(slope.norm()), 1e-12))
+        step = -self.inverse @ slope
+        return step * min(1.0, 10 * self.reach / max(float(step.norm()), 1e-12))
+
+    def learn(self, step: Tensor, change: Tensor) -> None:
+        along = float(step @ change)
+        if along <= 1e-10 * float(step.norm() * change.norm()):
+            return  # no minimum in this direction
+        if self.inverse is None:
+            self.inverse = along / float(change @ change) * torch.eye(len(step), dtype=step.dtype)
+        left = torch.eye(len(step), dtype=step.dtype) - torch.outer(step, change) / along
+        self.inverse = left @ self.inverse @ left.T + torch.outer(step, step) / along
 
 
 class Adam:
@@ -158,3 +243,15 @@ def _stalled(lowest: Sequence[float], first: float) -> bool:
     if len(lowest) <= PATIENCE:
         return False
     return lowest[-PATIENCE - 1] - lowest[-1] <= STALLED * (first - lowest[-1])
+
+
+def _value_and_slope(loss: Callable[[], Tensor], parameters: Sequence[Tensor]) -> tuple[float, Tensor]:
+    value = loss()
+    slopes = torch.autograd.grad(value, list(parameters))
+    return float(value.detach()), torch.cat([slope.detach().flatten().double().cpu() for slope in slopes])
+
+
+def _parted(step: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
+    """A step in all parameters, flat, as one for each."""
+    parts = step.split([one.numel() for one in parameters])
+    return [part.view_as(one).to(one) for part, one in zip(parts, parameters, strict=True)]

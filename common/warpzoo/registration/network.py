@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -28,8 +30,11 @@ from warpzoo.registration.descent import Descent
 from warpzoo.registration.guidance import Guidance
 from warpzoo.registration.label_maps import are_labels
 from warpzoo.registration.pair import on_working_grid
+from warpzoo.registration.placement import middles
+from warpzoo.registration.pyramid import coarser, shrink
 
 ADAPTATION_RATE = 1e-4
+CENTRES = (None, "geometry", "mass")
 
 
 class PredictsTransform(Protocol):
@@ -57,6 +62,11 @@ class NetworkMethod:
         variants: of the bundle, for its objective.
         passes: how often it looks.
         trained_on: the ranges of the weights' training data, if they say so, as `training_data` in the metadata.
+        size: instead of a spacing, for a network that predicts a matrix: voxels along each side of the cube that it
+            works on, about the fixed image and as wide as its longest side. The images are averaged to its voxels;
+            beyond them is their lowest value.
+        centres: where it starts if nothing is known: None by the headers, "geometry" with the middle of the moving
+            image on that of the fixed one, "mass" with its centre of mass on the fixed one's.
     """
 
     def __init__(
@@ -71,13 +81,19 @@ class NetworkMethod:
         variants: Sequence[str] = (),
         passes: int = 1,
         trained_on: Mapping[str, Any] | None = None,
+        size: int | None = None,
+        centres: str | None = None,
     ) -> None:
         self.network = network
         self.bundle: Bundle = open_bundle(bundle)
         self.weights = Path(weights)
         self.device = torch.device(device)
         self.spatial_dims = self.bundle.spatial_dims if spatial_dims is None else spatial_dims
-        self.spacing = spacing
+        if centres not in CENTRES:
+            raise ValueError(f"centres must be one of {', '.join(map(str, CENTRES))}, got {centres!r}.")
+        if spacing is not None and size is not None:
+            raise ValueError(f"spacing and size must not both be given, got {spacing} and {size}.")
+        self.spacing, self.size, self.centres = spacing, size, centres
         self.adapt = Budget.read("adapt", adapt)
         self.variants = tuple(variants)
         self.passes = check_passes(passes)
@@ -106,8 +122,14 @@ class NetworkMethod:
         grid = self.finest(fixed, start)
         # one pass from no start has nothing to keep: Ctrl-C ends it at once
         keeps = bool(self.adapt) or start is not None
+        if start is None and self.centres is not None:
+            start = centred(fixed, moving, CENTRES.index(self.centres) - 1)
+        if self.size is not None:
+            grid = cube_about(grid, self.size)
         with Descent(self.adapt, self.name) if keeps else nullcontext() as descent:
-            image = on_working_grid(fixed, moving, start, grid).to(self.device)
+            pair = [image if self.size is None else averaged(image, max(grid.spacing)) for image in (fixed, moving)]
+            beyond = "border" if self.size is None else "constant"
+            image = on_working_grid(pair[0], pair[1], start, grid, beyond).to(self.device)
             network = self._ready()
             if descent and self.adapt:
                 mask = None if guidance is None else guidance.on_grid(grid, fixed, moving, start)
@@ -130,6 +152,34 @@ class NetworkMethod:
     def _objective(self, network: nn.Module) -> nn.Module:
         objective: nn.Module = training_objective(self.bundle.root, network, self.variants)
         return objective
+
+
+def centred(fixed: Image, moving: Image, which: int) -> Affine:
+    """The translation that brings the middle (0) or the centre of mass (1) of the moving image onto the fixed one's."""
+    for image in (fixed, moving):
+        if which and not bool((image.array != image.array.flatten()[0]).any()):
+            raise ValueError(f"{image.header.path} must show something to have a centre of mass, got a constant image.")
+    here, there = (
+        middles(image.array[None], image.grid, None)[1] if which else image.grid.centre for image in (fixed, moving)
+    )
+    matrix = np.eye(fixed.grid.dims, fixed.grid.dims + 1)
+    matrix[:, -1] = there - here
+    return Affine.from_world(torch.from_numpy(matrix[None]), fixed.grid)
+
+
+def cube_about(grid: Grid, size: int) -> Grid:
+    """A cube of so many voxels a side with the same middle and axes, as wide as the grid's longest side."""
+    spacing = max(count * side for count, side in zip(grid.shape, grid.spacing, strict=True)) / size
+    affine = np.eye(grid.dims + 1)
+    affine[:-1, :-1] = grid.direction * spacing
+    affine[:-1, -1] = grid.centre - affine[:-1, :-1] @ np.full(grid.dims, 0.5 * (size - 1))
+    return Grid([size] * grid.dims, affine)
+
+
+def averaged(image: Image, spacing: float) -> Image:
+    """The image with voxels not much smaller than that, each the mean of those that it covers."""
+    grid = coarser(image.grid, [max(1.0, spacing / own) for own in image.grid.spacing])
+    return replace(image, array=shrink(image.array[None].float(), grid.shape)[0], grid=grid)
 
 
 def predict(network: nn.Module, image: Tensor, grid: Grid) -> Transform:

@@ -261,12 +261,18 @@ def register_pair(
     )
 
 
-def on_working_grid(fixed: Image, moving: Image, start: Transform | None, grid: Grid) -> Tensor:
-    """Moving, as far as it is aligned already, and fixed as channels on a grid, (1, 2, *grid)."""
+def on_working_grid(
+    fixed: Image, moving: Image, start: Transform | None, grid: Grid, padding: str = "border"
+) -> Tensor:
+    """Moving, as far as it is aligned already, and fixed as channels on a grid, (1, 2, *grid).
+
+    Beyond an image its edge is repeated, with the `padding` "constant" there is its lowest value.
+    """
     channels = []
     for image, transform in ((moving, start), (fixed, None)):
         array = image.array[None]
         if transform is not None or image.grid != grid:
-            array = resample(array, image.grid, transform or identity(grid), grid, padding="border")
+            transform = transform or identity(grid)
+            array = resample(array, image.grid, transform, grid, padding=padding, value=float(array.min()))
         channels.append(array)
     return torch.cat(channels, dim=1)

@@ -18,7 +18,7 @@ from warpzoo.geometry.grid import Grid
 from warpzoo.geometry.sampling import sample
 from warpzoo.geometry.transforms import Affine
 from warpzoo.images.content import centre_of
-from warpzoo.registration.descent import Descent
+from warpzoo.registration.descent import Curvature, Descent
 from warpzoo.registration.pyramid import ImagePyramid, Level
 from warpzoo.registration.similarities import Similarity
 
@@ -26,6 +26,8 @@ PARTS = {"rigid": ("rotation", "translation"), "affine": ("shear", "scale", "rot
 MOST_VOXELS = 2**19
 """Of the finest level: a dozen numbers are found from fewer voxels than there are."""
 LEARNING_RATE = 0.03
+TOLERANCE = 0.02
+"""A step shorter than that, in voxels of a level, is its last."""
 FEWEST = 1000
 """Voxels that a level needs to be trusted with first guesses."""
 FEWEST_COMPARED = 100
@@ -86,15 +88,15 @@ def place(kind: str, pair: ImagePyramid, similarity: Similarity, descent: Descen
     )
     if searching:
         guesses = search(kind, pair, pair.level(steps[0]), similarity, descent)
+    curvature = Curvature(LEARNING_RATE)
     for number, step in enumerate(steps, start=1):
         level = pair.level(step)
 
         def loss(level: Level = level) -> Tensor:
             return -similarity_of(guesses.world(), level, similarity).sum()
 
-        descent.minimise(
-            loss, list(guesses.parameters.values()), LEARNING_RATE / 2 ** (number - 1), number / len(steps)
-        )
+        tolerance = TOLERANCE * max(level.grid.spacing) / guesses.half
+        descent.settle(loss, list(guesses.parameters.values()), curvature, tolerance, number / len(steps))
     return Affine.from_world(guesses.world().detach(), pair.fixed_grid)
 
 

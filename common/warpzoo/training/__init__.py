@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from warpzoo.training.objectives import MultiResolutionObjective, RegistrationObjective
     from warpzoo.training.optimiser import Muon
     from warpzoo.training.pairs import PairDataset, RandomPairs
+    from warpzoo.training.placed_pairs import PlacedPairs
+    from warpzoo.training.placements import PlacementObjective, with_truth
     from warpzoo.training.processes import begin, join_processes, local_device
     from warpzoo.training.reading import common_spacing
 
@@ -31,6 +33,8 @@ _HOMES = {
     "PairAugmentation": "augmentation",
     "PairDataset": "pairs",
     "PairMetricsd": "evaluation",
+    "PlacedPairs": "placed_pairs",
+    "PlacementObjective": "placements",
     "RandomPairs": "pairs",
     "RegistrationObjective": "objectives",
     "begin": "processes",
@@ -45,6 +49,7 @@ _HOMES = {
     "pad_or_crop": "fitting",
     "registration_evaluator": "engines",
     "registration_trainer": "engines",
+    "with_truth": "placements",
 }
 
 __all__ = [
@@ -55,6 +60,8 @@ __all__ = [
     "PairAugmentation",
     "PairDataset",
     "PairMetricsd",
+    "PlacedPairs",
+    "PlacementObjective",
     "RandomPairs",
     "RegistrationObjective",
     "begin",
@@ -69,6 +76,7 @@ __all__ = [
     "pad_or_crop",
     "registration_evaluator",
     "registration_trainer",
+    "with_truth",
 ]
 
 

@@ -15,6 +15,7 @@ from monai.transforms import MapTransform
 from torch import Tensor
 
 from warpzoo.checks import check_truth
+from warpzoo.geometry.affine import affine_field
 from warpzoo.geometry.sampling import warp_labels
 from warpzoo.losses import normalised_cross_correlation
 from warpzoo.metrics import dice, folding, surface_distances
@@ -31,7 +32,9 @@ class PairMetricsd(MapTransform):
     differences) and `folding_corners` (share of cells, one-sided differences). With label maps also `dice_before` and
     `dice`, means over `labels` (by default all that are there), and `dice_<name>_before` and `dice_<name>` for each of
     `structures`, which are labels taken together, such as {"whole": [1, 2]}. With `surfaces` also the 95th-percentile
-    and the mean symmetric surface distance, `hd95` and `msd`, in the unit of `spacing`, before and after.
+    and the mean symmetric surface distance, `hd95` and `msd`, in the unit of `spacing`, before and after. Where there
+    is a "truth", the matrix that belongs to the pair, `placement` is minus the mean distance, in voxels, from where it
+    takes what the fixed image shows.
     """
 
     def __init__(
@@ -52,7 +55,10 @@ class PairMetricsd(MapTransform):
         (prediction,) = (torch.as_tensor(data[str(key)])[None] for key in self.keys)
         image = torch.as_tensor(data["image"])[None]
         labels = [torch.as_tensor(data[key])[None] for key in ("moving_labels", "fixed_labels") if key in data]
-        return {**data, "metrics": self.measure(image, prediction, *labels)}
+        metrics = self.measure(image, prediction, *labels)
+        if "truth" in data:
+            metrics["placement"] = -_misplaced(image[0, 1], prediction[:, 1:], torch.as_tensor(data["truth"])[None])
+        return {**data, "metrics": metrics}
 
     def measure(
         self, image: Tensor, prediction: Tensor, moving_labels: Tensor | None = None, fixed_labels: Tensor | None = None
@@ -83,6 +89,14 @@ class PairMetricsd(MapTransform):
             numbers[f"hd95{suffix}"] = float(distances.hausdorff95.nanmean())
             numbers[f"msd{suffix}"] = float(distances.mean.nanmean())
         return numbers
+
+
+def _misplaced(fixed: Tensor, displacement: Tensor, truth: Tensor) -> float:
+    """The mean distance, in voxels, of a displacement (1, dims, *spatial) from a matrix's, where the fixed image
+    (*spatial) is brighter than a tenth of its range."""
+    shown = fixed > fixed.min() + 0.1 * (fixed.max() - fixed.min())
+    apart = (displacement - affine_field(truth.to(displacement), list(fixed.shape)))[0].square().sum(0).sqrt()
+    return float(apart[shown].mean())
 
 
 class PairMetric(Metric):

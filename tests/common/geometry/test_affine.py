@@ -11,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from warpzoo.geometry.affine import AffineField, affine_field, compose_affine, invert_affine
+from warpzoo.geometry.affine import (
+    AffineField,
+    affine_field,
+    compose_affine,
+    compose_matrices,
+    fit_affine,
+    invert_affine,
+)
 from warpzoo.geometry.sampling import warp
 
 SHAPES = [(9, 14), (6, 9, 7)]
@@ -163,3 +170,35 @@ def test_what_is_refused():
         compose_affine(scale=torch.zeros(1, 2), translation=torch.zeros(1, 3))
     with pytest.raises(ValueError, match="must have the same"):
         compose_affine(scale=torch.zeros(2, 2), translation=torch.zeros(1, 2))
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_the_fit_to_points_is_the_weighted_least_squares_of_numpy(dims):
+    random = np.random.default_rng(dims)
+    fixed, moving = random.normal(size=(2, 3, 20, dims))
+    weights = random.uniform(0.1, 2, (3, 20))
+    found = fit_affine(*map(torch.from_numpy, (fixed, moving, weights)), ridge=0.0).numpy()
+    for here, there, weight, matrix in zip(fixed, moving, weights, found, strict=True):
+        root = np.sqrt(weight)[:, None]
+        design = np.hstack([here, np.ones((20, 1))]) * root
+        expected, *_ = np.linalg.lstsq(design, there * root, rcond=None)
+        np.testing.assert_allclose(matrix, expected.T, atol=1e-10)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_points_that_say_nothing_leave_the_identity(dims):
+    here = torch.full((1, 5, dims), 0.3)
+    there = here + torch.tensor([0.1, 0.0, -0.2][:dims])
+    matrix = fit_affine(here, there, torch.ones(1, 5))
+    torch.testing.assert_close(matrix[:, :, :dims], torch.eye(dims)[None])
+    torch.testing.assert_close(matrix[0, :, dims], (there - here)[0, 0])
+    # weights of nothing at all: no division by zero
+    assert bool(fit_affine(here, there, torch.zeros(1, 5)).isfinite().all())
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_composed_matrices_are_the_product_of_homogeneous_ones(dims):
+    first, second = torch.randn(2, 4, dims, dims + 1, **DOUBLE)
+    last = torch.eye(dims + 1, **DOUBLE)[None, -1:].expand(4, 1, -1)
+    expected = torch.cat([second, last], 1) @ torch.cat([first, last], 1)
+    torch.testing.assert_close(compose_matrices(first, second), expected[:, :dims])

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.optimize
 import torch
 
 from warpzoo.geometry.transforms import Affine, BSpline, Composition, Velocity
 from warpzoo.images.image import Image, read_image
 from warpzoo.registration import deformation, network, optimisation
 from warpzoo.registration.budget import Budget
-from warpzoo.registration.descent import PATIENCE, Adam, Descent, Interrupted
+from warpzoo.registration.descent import PATIENCE, Adam, Curvature, Descent, Interrupted
 from warpzoo.registration.engine import FilePairs, RegistrationEvaluator, RegistrationInferer
 from warpzoo.registration.listing import list_pairs
 from warpzoo.registration.methods import find_methods
@@ -42,6 +43,55 @@ def test_budgets(value: str | int, amount: float, seconds: bool) -> None:
 def test_no_budgets(value: str) -> None:
     with pytest.raises(ValueError, match=f"refine must be .* 50, or seconds such as 10s, got '{value}'"):
         Budget.read("refine", value)
+
+
+def valley(x: torch.Tensor) -> torch.Tensor:
+    """Rosenbrock's function, in four dimensions; its minimum is 0 at 1, 1, 1, 1."""
+    return (100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2).sum()
+
+
+def test_settling_reaches_what_scipy_reaches_in_about_as_many_looks() -> None:
+    start = np.array([-0.5, 0.3, 0.1, 0.8])
+    theirs = scipy.optimize.minimize(
+        lambda x: float(valley(torch.from_numpy(x))),
+        start,
+        jac=lambda x: torch.autograd.functional.jacobian(valley, torch.from_numpy(x)).numpy(),
+        method="BFGS",
+    )
+    x = torch.from_numpy(start).requires_grad_(True)
+    with Descent(Budget(1000), "test") as descent:
+        lowest = descent.settle(lambda: valley(x), [x], Curvature(0.1), tolerance=1e-8)
+    np.testing.assert_allclose(x.detach().numpy(), theirs.x, atol=1e-3)
+    assert lowest == pytest.approx(0, abs=1e-8)
+    assert descent.iterations < 3 * theirs.nfev
+
+
+def test_settling_keeps_its_best_within_the_budget_and_knows_the_valley_afterwards() -> None:
+    curvature = Curvature(0.1)
+    x, y = (torch.tensor([-0.5, 0.3, 0.1, 0.8], dtype=torch.float64, requires_grad=True) for _ in range(2))
+    looks: list[float] = []
+
+    def loss() -> torch.Tensor:
+        value = valley(x)
+        looks.append(float(value))
+        return value
+
+    with Descent(Budget(20), "test") as descent:
+        lowest = descent.settle(loss, [x], curvature, tolerance=1e-8)
+    assert lowest == min(looks) == float(valley(x))
+    assert 20 <= len(looks) <= 26
+    # a new level that is nearly the same: what was learnt of the first saves steps
+    bowl = torch.tensor([1.0, 30, 300, 1000], dtype=torch.float64)
+    counts = []
+    learnt = Curvature(0.1)
+    for _ in range(2):
+        with torch.no_grad():
+            y.copy_(torch.tensor([-0.5, 0.3, 0.1, 0.8]))
+        with Descent(Budget(1000), "test") as descent:
+            descent.settle(lambda: (bowl * y.square()).sum(), [y], learnt, tolerance=1e-6)
+        counts.append(descent.iterations)
+        assert float(y.detach().abs().max()) < 1e-5
+    assert counts[1] < counts[0]
 
 
 def test_iterations_are_counted_over_all_levels() -> None:

@@ -1,0 +1,1 @@
+"""deep_affine: affine registration by an encoder that is applied to each image."""

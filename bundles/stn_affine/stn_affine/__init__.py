@@ -1,0 +1,1 @@
+"""stn_affine: affine registration by a spatial transformer network."""

@@ -1,0 +1,319 @@
+"""Affine registration in one pass: a network looks at a moving and a fixed image and predicts a matrix.
+
+Convention: the input is moving and fixed concatenated as channels, the output is [warped | displacement] concatenated
+as channels, the displacement in voxels. `matrices` gives the matrix after every pass, see `geometry.affine`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import permutations, product
+from math import prod
+
+import torch
+from monai.networks.layers.factories import Conv, Norm, Pool
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from warpzoo.checks import check_truth, runs_eagerly
+from warpzoo.geometry.affine import (
+    affine_field,
+    compose_matrices,
+    fit_affine,
+    inverse_of_small,
+)
+from warpzoo.geometry.grid import Grid
+from warpzoo.geometry.sampling import axis_coordinates, sample_unchecked, voxel_coordinates, warp
+from warpzoo.geometry.transforms import Affine, Transform
+from warpzoo.networks import (
+    KeyPoints,
+    MinMax,
+    Standardise,
+    channels_last,
+    channels_last_weights,
+    check_dims,
+    check_pair,
+    matrix_head,
+    tag_architecture,
+    warp_and_concatenate,
+)
+from warpzoo.networks.affine import PARTS
+
+TRUST_RATE = 100.0
+"""How many times as fast as a weight the trust in the key points is learnt."""
+PLAIN = 0.3
+"""Of what the best turn lacks to a correlation of 1 it must be ahead of none: bodies look much the same from behind."""
+CANDIDATES = 4
+"""The plain matrix and the best of the turned ones, which all passes go on from."""
+REWEIGHTED = 0.1
+"""Half of the longest side: a key point that is so far from where the fit takes it counts half."""
+
+
+class STNAffine(nn.Module):
+    """The network of the paper: convolutions of kernel 5 with poolings, then fully connected layers and a head.
+
+    Args:
+        spatial_dims: 2 or 3.
+        image_size: of the images; the fully connected layers fit no other.
+        channels: kernels of the convolutions; after each the image is half as large.
+        hidden: neurons of the fully connected layers.
+        head: "separate" (shear, scale, rotation and translation each on their own) or "one" (the matrix as a whole).
+        parts: of the separate head.
+        passes: how often the network looks, each time at the moving image as placed so far.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int = 3,
+        image_size: Sequence[int] = (48, 48, 48),
+        channels: Sequence[int] = (8, 16, 32, 32),
+        hidden: Sequence[int] = (64, 32),
+        head: str = "separate",
+        parts: Sequence[str] = PARTS,
+        passes: int = 1,
+    ) -> None:
+        super().__init__()
+        self.spatial_dims = check_dims(spatial_dims)
+        self.image_size = [int(size) for size in image_size]
+        if len(self.image_size) != spatial_dims or min(self.image_size) < 2 ** len(channels):
+            raise ValueError(
+                f"image_size must be {spatial_dims} sides of at least {2 ** len(channels)} voxels, got "
+                f"{tuple(image_size)}."
+            )
+        self.passes = passes
+        self.normalise = MinMax()
+        layers: list[nn.Module] = []
+        width = 2
+        for kernels in channels:
+            convolution = Conv[Conv.CONV, spatial_dims](width, kernels, 5, padding=2)
+            layers += [convolution, nn.ReLU(), Pool[Pool.MAX, spatial_dims](2)]
+            width = kernels
+        self.localisation = nn.Sequential(*layers)
+        width *= prod(size // 2 ** len(channels) for size in self.image_size)
+        layers = []
+        for neurons in hidden:
+            layers += [nn.Linear(width, neurons), nn.ReLU()]
+            width = neurons
+        self.dense = nn.Sequential(*layers)
+        self.head = matrix_head(head, width, spatial_dims, parts)
+        tag_architecture(self, "stn", head)
+        channels_last_weights(self)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(batch, 2, *spatial) → (batch, 1 + dims, *spatial)."""
+        return warp_and_concatenate(image, affine_field(self.matrices(image)[-1], list(image.shape[2:])))
+
+    def transform(self, image: Tensor, grid: Grid) -> Transform:
+        """What `forward` warps by."""
+        return Affine(self.matrices(image)[-1], grid)
+
+    def matrices(self, image: Tensor) -> list[Tensor]:
+        """The matrix (batch, dims, dims + 1) after every pass."""
+        if not torch.jit.is_scripting():
+            check_pair(image, self.spatial_dims)
+            if list(image.shape[2:]) != self.image_size and runs_eagerly():
+                raise ValueError(f"image must be of size {tuple(self.image_size)}, got {tuple(image.shape[2:])}.")
+        image = self.normalise(image)
+        matrix = self._estimated(image)
+        found = [matrix]
+        for _ in range(1, self.passes):
+            before = matrix.detach()
+            placed = warp(image[:, :1], affine_field(before, list(image.shape[2:])))
+            matrix = compose_matrices(self._estimated(torch.cat([placed, image[:, 1:]], 1)), before)
+            found.append(matrix)
+        return found
+
+    def _estimated(self, image: Tensor) -> Tensor:
+        matrix: Tensor = self.head(self.dense(self.localisation(channels_last(image)).flatten(1)))
+        return matrix
+
+
+class KeyPointAffine(nn.Module):
+    """Key points in each image by one encoder, and the affine map between them in closed form.
+
+    Each pass looks at the moving image as the ones before have placed it. Before the first, `turns` tries the quarter
+    turns of the moving image as well and goes on from what makes the images most alike.
+
+    Args:
+        spatial_dims: 2 or 3.
+        channels: the encoder's kernels at half the image's resolution and at each coarser level.
+        points: how many key points; their maps are at a quarter of the resolution.
+        passes: how often the network looks.
+        turns: whether to try quarter turns, outside of training.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int = 3,
+        channels: list[int] | tuple[int, ...] = (16, 32, 64),
+        points: int = 48,
+        passes: int = 2,
+        turns: bool = False,
+    ) -> None:
+        super().__init__()
+        self.spatial_dims = check_dims(spatial_dims)
+        self.passes = passes
+        self.reweighted, self.far, self.plain, self.rate = 0, REWEIGHTED, PLAIN, TRUST_RATE
+        self.turns = check_truth("turns", turns)
+        self.standardise = Standardise()
+        self.first = nn.Sequential(*_convolution(spatial_dims, 1, channels[0], 2))
+        self.down = nn.ModuleList()
+        self.up = nn.ModuleList()
+        width = channels[0]
+        for number, kernels in enumerate(channels[1:]):
+            self.down.append(_block(spatial_dims, width, kernels, 2))
+            if number:
+                self.up.insert(0, Conv[Conv.CONV, spatial_dims](kernels, width, 1))
+            width = kernels
+        self.deepest = nn.Sequential(*_convolution(spatial_dims, width, width))
+        self.last = nn.Sequential(*_convolution(spatial_dims, channels[1], channels[1]))
+        self.points = KeyPoints(channels[1], points, stride=4)
+        self.trust = nn.Parameter(torch.zeros(()))
+        self.candidates = CANDIDATES
+        self.register_buffer("turned", _turns(spatial_dims), persistent=False)
+        tag_architecture(self, "key_points")
+        channels_last_weights(self)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(batch, 2, *spatial) → (batch, 1 + dims, *spatial)."""
+        return warp_and_concatenate(image, affine_field(self.matrices(image)[-1], list(image.shape[2:])))
+
+    def transform(self, image: Tensor, grid: Grid) -> Transform:
+        """What `forward` warps by."""
+        return Affine(self.matrices(image)[-1], grid)
+
+    def matrices(self, image: Tensor) -> list[Tensor]:
+        """The matrix (batch, dims, dims + 1) after every pass."""
+        if not torch.jit.is_scripting():
+            check_pair(image, self.spatial_dims)
+        image = self.standardise(image)
+        moving, fixed = image[:, :1], image[:, 1:]
+        shape = list(image.shape[2:])
+        batch = image.shape[0]
+        points, trusted = self.look(image.transpose(0, 1).flatten(0, 1)[:, None])
+        here, confidence = points[batch:], trusted[batch:]
+        matrix = self._fitted(here, confidence, points[:batch], trusted[:batch])
+        turning = self.turns and not self.training
+        if turning:
+            matrix = self._candidates(fixed, moving, here, confidence, matrix)
+            fixed, moving = _repeated(fixed, self.candidates), _repeated(moving, self.candidates)
+        found = [matrix]
+        for _ in range(1, self.passes):
+            before = matrix.detach()
+            placed, continued = placed_and_continued(moving, fixed, before)
+            points, trusted = self.look(torch.cat([placed, continued]))
+            count = placed.shape[0]
+            fitted = self._fitted(points[count:], trusted[count:], points[:count], trusted[:count])
+            matrix = compose_matrices(fitted, before)
+            found.append(matrix)
+        if turning:
+            alike = _alike(fixed, moving, affine_field(matrix, shape)).reshape(self.candidates, batch)
+            best = self._in_favour(alike).argmax(0) * batch + torch.arange(batch, device=alike.device)
+            found = [one.index_select(0, best) for one in found]
+        return found
+
+    def _candidates(self, fixed: Tensor, moving: Tensor, here: Tensor, confidence: Tensor, plain: Tensor) -> Tensor:
+        """The plain matrix and, of those that the key points of the turned moving images give, the ones by which the
+        images are most alike, (candidates · batch, dims, dims + 1)."""
+        count, batch = self.turned.shape[0], fixed.shape[0]
+        shape = list(fixed.shape[2:])
+        turn = self.turned.repeat_interleave(batch, 0)
+        fixed, moving = _repeated(fixed, count), _repeated(moving, count)
+        points, trusted = self.look(warp(moving, affine_field(turn, shape)))
+        fitted = self._fitted(_repeated(here, count), _repeated(confidence, count), points, trusted)
+        matrix = self._trusted(compose_matrices(fitted, turn))
+        alike = _alike(fixed, moving, affine_field(matrix, shape)).reshape(count, batch)
+        best = alike.topk(self.candidates - 1, 0)[1] * batch + torch.arange(batch, device=alike.device)
+        return torch.cat([plain, matrix.index_select(0, best.flatten())])
+
+    def _in_favour(self, alike: Tensor) -> Tensor:
+        """Of the plain matrix, which comes first, (candidates, batch)."""
+        ahead = self.plain * (1 - alike.max(0, keepdim=True)[0]).clamp(min=0)
+        return torch.cat([alike[:1] + ahead, alike[1:]])
+
+    def look(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """The key points of images (batch, 1, *spatial) and how much each is to be trusted."""
+        features = self.first(channels_last(image))
+        seen: list[Tensor] = []
+        for stage in self.down:
+            features = stage(features)
+            seen.append(features)
+        features = self.deepest(features)
+        for number, stage in enumerate(self.up):
+            finer = seen[len(seen) - 2 - number]
+            features = finer + F.interpolate(stage(features), finer.shape[2:], mode="nearest")
+        return self.points(self.last(features), list(image.shape[2:]))
+
+    def _fitted(self, fixed: Tensor, trusted: Tensor, moving: Tensor, trusted_there: Tensor) -> Tensor:
+        weights = trusted * trusted_there
+        matrix = fit_affine(fixed, moving, weights)
+        for _ in range(self.reweighted):
+            dims = fixed.shape[2]
+            expected = (matrix[:, None, :, :dims] * fixed[:, :, None]).sum(3) + matrix[:, None, :, dims]
+            apart = (expected - moving).square().sum(2)
+            matrix = fit_affine(fixed, moving, weights / (1 + apart / self.far**2))
+        return self._trusted(matrix)
+
+    def _trusted(self, matrix: Tensor) -> Tensor:
+        """The identity before anything is learnt, and soon the matrix."""
+        own = torch.eye(self.spatial_dims, self.spatial_dims + 1, device=matrix.device)
+        return own + (self.rate * self.trust).clamp(max=1.0) * (matrix - own)
+
+
+def placed_and_continued(moving: Tensor, fixed: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """The moving image placed by a matrix, and the fixed one continued beyond what the moving one shows as that is by
+    its edge: what is not there does not tell the two apart."""
+    shape = list(fixed.shape[2:])
+    dims = len(shape)
+    there = affine_field(matrix, shape) + voxel_coordinates(shape, matrix.dtype, matrix.device)
+    within: list[Tensor] = []
+    last: list[Tensor] = []
+    for axis in range(dims):
+        last.append(axis_coordinates(shape[axis], axis, dims, matrix.dtype, matrix.device).max())
+        within.append(torch.minimum(there[:, axis].clamp(min=0), last[axis]))
+    there = torch.stack(within, 1)
+    middle = 0.5 * torch.stack(last)[:, None]
+    unit = middle.max().clamp_min(0.5)
+    from_middle = (there.flatten(2) - middle) / unit - matrix[:, :, dims:]
+    back = torch.matmul(inverse_of_small(matrix[:, :, :dims]), from_middle) * unit + middle
+    return sample_unchecked(moving, there), sample_unchecked(fixed, back.view_as(there))
+
+
+def _turns(dims: int) -> Tensor:
+    """The quarter turns but the one that turns nothing, (3 or 23, dims, dims + 1)."""
+    found: list[Tensor] = []
+    for order in permutations(range(dims)):
+        for signs in product((1.0, -1.0), repeat=dims):
+            turn = torch.diag(torch.tensor(signs))[list(order)]
+            if torch.linalg.det(turn) > 0 and not torch.equal(turn, torch.eye(dims)):
+                found.append(torch.cat([turn, torch.zeros(dims, 1)], 1))
+    return torch.stack(found)
+
+
+def _repeated(one: Tensor, count: int) -> Tensor:
+    return one.repeat([count] + [1] * (one.dim() - 1))
+
+
+def _alike(fixed: Tensor, moving: Tensor, displacement: Tensor) -> Tensor:
+    """The correlation of the fixed and the warped moving image at every second voxel, (batch,)."""
+    axes = list(range(2, fixed.dim()))
+    places = displacement + voxel_coordinates(list(fixed.shape[2:]), displacement.dtype, displacement.device)
+    for axis in axes:
+        index = torch.arange(0, fixed.shape[axis], 2, device=fixed.device)
+        places, fixed = places.index_select(axis, index), fixed.index_select(axis, index)
+    one, other = fixed.flatten(1), sample_unchecked(moving, places).flatten(1)
+    one, other = one - one.mean(1, keepdim=True), other - other.mean(1, keepdim=True)
+    power = one.square().mean(1) * other.square().mean(1)
+    return (one * other).mean(1) / power.clamp_min(1e-12).sqrt()
+
+
+def _block(dims: int, inputs: int, outputs: int, stride: int) -> nn.Sequential:
+    return nn.Sequential(
+        *_convolution(dims, inputs, outputs, stride),
+        *_convolution(dims, outputs, outputs),
+    )
+
+
+def _convolution(dims: int, inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]:
+    convolution = Conv[Conv.CONV, dims](inputs, outputs, 3, stride=stride, padding=1, bias=False)
+    return [convolution, Norm[Norm.BATCH, dims](outputs), nn.LeakyReLU(0.2)]

@@ -27,14 +27,17 @@ import numpy as np
 import tifffile
 from scipy.ndimage import gaussian_filter
 
+COMMAND = ["monai", "torch", "fire"]
+"""What MONAI's own command needs."""
 HIDES = """
 import sys
+from importlib.machinery import PathFinder
 HIDDEN = set({hidden!r})
-class Hiding:
-    def find_spec(self, name, path=None, target=None):
-        if path is None and name in HIDDEN:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-sys.meta_path.insert(0, Hiding())
+class Hiding(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if path is None and name in HIDDEN else super().find_spec(name, path, target)
+sys.meta_path[:] = [Hiding if one is PathFinder else one for one in sys.meta_path]
 """
 LOADS = """
 from monai.bundle import load
@@ -52,7 +55,7 @@ def main() -> None:
     with zipfile.ZipFile(archive) as zipped:
         metadata = json.loads(zipped.read(f"{name}/configs/metadata.json"))
     with tempfile.TemporaryDirectory() as folder:
-        python = environment(Path(folder) / "environment", ["monai", "torch", *metadata["required_packages_version"]])
+        python = environment(Path(folder) / "environment", [*COMMAND, *metadata["required_packages_version"]])
         work = Path(folder) / "work"
         work.mkdir()
         root, configs = f"bundles/{name}", f"bundles/{name}/configs"
@@ -83,7 +86,7 @@ def main() -> None:
             ended = subprocess.run(step, cwd=work, env=surroundings(), text=True, capture_output=True)
             print(f"{what}: {'works' if ended.returncode == 0 else 'fails'}", flush=True)
             if ended.returncode:
-                sys.exit((ended.stdout + ended.stderr)[-4000:])
+                sys.exit((ended.stdout + ended.stderr)[-12000:])
         print(f"{name} {version}: {', '.join(sorted(path.name for path in (work / 'out').iterdir()))}")
 
 
@@ -100,9 +103,11 @@ def environment(folder: Path, distributions: list[str]) -> str:
     site = Path(subprocess.run(command, text=True, capture_output=True, check=True).stdout.strip())
     seen = needed(distributions)
     hidden = sorted(
-        package for package, of in packages_distributions().items() if not {normal(one) for one in of} & seen
+        package
+        for package, of in packages_distributions().items()
+        if not {normal(one) for one in of} & (seen | {"warpzoo"})
     )
-    (site / "sitecustomize.py").write_text(HIDES.format(hidden=[*hidden, "warpzoo"]), encoding="utf-8")
+    (site / "sitecustomize.py").write_text(HIDES.format(hidden=hidden), encoding="utf-8")
     (site / "others.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
     return str(python)
 
@@ -136,7 +141,7 @@ def images(folder: Path, metadata: dict) -> list[str]:
     if formats["outputs"]["pred"]["format"] != "registration":
         noisy = 100 + scene + np.random.default_rng(1).normal(0, 20, scene.shape)
         tifffile.imwrite(folder / "image.tif", noisy.astype(np.float32))
-        return ["--image", "image.tif", "--weights", "None"]
+        return ["--image", "image.tif"]
     for name, first in (("fixed", 0), ("moving", 2)):
         part = scene[tuple(slice(first, first + side) for side in size)].astype(np.float32)
         nibabel.save(nibabel.Nifti1Image(part, np.eye(4)), folder / f"{name}.nii.gz")

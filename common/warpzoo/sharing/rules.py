@@ -134,7 +134,7 @@ def properties(bundle: Bundle) -> Iterator[str]:
         required = [entry["id"] for entry in cast(Any, wanted).values() if entry["required"]]
         for identifier in required:
             if identifier not in found:
-                yield f"configs/{name}.json must have {identifier}."
+                yield f"configs/{name}.json must have {identifier.replace('::', '#')}."
         if "run" not in found:
             yield f"configs/{name}.json must have run."
 

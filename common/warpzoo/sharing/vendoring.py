@@ -16,6 +16,8 @@ import warpzoo
 PACKAGE = Path(warpzoo.__file__).resolve().parent
 NAME = PACKAGE.name
 CODE = (".py", ".pyc")
+PULLS = {"torch.utils.tensorboard": "tensorboard"}
+"""Parts of a package that need another one."""
 
 IMPORTS = ["$import inspect", "$import os", "$import sys", "$from monai.bundle import ConfigWorkflow"]
 PATH = (
@@ -84,7 +86,9 @@ def imported(path: Path) -> list[str]:
 def foreign_packages(root: Path) -> set[str]:
     """What a bundle and its part of this package import, anywhere, that is neither theirs nor Python's."""
     files = [*root.glob(f"{root.name}/**/*.py"), *(_file_of(name) for name in used_modules(root))]
-    names = {name.partition(".")[0] for path in files for name in _imports(path)}
+    full = {name for path in files for name in _imports(path)}
+    names = {name.partition(".")[0] for name in full}
+    names |= {package for part, package in PULLS.items() if any(name.startswith(part) for name in full)}
     return names - {NAME, root.name} - set(sys.stdlib_module_names)
 
 
@@ -94,6 +98,8 @@ def _imports(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "find_spec":
+            yield from (str(one.value) for one in node.args if isinstance(one, ast.Constant))
         elif isinstance(node, ast.Constant) and re.fullmatch(rf"{NAME}(\.\w+)+", str(node.value)):
             yield str(node.value)
 

@@ -18,7 +18,7 @@ STOREYS = [
     {"transforms"},
     {"bundles", "report"},
     {"training"},
-    {"denoising", "registration"},
+    {"denoising", "registration", "sharing"},
     {"commands"},
 ]
 """From the ground up: a room imports its own and those below it, not those beside it (but the ground floor's)."""

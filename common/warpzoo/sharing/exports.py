@@ -1,0 +1,88 @@
+"""A bundle's network for other programs: TorchScript and ONNX of any size, held against the network itself."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from warpzoo.bundles import METADATA, Bundle
+from warpzoo.networks import load_weights
+
+SIZES = {2: ((64, 48), (51, 33)), 3: ((16, 24, 16), (19, 16, 13))}
+"""On which an exported network is tried: the first is what it is exported with."""
+TOLERANCE = 2e-3
+"""Of intensities of some 100 and of displacements in voxels."""
+OPSET = 20
+"""The first in which a volume can be sampled."""
+
+
+def export_torchscript(bundle: Bundle, path: Path) -> None:
+    """A file that holds metadata and inference configuration as MONAI's own export has them."""
+    network = trained_network(bundle)
+    stored = {
+        "metadata.json": json.dumps(bundle.metadata),
+        "inference.json": (bundle.root / "configs" / "inference.json").read_text(encoding="utf-8"),
+    }
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.script(network), str(path), _extra_files=stored)
+        again = torch.jit.load(str(path))
+        for number, image in enumerate(examples(bundle)):
+            _check(path, again(image), network(image), number)
+
+
+def export_onnx(bundle: Bundle, path: Path) -> None:
+    """A file for any batch and size."""
+    from onnxruntime import InferenceSession
+
+    network, images, dims = trained_network(bundle), examples(bundle), bundle.spatial_dims
+    axes = {"image": {0: "batch"} | {2 + axis: f"size_{axis}" for axis in range(dims)}}
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            network,
+            (images[0],),
+            str(path),
+            input_names=["image"],
+            output_names=["pred"],
+            dynamic_axes=axes,
+            opset_version=OPSET,
+            dynamo=False,  # the other takes minutes for a pyramid of volumes
+        )
+        session = InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        for number, image in enumerate(images):
+            (found,) = session.run(["pred"], {"image": image.numpy()})
+            _check(path, torch.from_numpy(found), network(image), number)
+
+
+def trained_network(bundle: Bundle) -> nn.Module:
+    network: nn.Module = bundle.part("network_def", "inference")
+    load_weights(bundle.weights(), network)
+    return network.eval()
+
+
+def examples(bundle: Bundle) -> list[Tensor]:
+    """Smooth positive images of two sizes and batches, as the metadata describe the network's input."""
+    image: dict[str, Any] = bundle.metadata["network_data_format"]["inputs"]["image"]
+    mode = {2: "bilinear", 3: "trilinear"}[bundle.spatial_dims]
+    made = []
+    for batch, size in zip((2, 1), SIZES[bundle.spatial_dims], strict=True):
+        random = torch.Generator().manual_seed(batch)
+        coarse = torch.rand(batch, image["num_channels"], *[5] * len(size), generator=random)
+        fine: Tensor = nn.functional.interpolate(coarse, size=list(size), mode=mode, align_corners=True)
+        made.append(100 * fine + 20)
+    return made
+
+
+def _check(path: Path, found: Tensor, expected: Tensor, number: int) -> None:
+    apart = float((found - expected).abs().max())
+    if not apart <= TOLERANCE:
+        raise ValueError(
+            f"{path} must give what the network gives, got {apart:.3g} apart on example {number + 1}; "
+            f"see {METADATA.as_posix()} for what it promises."
+        )

@@ -27,8 +27,6 @@ import numpy as np
 import tifffile
 from scipy.ndimage import gaussian_filter
 
-COMMAND = ["monai", "torch", "fire"]
-"""What MONAI's own command needs."""
 HIDES = """
 import sys
 from importlib.machinery import PathFinder
@@ -55,7 +53,7 @@ def main() -> None:
     with zipfile.ZipFile(archive) as zipped:
         metadata = json.loads(zipped.read(f"{name}/configs/metadata.json"))
     with tempfile.TemporaryDirectory() as folder:
-        python = environment(Path(folder) / "environment", [*COMMAND, *metadata["required_packages_version"]])
+        python = environment(Path(folder) / "environment", ["monai", "torch", *metadata["required_packages_version"]])
         work = Path(folder) / "work"
         work.mkdir()
         root, configs = f"bundles/{name}", f"bundles/{name}/configs"

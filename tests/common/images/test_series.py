@@ -187,6 +187,18 @@ def test_what_is_no_series_is_said(
     assert "a.ome.tif" in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["a.nii.gz", "packed.tif"])
+def test_a_compressed_file_that_ends_early_is_named(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (nifti, tiff):
+        monkeypatch.setattr(module, "IN_MEMORY", 0)
+    path = saved(tmp_path / name)
+    series = open_series(path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(0.7 * len(content))])
+    with pytest.raises(FileError, match=name):
+        series[3]
+
+
 def test_one_frame_is_no_series(tmp_path: Path) -> None:
     with pytest.raises(
         FileError, match=r"a.zarr has the axes TZYX .*: it has one frame; a series must have two or more"

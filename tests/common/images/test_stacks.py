@@ -174,6 +174,21 @@ def test_nifti_keeps_its_header(tmp_path, dims):
     assert out.get_data_dtype() == np.int16
 
 
+def test_nifti_with_time_keeps_its_axes_and_its_time_step(tmp_path):
+    values = RANDOM.integers(0, 200, (11, 20, 7, 3)).astype(np.int16)
+    image = nib.Nifti1Image(values, np.diag([0.5, 0.6, 2.0, 1.0]))
+    image.header["pixdim"][4] = 40
+    image.header.set_xyzt_units("mm", "msec")
+    nib.save(image, tmp_path / "in.nii.gz")
+    for dims, name in ((3, "out.nii.gz"), (2, "out.nii")):
+        stack = denoise_by_adding_one(tmp_path / "in.nii.gz", tmp_path / name, dims)
+        assert stack.shape == ((3, 7, 20, 11) if dims == 3 else (21, 20, 11))
+        out = nib.load(tmp_path / name)
+        np.testing.assert_array_equal(out.dataobj, values + 1)
+        assert out.header.get_zooms() == image.header.get_zooms()
+        assert out.header.get_xyzt_units() == ("mm", "msec")
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_png(tmp_path, dtype):
     values = RANDOM.integers(0, 200, (20, 31)).astype(dtype)

@@ -91,8 +91,10 @@ def test_a_denoiser_learns_from_a_folder_and_its_weights_need_nothing_else(noisy
     weights, image = str(tmp_path / "run" / "model.pt"), str(noisy / "0.tif")
     denoise(image, output=str(tmp_path / "out.tif"), weights=weights, device="cpu")
     assert tifffile.imread(tmp_path / "out.tif").shape == (48, 40)
+    tifffile.imwrite(tmp_path / "volume.tif", np.stack([tifffile.imread(image)] * 8), metadata={"axes": "ZYX"})
+    options = {"output": str(tmp_path / "out.tif"), "weights": weights, "device": "cpu"}
     with pytest.raises(ValueError, match="spatial_dims must be 2 for the weights .*got 3"):
-        denoise(image, output=str(tmp_path / "out.tif"), weights=weights, spatial_dims=3, device="cpu")
+        denoise(str(tmp_path / "volume.tif"), spatial_dims=3, **options)
 
 
 def test_a_noisy_image_that_cannot_be_used_is_said(noisy, tmp_path, capsys):

@@ -93,7 +93,7 @@ def train(
     if epochs is not None:
         if budget is not None:
             raise ValueError("epochs and budget must not be given together: both say how long to train.")
-        given |= _epochs(bundle, epochs)
+        given |= _epochs(bundle, epochs, settings)
     with as_value_error():
         plan = _planned(bundle, data, output, labels, variant_names(variant), skip, given)
     print(
@@ -125,12 +125,12 @@ def _planned(
     return plan_registration(bundle, data, output, labels, variants, skip, given)
 
 
-def _epochs(bundle: Bundle, epochs: int) -> dict[str, Any]:
+def _epochs(bundle: Bundle, epochs: int, settings: dict[str, Any]) -> dict[str, Any]:
     """The setting that lets a training last for so many epochs."""
     from warpzoo.checks import check_count
 
     check_count("epochs", epochs)
-    known = bundle.settings("train")
+    known = bundle.settings("train") | settings
     return {"epochs": epochs} if "epochs" in known else {"budget": f"{epochs * known['steps_per_epoch']}steps"}
 
 

@@ -171,10 +171,13 @@ def what_is_done(
     if not good:
         return
     sides = tuple(size) if size is not None else good[0].at_spacing(spacing)
+    shape = by(sides)
+    if size is None and len(found := {one.at_spacing(spacing) for one in good}) > 1:
+        shape = f"{by(min(found))} to {by(max(found))}"
     if placed:
         usual = np.broadcast_to(np.asarray(spacing or placed[0].spacing, dtype=float), len(placed[0].size))
         axes = "RAS"[: len(placed[0].size)]
-        yield f"working grid: {by(sides)} voxels of {by_numbers(usual)} mm, axes {axes}"
+        yield f"working grid: {shape} voxels of {by_numbers(usual)} mm, axes {axes}"
         turned = Counter(one.orientation for one in placed if one.orientation != axes)
         if turned and len(axes) == 3:
             stored = ", ".join(f"{count} {name}" for name, count in turned.most_common())
@@ -185,7 +188,7 @@ def what_is_done(
             from_ = ", ".join(f"{count} of {name} mm" for name, count in spacings.most_common(NAMED))
             yield f"resampled: {len(resampled)} of {len(good)} images ({from_}), linearly"
     else:
-        yield f"working grid: {by(sides)} pixels"
+        yield f"working grid: {shape} pixels"
     if size is not None:
         yield from _fitted(good, sides, spacing)
 

@@ -160,7 +160,7 @@ def planned_grid(
         given: settings that are the user's choice.
     """
     spacing = given.get("spacing") or common_spacing(records)
-    if given.get("size") or "size" not in known or not seen:
+    if given.get("size") or not isinstance(known.get("size", ""), list | None) or not seen:
         return given.get("size"), spacing
     sizes = [one.at_spacing(spacing) for one in seen]
     if known["size"] is None and len(set(sizes)) == 1:

@@ -30,21 +30,26 @@ class Step:
         self.accumulate = accumulate
 
     def __call__(self, engine: SupervisedTrainer, batch: dict[str, Any]) -> dict[str, Any]:
-        image: Tensor = batch["image"].to(engine.state.device)
+        image, _, args, options = _whole(engine.prepare_batch(batch, engine.state.device, engine.non_blocking))
         network: Any = engine.network
         network.train()
         engine.optimizer.zero_grad(set_to_none=engine.optim_set_to_none)
-        parts = image.chunk(self.accumulate)
+        parts = list(zip(image.chunk(self.accumulate), *(one.chunk(self.accumulate) for one in args), strict=True))
         terms: dict[str, Tensor] = {}
         for number, part in enumerate(parts):
             last = number == len(parts) - 1
             alone = isinstance(network, DistributedDataParallel) and not last
             with network.no_sync() if alone else nullcontext():
                 with torch.autocast(image.device.type, self.dtype, enabled=self.dtype is not None):
-                    found = engine.inferer(part, network)
-                share = len(part) / len(image)
+                    found = engine.inferer(part[0], network, *part[1:], **options)
+                share = len(part[0]) / len(image)
                 (share * found["loss"]).backward()
             for name, value in found.items():
                 terms[name] = terms.get(name, 0) + share * value.detach()
         engine.optimizer.step()
         return {"image": image, "label": None, "pred": terms, "loss": terms["loss"]}
+
+
+def _whole(prepared: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What MONAI's `prepare_batch` gives, (inputs, targets) or with further arguments."""
+    return prepared if len(prepared) == 4 else (*prepared, (), {})

@@ -118,7 +118,7 @@ def test_volumes_train_alike_however_they_are_stored(mixed, alike, tmp_path, cap
     assert not (tmp_path / "mixed").exists()
     # Adam would make whole steps of interpolation's rounding errors where a gradient is zero
     descent = {"_target_": "torch.optim.SGD", "params": "$@network.parameters()", "lr": "@learning_rate"}
-    options = {**SHORT, "optimizer": descent, "learning_rate": 0.05}
+    options = {**SHORT, "optimizer": descent, "learning_rate": 0.3}
     train("fcn_multires", str(mixed), output=str(tmp_path / "mixed"), skip=True, **options)
     train("fcn_multires", str(alike), output=str(tmp_path / "alike"), **options)
     ours, theirs = (weights(tmp_path / name / "last.pt")["network"] for name in ("mixed", "alike"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from ignite.engine import Engine
+from monai.engines.utils import default_prepare_batch
 from monai.inferers import SimpleInferer
 from torch import nn
 
@@ -33,7 +34,7 @@ def stepped(step, steps=3):
     engine = Engine(step)
     engine.network, engine.inferer, engine.optim_set_to_none = Objective(), SimpleInferer(), False
     engine.optimizer = torch.optim.SGD(engine.network.parameters(), lr=0.1)
-    engine.state.device = torch.device("cpu")
+    engine.state.device, engine.non_blocking, engine.prepare_batch = torch.device("cpu"), False, default_prepare_batch
     batches = [{"image": torch.randn(6, 2, 9, 8, generator=torch.Generator().manual_seed(n))} for n in range(steps)]
     engine.run(batches)
     return engine.network, engine.state.output

@@ -44,7 +44,7 @@ from warpzoo.training import of_subjects
 REFINEMENT = 100
 COUNT = 2
 """Pairs of each set."""
-COUNTS = {"anywhere": 6, "any rotation": 6}
+COUNTS = {"anywhere": 4, "any rotation": 4}
 """Of these."""
 PAPER = {
     "cubes": (0.764, 0.937, 0.889, 0.820),

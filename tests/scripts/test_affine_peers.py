@@ -12,7 +12,6 @@ from scipy import ndimage
 from warpzoo.data.placements import copies
 from warpzoo.geometry.affine import affine_field
 
-
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 NAMES = ("SimpleITK", "ANTs", "greedy")
 

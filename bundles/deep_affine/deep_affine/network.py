@@ -24,6 +24,7 @@ from warpzoo.networks import (
     check_dims,
     check_pair,
     matrix_head,
+    padded,
     tag_architecture,
     warp_and_concatenate,
 )
@@ -71,6 +72,7 @@ class DeepAffine(nn.Module):
             layers += [convolution, Norm[Norm.BATCH, spatial_dims](kernels), nn.ELU()]
             width = kernels
         self.encoder = nn.Sequential(*layers)
+        self.coarsest = 2 ** (len(channels) - 1)
         self.pool = Moments(spatial_dims, gap=pooling == "gap")
         width *= 2 * self.pool.width
         layers = []
@@ -108,7 +110,7 @@ class DeepAffine(nn.Module):
         return found
 
     def _analysed(self, image: Tensor) -> Tensor:
-        numbers: Tensor = self.pool(self.encoder(channels_last(image)))
+        numbers: Tensor = self.pool(self.encoder(channels_last(padded(image, self.coarsest))))
         return numbers
 
     def _compared(self, moving: Tensor, fixed: Tensor) -> Tensor:

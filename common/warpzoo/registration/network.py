@@ -111,7 +111,14 @@ class NetworkMethod:
         shipped = self.weights.resolve().parent == self.bundle.root / "models"
         known = self.bundle.metadata.get("training_data", {}) if shipped else {}
         known = known.get(self.weights.name, known)
-        return {"spatial_dims": self.spatial_dims, "guided": bool(self.adapt), **known, **self.trained_on}
+        anywhere = {} if self.centres is None else {"displacement": float("inf")}
+        return {
+            "spatial_dims": self.spatial_dims,
+            "guided": bool(self.adapt),
+            **anywhere,
+            **known,
+            **self.trained_on,
+        }
 
     def __call__(
         self, fixed: Image, moving: Image, start: Transform | None, guidance: Guidance | None = None

@@ -23,6 +23,10 @@ from warpzoo.registration.pair import Method, register_pair
 from warpzoo.registration.preflight import broken_values
 from warpzoo.registration.safety import likeness
 
+SMOOTHING = 1.0
+"""Voxels, the standard deviation with which frames are smoothed for matrices alone to be found: noise that is on the
+voxels of both images, or of a mean and its frames, would draw them onto or off each other's voxels, as interpolation
+smooths it between them (SPM and MCFLIRT smooth for the same reason)."""
 RECENT = 5
 """Frames before that say what likeness is usual."""
 DOUBTFUL = 0.8
@@ -89,6 +93,7 @@ class FrameMethod:
         begun, image = time.perf_counter(), self.series[frame]
         if broken := list(broken_values(image)):
             return resting(reference, str(broken[0]))
+        image = self.seen(image)
         guidance, _ = self.guidance(frame).fitted(reference, image)
         starts = [self.start, *(Affine.from_world(torch.from_numpy(one[None, :-1]), reference.grid) for one in known)]
         alike = [likeness(reference, image, one, guidance).total for one in starts]
@@ -100,6 +105,15 @@ class FrameMethod:
             other = self._from(reference, image, None, guidance)
             found = other if other.likeness >= max(found.likeness, DOUBTFUL * typical) else found
         return replace(found, seconds=time.perf_counter() - begun)
+
+    def seen(self, image: Image) -> Image:
+        """What the methods are given of an image."""
+        if not all(method.name in ("rigid", "affine") for method in self.methods):
+            return image
+        from scipy.ndimage import gaussian_filter  # slow to import
+
+        smooth = gaussian_filter(image.array.numpy(), [0.0, *[SMOOTHING] * image.grid.dims], mode="nearest")
+        return replace(image, array=torch.from_numpy(smooth))
 
     def _from(self, reference: Image, image: Image, begin: Transform | None, guidance: Guidance) -> Found:
         done = register_pair(
@@ -136,7 +150,7 @@ def register_frames(
     `own` is the frame that is the reference itself.
     """
     series, failed, rated = method.series, dict[int, str](), list[float]()
-    frame_0, before = series[0], None
+    frame_0, before, seen = series[0], None, method.seen(reference)
     for frame in tqdm(range(len(series)), desc=f"Registering, round {number + 1}", unit="frame", disable=None):
         name = name_of(number, frame)
         found = store.read(name, reference, frame_0)
@@ -149,7 +163,7 @@ def register_frames(
                 found = resting(reference)
             else:
                 try:
-                    found = method(reference, frame, known, float(np.median(rated[-RECENT:])) if rated else None)
+                    found = method(seen, frame, known, float(np.median(rated[-RECENT:])) if rated else None)
                 except (ValueError, RuntimeError) as error:
                     if not rated:  # nothing works, as with a method for other images
                         raise

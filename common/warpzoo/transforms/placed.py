@@ -120,7 +120,7 @@ class PlacedTransform:
 def as_points(name: str, points: Any, dims: int) -> torch.Tensor:
     """Points (count, dims) as a float64 tensor."""
     try:
-        places = torch.as_tensor(np.asarray(points, dtype=np.float64))
+        places = torch.as_tensor(np.ascontiguousarray(points, dtype=np.float64))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} must be (count, {dims}) numbers, got {type(points).__name__}: {error}.") from error
     if places.dim() != 2 or places.shape[1] != dims:

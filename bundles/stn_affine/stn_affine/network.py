@@ -188,7 +188,6 @@ class KeyPointAffine(nn.Module):
             check_pair(image, self.spatial_dims)
         image = self.standardise(image)
         moving, fixed = image[:, :1], image[:, 1:]
-        shape = list(image.shape[2:])
         batch = image.shape[0]
         points, trusted = self.look(image.transpose(0, 1).flatten(0, 1)[:, None])
         here, confidence = points[batch:], trusted[batch:]

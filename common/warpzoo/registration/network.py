@@ -131,8 +131,6 @@ class NetworkMethod:
         keeps = bool(self.adapt) or start is not None
         if start is None and self.centres is not None:
             start = centred(fixed, moving, CENTRES.index(self.centres) - 1)
-        if self.size is not None:
-            grid = cube_about(grid, self.size)
         with Descent(self.adapt, self.name) if keeps else nullcontext() as descent:
             pair = [image if self.size is None else averaged(image, max(grid.spacing)) for image in (fixed, moving)]
             beyond = "border" if self.size is None else "constant"
@@ -147,6 +145,8 @@ class NetworkMethod:
     def finest(self, fixed: Image, start: Transform | None) -> Grid:
         """What the network sees images on."""
         grid = working_grid(fixed)
+        if self.size is not None:
+            return cube_about(grid, self.size)
         return grid if self.spacing is None else grid.with_spacing(self.spacing)
 
     def _ready(self) -> nn.Module:

@@ -188,7 +188,6 @@ class KeyPointAffine(nn.Module):
             check_pair(image, self.spatial_dims)
         image = self.standardise(image)
         moving, fixed = image[:, :1], image[:, 1:]
-        shape = list(image.shape[2:])
         batch = image.shape[0]
         points, trusted = self.look(image.transpose(0, 1).flatten(0, 1)[:, None])
         here, confidence = points[batch:], trusted[batch:]
@@ -200,14 +199,14 @@ class KeyPointAffine(nn.Module):
         found = [matrix]
         for _ in range(1, self.passes):
             before = matrix.detach()
-            placed, continued = placed_and_continued(moving, fixed, before)
+            placed, continued, _ = placed_and_continued(moving, fixed, before)
             points, trusted = self.look(torch.cat([placed, continued]))
             count = placed.shape[0]
             fitted = self._fitted(points[count:], trusted[count:], points[:count], trusted[:count])
             matrix = compose_matrices(fitted, before)
             found.append(matrix)
         if turning:
-            alike = _alike(fixed, moving, affine_field(matrix, shape)).reshape(self.candidates, batch)
+            alike = _alike(fixed, moving, matrix).reshape(self.candidates, batch)
             best = self._in_favour(alike).argmax(0) * batch + torch.arange(batch, device=alike.device)
             found = [one.index_select(0, best) for one in found]
         return found
@@ -222,7 +221,7 @@ class KeyPointAffine(nn.Module):
         points, trusted = self.look(warp(moving, affine_field(turn, shape)))
         fitted = self._fitted(_repeated(here, count), _repeated(confidence, count), points, trusted)
         matrix = self._trusted(compose_matrices(fitted, turn))
-        alike = _alike(fixed, moving, affine_field(matrix, shape)).reshape(count, batch)
+        alike = _alike(fixed, moving, matrix).reshape(count, batch)
         best = alike.topk(self.candidates - 1, 0)[1] * batch + torch.arange(batch, device=alike.device)
         return torch.cat([plain, matrix.index_select(0, best.flatten())])
 
@@ -260,9 +259,9 @@ class KeyPointAffine(nn.Module):
         return own + (self.rate * self.trust).clamp(max=1.0) * (matrix - own)
 
 
-def placed_and_continued(moving: Tensor, fixed: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """The moving image placed by a matrix, and the fixed one continued beyond what the moving one shows as that is by
-    its edge: what is not there does not tell the two apart."""
+def placed_and_continued(moving: Tensor, fixed: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The moving image placed by a matrix, the fixed one continued beyond what the moving one shows as that is by its
+    edge, so that what is not there does not tell the two apart, and the share of the fixed image that is there."""
     shape = list(fixed.shape[2:])
     dims = len(shape)
     there = affine_field(matrix, shape) + voxel_coordinates(shape, matrix.dtype, matrix.device)
@@ -271,12 +270,13 @@ def placed_and_continued(moving: Tensor, fixed: Tensor, matrix: Tensor) -> tuple
     for axis in range(dims):
         last.append(axis_coordinates(shape[axis], axis, dims, matrix.dtype, matrix.device).max())
         within.append(torch.minimum(there[:, axis].clamp(min=0), last[axis]))
+    seen = (torch.stack(within, 1) - there).abs().amax(1).lt(0.5).to(there.dtype).flatten(1).mean(1)
     there = torch.stack(within, 1)
     middle = 0.5 * torch.stack(last)[:, None]
     unit = middle.max().clamp_min(0.5)
     from_middle = (there.flatten(2) - middle) / unit - matrix[:, :, dims:]
     back = torch.matmul(inverse_of_small(matrix[:, :, :dims]), from_middle) * unit + middle
-    return sample_unchecked(moving, there), sample_unchecked(fixed, back.view_as(there))
+    return sample_unchecked(moving, there), sample_unchecked(fixed, back.view_as(there)), seen
 
 
 def _turns(dims: int) -> Tensor:
@@ -294,17 +294,14 @@ def _repeated(one: Tensor, count: int) -> Tensor:
     return one.repeat([count] + [1] * (one.dim() - 1))
 
 
-def _alike(fixed: Tensor, moving: Tensor, displacement: Tensor) -> Tensor:
-    """The correlation of the fixed and the warped moving image at every second voxel, (batch,)."""
-    axes = list(range(2, fixed.dim()))
-    places = displacement + voxel_coordinates(list(fixed.shape[2:]), displacement.dtype, displacement.device)
-    for axis in axes:
-        index = torch.arange(0, fixed.shape[axis], 2, device=fixed.device)
-        places, fixed = places.index_select(axis, index), fixed.index_select(axis, index)
-    one, other = fixed.flatten(1), sample_unchecked(moving, places).flatten(1)
+def _alike(fixed: Tensor, moving: Tensor, matrix: Tensor) -> Tensor:
+    """The correlation of the images as a matrix places them, (batch,); less if less than half of the fixed image is in
+    the moving one's view."""
+    placed, continued, seen = placed_and_continued(moving, fixed, matrix)
+    one, other = continued.flatten(1), placed.flatten(1)
     one, other = one - one.mean(1, keepdim=True), other - other.mean(1, keepdim=True)
     power = one.square().mean(1) * other.square().mean(1)
-    return (one * other).mean(1) / power.clamp_min(1e-12).sqrt()
+    return (one * other).mean(1) / power.clamp_min(1e-12).sqrt() * (2 * seen).clamp(max=1.0)
 
 
 def _block(dims: int, inputs: int, outputs: int, stride: int) -> nn.Sequential:

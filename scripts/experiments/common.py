@@ -74,13 +74,23 @@ def read_config(options: Options, variants: Sequence[str] = (), **settings: Any)
     return open_bundle(options.bundle).config("train", variants, **settings)
 
 
+def found_of(records: Sequence[Mapping[str, Any]], subjects: Sequence[str]) -> list[str]:
+    """Those of the subjects of whom there are images; all, to be complained of, if there are none."""
+    there = {record["subject"] for record in records}
+    return [name for name in subjects if name in there] or list(subjects)
+
+
 def chosen_records(config: ConfigParser, subset: str) -> list[dict[str, Any]]:
     """The config's images of the test subjects, of the validation subjects, or all."""
     source = Path(config.get_parsed_content("records#source"))
     if not source.exists():
         raise ValueError(f"{source} does not exist; --data must be the folder that holds {Path(*source.parts[-2:])}.")
     records = config.get_parsed_content("records")
-    return records if subset == "all" else of_subjects(records, config.get_parsed_content(f"{subset}_subjects"))
+    return (
+        records
+        if subset == "all"
+        else of_subjects(records, found_of(records, config.get_parsed_content(f"{subset}_subjects")))
+    )
 
 
 def trained_methods(bundle: Path, weights: Path, rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Sequence[Method]]:

@@ -25,6 +25,7 @@ from experiments.common import (
     Peer,
     bare,
     chosen_records,
+    found_of,
     gain,
     gain_in_words,
     installed_version,
@@ -159,7 +160,9 @@ def correlations(
 ) -> dict[str, dict[str, list[float]]]:
     """NCC of pairs drawn from the training, the validation and the test subjects, before and as registered."""
     records = config.get_parsed_content("records")
-    validation, test = (config.get_parsed_content(f"{name}_subjects") for name in ("validation", "test"))
+    validation, test = (
+        found_of(records, config.get_parsed_content(f"{name}_subjects")) for name in ("validation", "test")
+    )
     rows = [row for row in ("before", *CORRELATED) if row in methods]
     result: dict[str, dict[str, list[float]]] = {}
     for name, chosen in (

@@ -79,7 +79,7 @@ def test_found_by_path_and_by_name(toy: Path, monkeypatch: pytest.MonkeyPatch) -
     assert find_bundle(str(toy), "registration").root == toy
     monkeypatch.chdir(toy.parent)
     assert find_bundle("./toy", "registration").root == toy
-    with pytest.raises(ValueError, match="method must be one of affine, dirnet, .* got 'toy'"):
+    with pytest.raises(ValueError, match="method must be one of affine, deep_affine, dirnet, .* got 'toy'"):
         find_bundle("toy", "registration", ["affine"])
     shelves = os.pathsep.join([str(toy.parent / "none"), str(toy.parent)])
     monkeypatch.setenv("WARPZOO_BUNDLES", shelves)
@@ -133,7 +133,7 @@ def test_a_damaged_bundle_leaves_the_others_alone(
     metadata = toy.parent / "broken/configs/metadata.json"
     metadata.parent.mkdir(parents=True)
     metadata.write_bytes(content.encode() if isinstance(content, str) else content)
-    assert [bundle.name for bundle in bundles("registration")][:2] == ["toy", "dirnet"]
+    assert [bundle.name for bundle in bundles("registration")][:2] == ["toy", "deep_affine"]
     for name in ("broken", str(metadata.parents[1])):
         with pytest.raises(ValueError, match=re.escape(str(metadata))):
             find_methods(name)

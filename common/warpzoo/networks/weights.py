@@ -52,6 +52,8 @@ def read_about(path: str | Path) -> dict[str, Any]:
     """What `save_weights` was told about the weights; empty if nothing."""
     try:
         about = json.loads(getattr(_read(path), ABOUT, "{}"))
+    except FileError:
+        raise
     except (TypeError, ValueError) as error:
         raise FileError(f"{path} cannot be read as weights ({type(error).__name__}); it may be damaged.") from error
     return about if isinstance(about, dict) else {}

@@ -216,7 +216,7 @@ class KeyPointAffine(nn.Module):
         images are most alike, (candidates · batch, dims, dims + 1)."""
         count, batch = self.turned.shape[0], fixed.shape[0]
         shape = list(fixed.shape[2:])
-        turn = self.turned.repeat_interleave(batch, 0)
+        turn = self.turned[:, None].repeat(1, batch, 1, 1).flatten(0, 1)
         fixed, moving = _repeated(fixed, count), _repeated(moving, count)
         points, trusted = self.look(warp(moving, affine_field(turn, shape)))
         fitted = self._fitted(_repeated(here, count), _repeated(confidence, count), points, trusted)

@@ -97,13 +97,14 @@ class KeyPoints(nn.Module):
     def forward(self, features: Tensor, shape: list[int]) -> tuple[Tensor, Tensor]:
         """`shape` is the image's, (*spatial)."""
         dims = len(shape)
-        half = 0.5 * max(max(shape) - 1, 1)
         places: list[Tensor] = []
+        halves: list[Tensor] = []
         for axis in range(dims):
             ramp = axis_coordinates(features.shape[2 + axis], axis, dims, torch.float32, features.device)
-            place = (self.stride * ramp - 0.5 * (shape[axis] - 1)) / half
-            places.append(place.expand(features.shape[2:]))
-        where = torch.stack(places, -1).flatten(0, -2)
+            places.append((self.stride * ramp - 0.5 * (shape[axis] - 1)).expand(features.shape[2:]))
+            halves.append(0.5 * axis_coordinates(shape[axis], axis, dims, torch.float32, features.device).max())
+        half = torch.stack(halves).max().clamp_min(0.5)  # `half_longest_side` for sizes that may be dynamic
+        where = torch.stack(places, -1).flatten(0, -2) / half
         if torch.jit.is_scripting():
             return self._found(features, where)
         with torch.autocast(features.device.type, enabled=False):  # it would round positions to a few digits

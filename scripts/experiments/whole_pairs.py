@@ -117,7 +117,7 @@ def folds(there: Volume, fixed_affine: Volume, moving_affine: Volume, inside: ND
 def cropped(path: Path, shape: tuple[int, ...] = CT) -> tuple[Volume, Volume]:
     """The middle of a volume and its matrix."""
     image = nib.load(path)
-    low = [(size - wanted) // 2 for size, wanted in zip(image.shape, shape, strict=True)]
+    low = [(size - side) // 2 for size, side in zip(image.shape, shape, strict=True)]
     part = image.slicer[tuple(slice(first, first + size) for first, size in zip(low, shape, strict=True))]
     return np.asarray(part.dataobj, dtype=np.float32), part.affine
 
@@ -138,12 +138,12 @@ def deformed(values: Volume, affine: Volume, labels: Volume | None, name: str, s
     bias = gaussian_filter(random.standard_normal(shape), 2 * SMOOTH, mode="wrap")
     fixed = fixed ** random.uniform(0.7, 1.4) * np.exp(0.1 * bias / bias.std())
     noisy = [one + NOISE * random.standard_normal(shape) for one in (fixed, moving)]
-    carried = None
+    warped_labels = None
     if labels is not None:
-        carried = map_coordinates(labels, np.moveaxis(there, -1, 0), order=0, mode="nearest").astype(np.float32)
+        warped_labels = map_coordinates(labels, np.moveaxis(there, -1, 0), order=0, mode="nearest").astype(np.float32)
     truth = there @ affine[:3, :3].T + affine[:3, 3]
     one, other = (image.astype(np.float32) for image in noisy)
-    return Case("known deformation", name, one, other, affine, affine, carried, labels, truth.astype(np.float32))
+    return Case("known deformation", name, one, other, affine, affine, warped_labels, labels, truth.astype(np.float32))
 
 
 def cases(data: Path, seeds: list[int], hippocampi: int) -> Iterator[Case]:
@@ -151,8 +151,8 @@ def cases(data: Path, seeds: list[int], hippocampi: int) -> Iterator[Case]:
     brain = data / "brain"
     labels = cropped(brain / "mnia.nii.gz")[0]
     for seed in seeds:
-        for name, carried in (("mni", labels), ("ch2", None)):
-            yield deformed(*cropped(brain / f"{name}.nii.gz"), carried, f"{name} {seed}", seed)
+        for name, warped_labels in (("mni", labels), ("ch2", None)):
+            yield deformed(*cropped(brain / f"{name}.nii.gz"), warped_labels, f"{name} {seed}", seed)
     files = sorted((data / "hippocampus" / "images").glob("*.nii*"))[100 : 100 + hippocampi + 1]
     for one, other in zip(files, files[1:], strict=False):
         both = [nib.load(path) for path in (one, other)]

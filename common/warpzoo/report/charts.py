@@ -64,7 +64,7 @@ def chart_of(
 
 
 def ticks(low: float, high: float, most: int) -> list[float]:
-    """Round numbers between two, about as many as wanted."""
+    """Round numbers between two, about as many as asked for."""
     rough = (high - low) / most or 1.0
     power = 10.0 ** floor(log10(rough))
     step = next(power * one for one in (1, 2, 5, 10) if power * one >= rough)

@@ -81,9 +81,9 @@ def metadata(bundle: Bundle) -> Iterator[str]:
         yield "optional_packages_version must not be in the metadata: MONAI takes it for the required ones."
     for side in ("inputs", "outputs"):
         for name, tensor in content.get("network_data_format", {}).get(side, {}).items():
-            for key, wanted in TENSOR.items():
-                if not isinstance(tensor.get(key), wanted):
-                    yield f"{key} of {name} in {side} must be a {wanted.__name__}."
+            for key, expected in TENSOR.items():
+                if not isinstance(tensor.get(key), expected):
+                    yield f"{key} of {name} in {side} must be a {expected.__name__}."
             if "channel_def" in tensor and len(tensor["channel_def"]) != tensor.get("num_channels"):
                 yield f"channel_def of {name} in {side} must name {tensor.get('num_channels')} channels."
     formats = content.get("network_data_format", {})
@@ -121,7 +121,7 @@ def form(bundle: Bundle) -> Iterator[str]:
         text, name = path.read_text(encoding="utf-8"), path.relative_to(bundle.root).as_posix()
         if text != json.dumps(json.loads(text), indent=4, ensure_ascii="\\u" in text) + "\n":
             yield f"{name} must be indented by four spaces and end with a newline."
-        if re.search(r"\"(/home/|/root/|/Users/|[A-Z]:\\\\)", text):
+        if re.search(r'"(/(home|root|Users)/|[A-Z]:\\\\)', text):
             yield f"{name} must not have a path of somebody's machine."
 
 
@@ -129,9 +129,9 @@ def properties(bundle: Bundle) -> Iterator[str]:
     """The parts of a training and of an inference that MONAI's workflows ask for, by name."""
     from monai.bundle.properties import InferProperties, TrainProperties
 
-    for name, wanted in (("train", TrainProperties), ("inference", InferProperties)):
+    for name, asked in (("train", TrainProperties), ("inference", InferProperties)):
         found: Any = bundle.config(name)
-        required = [entry["id"] for entry in cast(Any, wanted).values() if entry["required"]]
+        required = [entry["id"] for entry in cast(Any, asked).values() if entry["required"]]
         for identifier in required:
             if identifier not in found:
                 yield f"configs/{name}.json must have {identifier.replace('::', '#')}."

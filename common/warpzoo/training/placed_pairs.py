@@ -36,7 +36,7 @@ from warpzoo.training.lists import Record
 
 
 class PlacedPairs(Dataset):
-    """Pairs as {"image": (2, *size), "truth": (dims, dims + 1)[, "fixed_labels", "moving_labels"], "id"}.
+    """Pairs as {"image": (2, *size), "truth": (dims, dims + 1), "id"}, for validation with their labels.
 
     Args:
         data: records of `warpzoo.training.lists`; images of one group show the same anatomy in the same place.
@@ -50,7 +50,7 @@ class PlacedPairs(Dataset):
         contrasts: how often each image gets a contrast of its own.
         deformation: largest deviation of a smooth deformation of the moving image, as a part of the longest side.
         faults: how often the images have the faults of a scanner.
-        seed: pairs do not change from epoch to epoch, for validation.
+        seed: pairs do not change from epoch to epoch, for validation: {…[, "fixed_labels", "moving_labels"]}.
         count: of pairs.
     """
 
@@ -110,7 +110,7 @@ class PlacedPairs(Dataset):
         fixed = self._seen(members[0], view, 0.0, field_of_view)
         moving = self._seen(members[1], compose_matrices(invert_affine(truth), view), self.deformation, field_of_view)
         pair = {"image": torch.stack([moving["image"], fixed["image"]]), "truth": truth[0], "id": name}
-        if "label" in fixed and "label" in moving:
+        if self.seed is not None and "label" in fixed and "label" in moving:
             pair |= {"moving_labels": moving["label"], "fixed_labels": fixed["label"]}
         return pair
 

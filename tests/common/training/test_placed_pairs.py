@@ -8,6 +8,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from monai.data import list_data_collate
 from scipy import ndimage
 from torch import nn
 
@@ -45,6 +46,16 @@ class Known(nn.Module):
 def plain(records: list[dict], **options: object) -> PlacedPairs:
     settings = {"imagined": 0, "turned": 0, "contrasts": 0, "deformation": 0, "faults": 0, "seed": 0, "rotation": 30}
     return PlacedPairs(records, (24, 24, 24), **{**settings, "shift": 0.1, **options})
+
+
+def test_imagined_and_labelled_pairs_make_one_batch(records: list[dict]) -> None:
+    pairs = PlacedPairs(records, (16, 16, 16), imagined=0.5)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        drawn = [pairs[number] for number in range(8)]
+    assert {"imagined"} < {pair["id"] for pair in drawn}
+    for first in drawn:
+        assert list_data_collate([first, *drawn])["image"].shape == (9, 2, 16, 16, 16)
 
 
 def test_the_truth_makes_images_and_labels_alike(records: list[dict]) -> None:

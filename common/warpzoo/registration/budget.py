@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How long an optimisation may take; nothing at all is no optimisation."""
+    """How long an optimisation may take, and after how many seconds it ends in any case; nothing at all is no
+    optimisation."""
 
     amount: float
     seconds: bool = False
+    limit: float = float("inf")
 
     @classmethod
     def read(cls, name: str, value: str | float) -> Budget:
@@ -22,6 +24,13 @@ class Budget:
         if re.fullmatch(r"\d+(\.\d+)?\s*s", text):
             return cls(float(text[:-1]), seconds=True)
         raise ValueError(f"{name} must be a number of iterations such as 50, or seconds such as 10s, got {text!r}.")
+
+    def within(self, seconds: float) -> Budget:
+        return replace(self, limit=min(self.limit, seconds))
+
+    def spent(self, iterations: int, seconds: float) -> float:
+        """Which part of it that is."""
+        return max((seconds if self.seconds else iterations) / self.amount, seconds / self.limit)
 
     def __bool__(self) -> bool:
         return self.amount > 0

@@ -92,7 +92,7 @@ class Descent:
         if self.interrupted or not self.budget:
             return 1.0
         seconds = 0.0 if self.begun is None else time.perf_counter() - self.begun
-        return (seconds if self.budget.seconds else self.iterations) / self.budget.amount
+        return self.budget.spent(self.iterations, seconds)
 
     def minimise(
         self,

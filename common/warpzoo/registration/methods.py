@@ -47,13 +47,14 @@ def find_methods(
     """The methods of a chain such as "affine,svf", in order.
 
     Args:
-        chain: names of methods and bundles, or folders of bundles, joined by commas. A bundle named several times in a
-            row is one network that looks as often, see `NetworkMethod`; default: see `usual_method`.
+        chain: names of methods and bundles, or folders of bundles, joined by commas; a bundle's variants may follow
+            its name, as in stn_affine:hippocampus,dirnet:folder+3d. A bundle named several times in a row is one
+            network that looks as often, see `NetworkMethod`; default: see `usual_method`.
         similarity: what methods without a network, and refinement, maximise.
         refine: iterations or seconds of refinement after the last network.
         adapt: iterations or seconds of the last network's training on the pair.
         weights: of the last network, instead of the shipped ones.
-        variant: of the last network, several joined by commas.
+        variant: of the last network, several joined by commas, if the chain does not say.
         device: "cuda" if there is a GPU, else "cpu", if not given.
         resolution: of the fixed image's voxels, in its world, at which ffd, svf and refinement compare the images at
             their finest, where they are smaller; without, their own, or if they are more than `MOST_VOXELS` just as
@@ -62,8 +63,8 @@ def find_methods(
     chain = usual_method(weights) if chain is None else chain
     if not isinstance(chain, str):
         raise ValueError(f"method must be names joined by commas, such as affine,svf, got {chain!r}.")
-    names = [name.strip() for name in chain.split(",")]
-    networks = [number for number, name in enumerate(names) if name not in OPTIMISED]
+    stages = [(*stage, len(list(times))) for stage, times in groupby(map(_stage, chain.split(",")))]
+    networks = [number for number, (name, _, _) in enumerate(stages) if name not in OPTIMISED]
     refinement, adaptation = Budget.read("refine", refine), Budget.read("adapt", adapt)
     if similarity is not None:
         from warpzoo.registration.similarities import check_similarity
@@ -78,30 +79,40 @@ def find_methods(
         if value is not None and not networks:
             raise ValueError(f"{option} must not be given for a method without a network ({chain}), got {value!r}.")
     for option, value in {"similarity": similarity, "resolution": resolution}.items():
-        if value is not None and not refinement and len(networks) == len(names):
+        if value is not None and not refinement and len(networks) == len(stages):
             raise ValueError(f"{option} must not be given where nothing is optimised ({chain}), got {value!r}.")
     if resolution is not None and (isinstance(resolution, (bool, str)) or not 0 < resolution < float("inf")):
         raise ValueError(f"resolution must be a length above 0, got {resolution!r}.")
 
+    if variant is not None and stages[networks[-1]][1] is not None:
+        raise ValueError(f"variant must not be given twice, got {variant!r} and {chain!r}.")
     for number in networks:
-        find_bundle(names[number], "registration", [*OPTIMISED])
+        find_bundle(stages[number][0], "registration", [*OPTIMISED])
     from warpzoo.checks import chosen_device
     from warpzoo.registration.optimisation import Optimisation, Refinement
 
     device = chosen_device(device)
     methods: list[Method] = []
-    stages = [(name, len(list(times))) for name, times in groupby(names)]
-    last = max((number for number, (name, _) in enumerate(stages) if name not in OPTIMISED), default=None)
-    for number, (name, times) in enumerate(stages):
+    for number, (name, own, times) in enumerate(stages):
         if name in OPTIMISED:
             methods += [Optimisation(name, similarity, device=device, resolution=resolution) for _ in range(times)]
-        elif number == last:
-            methods.append(network_method(name, device, times, variant, weights, adapt))
+        elif number == networks[-1]:
+            methods.append(network_method(name, device, times, own or variant, weights, adapt))
             if refinement:
                 methods.append(Refinement(refinement, similarity, device, resolution=resolution))
         else:
-            methods.append(network_method(name, device, times))
+            methods.append(network_method(name, device, times, own))
     return methods
+
+
+def _stage(text: str) -> tuple[str, str | None]:
+    """A method and, joined by commas, its variants; the colon of a Windows path is none of ours."""
+    name, colon, variants = text.strip().rpartition(":")
+    if not colon or "\\" in variants or "/" in variants:
+        return text.strip(), None
+    if name in OPTIMISED or not variants:
+        raise ValueError(f"variants must follow the name of a bundle, as in dirnet:folder+3d, got {text.strip()!r}.")
+    return name, variants.replace("+", ",")
 
 
 def network_method(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -62,6 +62,10 @@ class Optimisation:
         """The voxels at which images are compared at the end."""
         return finest_level(self.name, fixed.grid, self.resolution)
 
+    def within(self, seconds: float) -> Optimisation:
+        """The same, ended after so many seconds."""
+        return replace(self, budget=(self.budget or BUDGET[self.name]).within(seconds))
+
 
 @dataclass(frozen=True)
 class Refinement:
@@ -97,6 +101,9 @@ class Refinement:
     def finest(self, fixed: Image, start: Transform | None) -> Grid:
         """As of `Optimisation`."""
         return finest_level("affine" if isinstance(start, Affine) else "svf", fixed.grid, self.resolution)
+
+    def within(self, seconds: float) -> Refinement:
+        return replace(self, budget=self.budget.within(seconds))
 
 
 def finest_level(method: str, fixed: Grid, resolution: float | None) -> Grid:

@@ -31,7 +31,7 @@ from warpzoo.registration.inverse import Inverse
 from warpzoo.registration.label_maps import are_labels
 from warpzoo.registration.measures import agreement, distance, folds, overlap
 from warpzoo.registration.preflight import looks_like_labels, preflight
-from warpzoo.registration.safety import checked
+from warpzoo.registration.safety import Likeness, checked, likeness
 from warpzoo.transforms.landmarks import Landmarks
 
 
@@ -41,7 +41,8 @@ class Method(Protocol):
     name: what it is called.
     expectations: what it was made for, see `preflight`.
 
-    One that has `finest(fixed, start)` tells with it the grid on which it compares images at its finest.
+    One that has `finest(fixed, start)` tells with it the grid on which it compares images at its finest; one that has
+    `within(seconds)` gives with it a method that ends by then.
     """
 
     @property
@@ -96,7 +97,10 @@ class Registration:
     findings: what is doubtful about the pair.
     seconds: spent in each method, and on the checks before them as "check".
     resolution: the spacing of the finest voxels that each method compared.
-    notes: what happened on the way: a sentence if Ctrl-C ended an optimisation, whose best is the transform then.
+    likeness: how alike the images are at the start and after each method.
+    notes: what happened on the way: a sentence if Ctrl-C ended an optimisation, whose best is the transform then, or if
+        the time was up.
+    interrupted: whether Ctrl-C did.
     """
 
     fixed: Image
@@ -109,11 +113,9 @@ class Registration:
     findings: tuple[Finding, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     resolution: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    likeness: Mapping[str, Likeness] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-
-    @property
-    def interrupted(self) -> bool:
-        return bool(self.notes)
+    interrupted: bool = False
 
     @cached_property
     def displacement(self) -> DisplacementField:
@@ -193,6 +195,8 @@ def register_pair(
     interruptible: bool = True,
     safe: bool = False,
     begin: Transform | None = None,
+    gaining: bool = False,
+    budget: float | None = None,
 ) -> Registration:
     """Registers the moving image to the fixed one, on any grids.
 
@@ -207,6 +211,8 @@ def register_pair(
         safe: whether a result that makes the images less alike is replaced, see `checked`; without, it is a warning.
         begin: a better place to begin than the start, such as that of the image before; the result is still compared
             with the start.
+        gaining: whether what a method finds is left out if the images are not more alike by it.
+        budget: seconds after which no other method begins; what optimises ends there.
     """
     strict = check_truth("strict", strict)
     companions = companions or Companions()
@@ -219,33 +225,52 @@ def register_pair(
         findings.append(warning(message, "Optimise on the pair as well (--refine 40 or --adapt 40)."))
     findings += [finding for image in companions.also.values() for finding in looks_like_labels(image)]
     seconds = {"check": 0.0}
-    transform, notes = begin or start, []
+    transform, notes, interrupted = begin or start, [], False
     resolution: dict[str, tuple[float, ...]] = {}
+    alike: dict[str, Likeness] = {}
+    first = entered = time.perf_counter()
+    if methods and not are_labels(fixed, moving):
+        alike["start"] = best = likeness(fixed, moving, start, guidance)
     for number, method in enumerate(methods):
-        entered = time.perf_counter()
         findings += preflight(fixed, moving, method.expectations, placed=transform is not None)
         raise_if(findings, strict)
         if finest := getattr(method, "finest", None):
             resolution[method.name] = finest(fixed, transform).spacing
         begun = time.perf_counter()
         seconds["check"] += begun - entered
+        if budget is not None:
+            left = budget - (begun - first)
+            if left <= 0:
+                notes.append(_ended(f"The time of {budget:g} s was up", methods[number:]))
+                break
+            if hasattr(method, "within"):
+                method = method.within(left)
+        before = transform
         try:
             transform = method(fixed, moving, transform, guidance)
         except Interrupted as stop:
             if not interruptible:
                 raise KeyboardInterrupt from stop
-            transform = stop.transform
-            left = ", ".join(one.name for one in methods[number + 1 :])
-            rest = f", and {left} did not run" if left else ""
-            notes.append(f"{method.name} was interrupted: the transform is the best that it had found so far{rest}.")
-        seconds[method.name] = seconds.get(method.name, 0.0) + time.perf_counter() - begun
-        if notes:
+            transform, interrupted = stop.transform, True
+            found = f"{method.name} was interrupted: the transform is the best that it had found so far"
+            notes.append(_ended(found, methods[number + 1 :]))
+        entered = time.perf_counter()
+        seconds[method.name] = seconds.get(method.name, 0.0) + entered - begun
+        if alike:
+            alike[method.name] = reached = likeness(fixed, moving, transform, guidance)
+            if not gaining or reached.is_above(best):
+                best = reached
+            else:
+                transform = before
+        if interrupted:
             break
-    begun = time.perf_counter()
-    transform, doubts = checked(fixed, moving, start, transform, guidance, check_truth("safe", safe))
-    findings += doubts
-    raise_if(findings, strict)
-    seconds["check"] += time.perf_counter() - begun
+    if alike:
+        transform, doubts = checked(
+            fixed, moving, start, transform, guidance, (alike["start"], best), check_truth("safe", safe)
+        )
+        findings += doubts
+        raise_if(findings, strict)
+    seconds["check"] += time.perf_counter() - entered
     return Registration(
         fixed,
         moving,
@@ -257,8 +282,15 @@ def register_pair(
         tuple(dict.fromkeys(findings)),
         seconds,
         resolution,
+        alike,
         tuple(notes),
+        interrupted,
     )
+
+
+def _ended(why: str, left: Sequence[Method]) -> str:
+    names = ", ".join(method.name for method in left)
+    return f"{why}{f', and {names} did not run' if names else ''}."
 
 
 def on_working_grid(

@@ -6,6 +6,7 @@ import csv
 import json
 import time
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,7 @@ def write_results(
             "settings": dict(settings),
             "seconds": {name: round(value, 3) for name, value in seconds.items()},
             "resolution": {name: list(spacing) for name, spacing in registration.resolution.items()},
+            "likeness": likeness_of(registration),
             "warnings": [*registration.notes, *map(str, findings)],
             **_provenance(registration, files),
             "files": names_from(folder, files),
@@ -101,7 +103,12 @@ def draw_report(path: str | Path, registration: Registration, files: Mapping[str
         registration.warped.array[0].float(),
         registration.displacement.displacement[0],
         fixed.grid,
-        {**registration.metrics, "seconds": registration.seconds, "resolution": registration.resolution},
+        {
+            **registration.metrics,
+            "seconds": registration.seconds,
+            "resolution": registration.resolution,
+            "likeness": likeness_of(registration),
+        },
         _provenance(registration, files or {}),
         findings=registration.findings,
         notes=registration.notes,
@@ -109,6 +116,13 @@ def draw_report(path: str | Path, registration: Registration, files: Mapping[str
         unit="pixels" if fixed.header.pixels else "mm",
         thumbnail=bool(files and files.get("id")),
     )
+
+
+def likeness_of(registration: Registration) -> dict[str, dict[str, float]]:
+    return {
+        stage: {measure: round(value, 4) for measure, value in asdict(alike).items()}
+        for stage, alike in registration.likeness.items()
+    }
 
 
 def read_numbers(folder: Path) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from warpzoo.geometry.transforms import Transform, resample
 from warpzoo.images.image import Image
 from warpzoo.losses import mattes_mutual_information
 from warpzoo.registration.guidance import Guidance
-from warpzoo.registration.label_maps import are_labels
 from warpzoo.registration.optimisation import Optimisation
 from warpzoo.registration.pyramid import coarser, pyramid
 from warpzoo.registration.similarities import in_windows
@@ -35,6 +34,10 @@ class Likeness:
     def is_below(self, other: Likeness) -> bool:
         """Whether it is less by both measures: one alone may fall where contrasts differ."""
         return self.windows < other.windows - LESS and self.information < other.information - LESS
+
+    def is_above(self, other: Likeness) -> bool:
+        """Whether it is more by both measures together."""
+        return self.total > other.total + LESS
 
     @property
     def total(self) -> float:
@@ -63,16 +66,15 @@ def checked(
     start: Transform | None,
     found: Transform | None,
     guidance: Guidance,
+    measured: tuple[Likeness, Likeness],
     safe: bool,
 ) -> tuple[Transform | None, list[Finding]]:
-    """What was found, and a warning if the images are less alike by it than at the start.
+    """What was found, and a warning if the images are less alike by it than at the start, as `measured` of both.
 
     With `safe` that is replaced by the start or what the method affine finds from there, whichever makes them more
     alike.
     """
-    if found is start or are_labels(fixed, moving):
-        return found, []
-    before, after = (likeness(fixed, moving, transform, guidance) for transform in (start, found))
+    before, after = measured
     if not after.is_below(before):
         return found, []
     doubt = f"The images are less alike after the registration ({after}) than before ({before})."

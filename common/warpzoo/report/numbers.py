@@ -2,7 +2,7 @@
 
 Convention: metrics are those of metrics.json: `<name>_before` and `<name>` are a number or {label: number, …, "mean":
 number}; `folding` and `folding_corners` are shares between 0 and 1; `seconds` is {stage: number}; `resolution` is
-{method: the spacing of the finest voxels that it compared}.
+{method: the spacing of the finest voxels that it compared}; `likeness` is {"start" or method: {measure: number}}.
 """
 
 from __future__ import annotations
@@ -90,6 +90,9 @@ def tables_of(metrics: Mapping[str, Any], unit: str) -> list[Table]:
     folds = [(words, percent(metrics[key])) for key, words in FOLDING.items() if key in metrics]
     if folds:
         tables.append(Table("Folding (Jacobian determinant ≤ 0)", folds))
+    if metrics.get("likeness"):
+        stages = [(stage, *map(shown, measures.values())) for stage, measures in metrics["likeness"].items()]
+        tables.append(Table("Alike after", stages, ("", "correlation in windows", "mutual information")))
     if metrics.get("resolution"):
         rows = [(name, " × ".join(f"{side:.3g}" for side in sides)) for name, sides in metrics["resolution"].items()]
         tables.append(Table(f"Finest voxels compared ({unit})", rows))

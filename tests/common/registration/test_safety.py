@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +16,9 @@ from warpzoo.data.phantom import beating_heart
 from warpzoo.geometry.grid import Grid
 from warpzoo.geometry.transforms import Affine, Transform
 from warpzoo.images.image import Image
+from warpzoo.registration.budget import Budget
 from warpzoo.registration.guidance import Guidance
+from warpzoo.registration.optimisation import Optimisation
 from warpzoo.registration.pair import register_pair
 from warpzoo.registration.safety import likeness
 
@@ -30,6 +33,12 @@ class Shift:
 
     def __call__(self, fixed: Image, moving: Image, start: Transform | None, guidance: Guidance | None) -> Transform:
         return shifted(self.voxels, fixed.grid)
+
+
+class Slow(Shift):
+    def __call__(self, *pair: Any) -> Transform:
+        time.sleep(0.3)
+        return super().__call__(*pair)
 
 
 def shifted(voxels: float, grid: Grid) -> Affine:
@@ -95,3 +104,33 @@ def test_likeness_orders_shifts_as_scikit_image_does(heart: Image) -> None:
         normalized_mutual_information(heart.array[0].numpy(), moved(heart, shift).array[0].numpy()) for shift in shifts
     ]
     assert np.argsort(ours).tolist() == np.argsort(theirs).tolist()
+
+
+def test_every_stage_says_what_it_gained(heart: Image) -> None:
+    registration = register_pair(heart, moved(heart, 5), [Shift(4, "near", {}), Shift(5, "there", {})])
+    alike = registration.likeness
+    assert [*alike] == ["start", "near", "there"]
+    assert alike["start"].total < alike["near"].total < alike["there"].total
+    there = likeness(heart, moved(heart, 5), shifted(5, heart.grid), Guidance())
+    assert alike["there"].windows == pytest.approx(there.windows, abs=1e-6)
+
+
+def test_a_stage_that_gains_nothing_is_left_out_if_asked(heart: Image) -> None:
+    chain = [Shift(5, "there", {}), Shift(9, "away", {})]
+    for gaining, kept in ((False, 9), (True, 5)):
+        registration = register_pair(heart, moved(heart, 5), chain, gaining=gaining)
+        assert shift_of(registration.transform, heart.grid) == pytest.approx(kept, abs=0.1)
+        assert [*registration.likeness] == ["start", "there", "away"]
+
+
+def test_no_method_begins_after_the_time(heart: Image) -> None:
+    registration = register_pair(heart, moved(heart, 5), [Slow(5, "slow", {}), Shift(9, "late", {})], budget=0.2)
+    assert shift_of(registration.transform, heart.grid) == pytest.approx(5, abs=0.1)
+    assert registration.notes == ("The time of 0.2 s was up, and late did not run.",)
+    assert not registration.interrupted
+
+
+def test_an_optimisation_ends_with_the_time(heart: Image) -> None:
+    hours = Optimisation("svf", budget=Budget(10**6))
+    ended = register_pair(heart, moved(heart, 5), [hours], budget=0.5)
+    assert ended.likeness["svf"].total > ended.likeness["start"].total

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,8 +32,18 @@ from warpzoo.images.orientation import canonical
 from warpzoo.training.lists import Record
 
 
+class View(NamedTuple):
+    """How an anatomy is seen: by the flow of a velocity (dims, *size), then a matrix (1, dims, dims + 1) in voxels
+    about the middle; or as it stays."""
+
+    matrix: Tensor
+    velocity: Tensor
+    stays: bool = False
+
+
 class MadePairs(Dataset):
-    """Pairs as {"image", "id"}, (4, *size): moving and fixed as they are seen, and as they are compared.
+    """Pairs as {"image", "id"}, (4 + dims, *size): moving and fixed as they are seen, as they are compared, and the
+    displacement that registers them in voxels, NaN where it is not known: between two real images.
 
     Args:
         data: records of `warpzoo.training.lists`; images of one group show the same anatomy about the same place.
@@ -81,8 +91,8 @@ class MadePairs(Dataset):
     def _made(self) -> dict[str, Any]:
         differ = chance(self.contrasts)
         pair = self._imagined(differ) if chance(self.imagined) else self._real(differ)
-        compared, seen = pair.pop("compared"), pair.pop("seen")
-        return pair | {"image": torch.stack([*map(acquired, seen), *compared])}
+        compared, seen, known = pair.pop("compared"), pair.pop("seen"), pair.pop("known")
+        return pair | {"image": torch.cat([torch.stack([*map(acquired, seen), *compared]), known])}
 
     def _imagined(self, differ: bool) -> dict[str, Any]:
         scale = min(self.size) * uniform(0.12, 0.5)
@@ -91,29 +101,41 @@ class MadePairs(Dataset):
         images = [tissue_intensities(labels, texture)]
         images = images + [tissue_intensities(labels, texture) if differ else images[0] for _ in range(2)]
         stack = torch.stack([*images, labels.float()])[None]
-        fields = self._views()
-        moving, fixed = (warp(stack, self._between(motion))[0] for motion in fields)
-        return {"compared": [moving[0], fixed[0]], "seen": [moving[1], fixed[2]], "id": "imagined"}
+        views = self._views()
+        moving, fixed = (warp(stack, self._between(view))[0] for view in views)
+        known = self._between_views(*views)
+        return {"compared": [moving[0], fixed[0]], "seen": [moving[1], fixed[2]], "known": known, "id": "imagined"}
 
-    def _between(self, motion: tuple[Tensor, Tensor]) -> Tensor:
-        """The displacement of a linear part about the middle, (1, dims, dims + 1), and a displacement before it."""
-        matrix, displacement = motion
-        dims = len(self.size)
-        voxels = voxel_coordinates(self.size, torch.float32, torch.device("cpu"))
-        middle = torch.tensor([0.5 * (size - 1) for size in self.size]).view(-1, *[1] * dims)
-        from_middle = voxels + displacement - middle
-        placed = (matrix[0, :, :-1] @ from_middle.flatten(1) + matrix[0, :, -1:]).view_as(from_middle) + middle
-        return (placed - voxels)[None]
+    def _between(self, view: View) -> Tensor:
+        """The displacement of a view: its flow, then its matrix."""
+        return (self._placed(self._voxels() + flow(view.velocity), view.matrix) - self._voxels())[None]
 
-    def _views(self) -> list[tuple[Tensor, Tensor]]:
-        """How two views of one anatomy differ: a matrix (1, dims, dims + 1) in voxels and a displacement, for each.
+    def _between_views(self, moving: View, fixed: View) -> Tensor:
+        """The displacement (dims, *size) from fixed to moving voxels, of which one are those of the anatomy itself."""
+        if moving.stays:
+            return self._between(fixed)[0]
+        linear, shift = moving.matrix[0].split([len(self.size), 1], dim=1)
+        inverse = torch.linalg.inv(linear)
+        placed = self._placed(self._voxels(), torch.cat([inverse, -inverse @ shift], 1)[None])
+        return placed + sample(flow(-moving.velocity)[None], placed[None])[0] - self._voxels()
 
-        Moving is deformed by a flow or by its inverse, and fixed stays, or the other way round.
-        """
+    def _voxels(self) -> Tensor:
+        return voxel_coordinates(self.size, torch.float32, torch.device("cpu"))
+
+    def _placed(self, places: Tensor, matrix: Tensor) -> Tensor:
+        """Places (dims, *size) moved by a matrix (1, dims, dims + 1) about the middle."""
+        middle = torch.tensor([0.5 * (size - 1) for size in self.size]).view(-1, *[1] * len(self.size))
+        moved = matrix[0, :, :-1] @ (places - middle).flatten(1) + matrix[0, :, -1:]
+        return moved.view_as(places) + middle
+
+    def _views(self) -> list[View]:
+        """How two views of one anatomy differ: moving is deformed and fixed stays, or the other way round."""
         amount = uniform(0, 1)
         velocity = random_velocity(self.size, 3.5 * amount, 1.2 * amount)
-        unmoved = torch.zeros_like(velocity)
-        views = [(self._small_affine(), flow(velocity)), (self._small_affine(0), unmoved)]
+        views = [
+            View(self._small_affine(), velocity),
+            View(self._small_affine(0), torch.zeros_like(velocity), stays=True),
+        ]
         return views if chance(0.5) else views[::-1]
 
     def _small_affine(self, amount: float = 1.0) -> Tensor:
@@ -138,14 +160,16 @@ class MadePairs(Dataset):
         views = self._views()
         if not alone:
             gentle = 0.4
-            views = [(self._small_affine(gentle), gentle * views[0][1]), (self._small_affine(0), gentle * views[1][1])]
+            views = [
+                View(self._small_affine(gentle), gentle * views[0].velocity),
+                View(self._small_affine(0), gentle * views[1].velocity),
+            ]
         sampled = []
         for member, view in zip(members, views, strict=True):
             shape = member["image"].shape[1:]
             middle = torch.tensor([0.5 * (size - 1) for size in shape])
-            voxels = voxel_coordinates(self.size, torch.float32, torch.device("cpu"))
             centre = torch.tensor([0.5 * (size - 1) for size in self.size])
-            centred = voxels.flatten(1) + self._between(view)[0].flatten(1) - centre[:, None]
+            centred = self._voxels().flatten(1) + self._between(view)[0].flatten(1) - centre[:, None]
             coordinates = (turned @ centred + (middle + offset)[:, None]).view(1, len(shape), *self.size)
             sampled.append(
                 {
@@ -157,7 +181,8 @@ class MadePairs(Dataset):
         seen = compared
         if differ:
             seen = [remapped(image, int(torch.randint(3, 7, ()))) for image in compared]
-        pair: dict[str, Any] = {"compared": compared, "seen": seen}
+        known = self._between_views(*views) if alone else torch.full((len(self.size), *self.size), torch.nan)
+        pair: dict[str, Any] = {"compared": compared, "seen": seen, "known": known}
         if all("label" in one for one in sampled):
             pair |= {"moving_labels": sampled[0]["label"], "fixed_labels": sampled[1]["label"]}
         return pair | {"id": f"{self.data[first]['id']} -> {self.data[second]['id']}"}

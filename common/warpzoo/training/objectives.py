@@ -17,6 +17,13 @@ from warpzoo.geometry.velocity import compose
 from warpzoo.losses import Agreement, MultiResolutionLoss
 from warpzoo.networks import padded, pooled
 
+SOFT = 0.1
+"""Voxels: a distance of less counts by its square."""
+FLAT = 0.02
+"""Of an image's range: it shows nothing where it deviates less in windows of 3 voxels."""
+FAINT = 0.05
+"""What such a voxel counts."""
+
 
 class RegistrationObjective(nn.Module):
     """similarity(fixed, warped) + weight · regulariser(displacement) of a network image → [warped | displacement],
@@ -103,28 +110,39 @@ class MultiResolutionObjective(nn.Module):
     They are on the image padded to a multiple of `network.coarsest`. Each level is compared with the images pooled to
     it. There may be more levels than the loss has weights for: the coarsest are then not compared.
 
-    An image of four channels has moving and fixed as the network sees them, and then as they are compared.
+    An image of four channels has moving and fixed as the network sees them, and then as they are compared; further
+    ones are the displacement that the network should find, NaN where it is not known.
 
     Args:
+        known: weight of the distance from a known displacement, in voxels of each level.
         passes: up to so many passes, drawn for each batch, have registered the pair before: what is learnt is then to
             go on from there, and to leave alone what fits.
     """
 
     def __init__(
-        self, network: Levelled, loss: MultiResolutionLoss, augmentation: nn.Module | None = None, passes: int = 0
+        self,
+        network: Levelled,
+        loss: MultiResolutionLoss,
+        augmentation: nn.Module | None = None,
+        passes: int = 0,
+        known: float = 0.0,
     ) -> None:
         super().__init__()
         self.network: Levelled = network
         self.loss = loss
         self.augmentation = augmentation
         self.passes = passes
+        self.known = known
 
     def forward(self, image: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
-        """(batch, 2 or 4, *spatial) → {"loss"}, a scalar; `mask` as for `RegistrationObjective`."""
+        """(batch, 2, 4 or 4 + dims, *spatial) → {"loss"[, "distance"]}, scalars; `mask` as for
+        `RegistrationObjective`."""
         if self.augmentation is not None:
             image = self.augmentation(image)
+        image, truth = image[:, :4], image[:, 4:]
+        total: Tensor | None = None
         if self.passes and self.training:
-            image = self._registered(image, int(torch.randint(self.passes + 1, ())))
+            image, total = self._registered(image, int(torch.randint(self.passes + 1, ())))
         levels: list[tuple[Tensor, Tensor, Tensor]] = []
         masks: list[Tensor] = []
         compared = image[:, -2:]
@@ -134,18 +152,51 @@ class MultiResolutionObjective(nn.Module):
                 mask = pooled(mask) if levels else padded(mask, self.network.coarsest)
                 masks += counted(mask, displacement)
             levels.append((compared[:, 1:], warp(compared[:, :1], displacement), displacement))
-        return {"loss": self.loss(levels, masks or None)}
+        terms = {"loss": self.loss(levels, masks or None)}
+        if self.known and truth.shape[1]:
+            distance = self._distance([(fixed, found) for fixed, _, found in levels], truth, total)
+            terms = {"loss": terms["loss"] + self.known * distance, "distance": distance.detach()}
+        return terms
+
+    def _distance(self, levels: list[tuple[Tensor, Tensor]], truth: Tensor, total: Tensor | None) -> Tensor:
+        """From what is known, on average over where the fixed image shows something, summed over the levels."""
+        there = truth.isfinite().all(1, keepdim=True)
+        truth = padded(truth.nan_to_num(), self.network.coarsest)
+        there = padded(there.to(truth), self.network.coarsest)
+        total = None if total is None else padded(total, self.network.coarsest)
+        distances = []
+        for level, (weight, (fixed, found)) in enumerate(zip(self.loss.weights, levels, strict=True)):
+            if level:
+                truth, there = 0.5 * pooled(truth), pooled(there)
+                total = None if total is None else 0.5 * pooled(total)
+            whole = found if total is None else compose(found, total)
+            counts = there * shows(fixed)
+            apart = ((whole - truth).square().sum(1, keepdim=True) + SOFT**2).sqrt() - SOFT
+            distances.append(weight * (counts * apart).sum() / counts.sum().clamp_min(1))
+        return torch.stack(distances).sum()
 
     @torch.no_grad()
-    def _registered(self, image: Tensor, passes: int) -> Tensor:
-        """The image after so many passes, each moving channel resampled once."""
-        pairs, total = image.unflatten(1, (-1, 2)), torch.zeros(0)
-        for number in range(passes):
+    def _registered(self, image: Tensor, passes: int) -> tuple[Tensor, Tensor | None]:
+        """The image after so many passes, each moving channel resampled once, and their displacement."""
+        pairs = image.unflatten(1, (-1, 2))
+        total: Tensor | None = None
+        for _ in range(passes):
             found = self.network(pairs[:, 0])[:, 1:]
-            total = found if number == 0 else compose(found, total)
+            total = found if total is None else compose(found, total)
             warped = warp(image[:, ::2], total)
             pairs = torch.stack([warped, image[:, 1::2]], 2)
-        return pairs.flatten(1, 2)
+        return pairs.flatten(1, 2), total
+
+
+def shows(image: Tensor) -> Tensor:
+    """Where an image (batch, 1, *spatial) shows something, 1, and where it is flat, little, as a displacement there is
+    anybody's guess."""
+    pool = nn.functional.avg_pool2d if image.dim() == 4 else nn.functional.avg_pool3d
+    mean, squares = (pool(one, 3, 1, 1, count_include_pad=False) for one in (image, image.square()))
+    deviation = (squares - mean.square()).clamp_min(0).sqrt()
+    extent = image.flatten(1).amax(1) - image.flatten(1).amin(1)
+    seen = deviation > FLAT * extent.view(-1, *[1] * (image.dim() - 1))
+    return seen.to(image).clamp_min(FAINT)
 
 
 def counted(mask: Tensor | None, displacement: Tensor) -> list[Tensor]:

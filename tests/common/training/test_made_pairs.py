@@ -34,7 +34,7 @@ def test_the_labels_of_a_pair_follow_its_images(records: list[dict]) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(index)
             pair = pairs._made()
-        for image, labels in zip(pair["image"][2:], (pair["moving_labels"], pair["fixed_labels"]), strict=True):
+        for image, labels in zip(pair["image"][2:4], (pair["moving_labels"], pair["fixed_labels"]), strict=True):
             low, high = ndimage.minimum_filter(labels[0], 7), ndimage.maximum_filter(labels[0], 7)
             inside = torch.from_numpy((low == high) & (low > 0))[3:-3, 3:-3, 3:-3]
             assert inside.any()
@@ -42,12 +42,39 @@ def test_the_labels_of_a_pair_follow_its_images(records: list[dict]) -> None:
             torch.testing.assert_close(image, expected, atol=1e-3, rtol=0)
 
 
+def test_what_is_known_takes_moving_onto_fixed() -> None:
+    torch.manual_seed(0)
+    smooth = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(60, 64, 62)), 3).astype(np.float32)
+    for imagined, least in ((0.0, 0.995), (1.0, 0.8)):  # between random tissues, linear interpolation blurs
+        record = {"id": "a", "group": "", "image": torch.from_numpy(smooth)[None]}
+        pairs = MadePairs([record], (32, 36, 30), imagined=imagined, zoom=(0.7, 0.8))
+        for _ in range(6):
+            image = pairs[0]["image"].numpy()
+            moving, fixed, known = image[2], image[3], image[4:]
+            places = np.indices(moving.shape) + known
+            ends = np.array(moving.shape).reshape(3, 1, 1, 1) - 1
+            inside = ((places >= 1) & (places <= ends - 1)).all(0)
+            warped = ndimage.map_coordinates(moving, places, order=1)
+            before, after = (np.corrcoef(one[inside], fixed[inside])[0, 1] for one in (moving, warped))
+            assert after > max(before, least)
+
+
+def test_between_two_images_nothing_is_known(records: list[dict]) -> None:
+    torch.manual_seed(0)
+    images = [MadePairs(records, (16, 16, 16), imagined=0)[0] for _ in range(12)]
+    for pair in images:
+        one, other = pair["id"].split(" -> ")
+        assert bool(pair["image"][4:].isfinite().all()) == (one == other)
+        assert bool(pair["image"][4:].isnan().all()) == (one != other)
+    assert len({pair["id"] for pair in images}) > 2
+
+
 def test_validation_pairs_stay_and_training_pairs_change(records: list[dict]) -> None:
     kept, drawn = MadePairs(records, (16, 16, 16), seed=0), MadePairs(records, (16, 16, 16))
     assert kept[3]["image"].shape == (2, 16, 16, 16)
     assert torch.equal(kept[3]["image"], kept[3]["image"])
     assert not torch.equal(kept[3]["image"], kept[4]["image"])
-    assert drawn[0]["image"].shape == (4, 16, 16, 16)
+    assert drawn[0]["image"].shape == (7, 16, 16, 16)
     assert not torch.equal(drawn[0]["image"], drawn[0]["image"])
 
 
@@ -57,14 +84,16 @@ def test_one_contrast_makes_what_is_seen_the_compared_image_but_for_faults(recor
         pairs = MadePairs(records, (32, 32, 32), imagined=imagined, contrasts=0)
         correlations = []
         for _ in range(8):
-            seen, compared = pairs[0]["image"].flatten(1).double().split(2)
+            seen, compared = pairs[0]["image"][:4].flatten(1).double().split(2)
             correlations += [float(np.corrcoef(one, other)[0, 1]) for one, other in zip(seen, compared, strict=True)]
         assert np.median(correlations) > 0.85
 
 
 def test_pairs_in_2d(records: list[dict]) -> None:
     torch.manual_seed(0)
-    assert MadePairs([{"id": "a", "group": "", "image": torch.rand(1, 40, 50)}], (32, 32))[0]["image"].isfinite().all()
+    pair = MadePairs([{"id": "a", "group": "", "image": torch.rand(1, 40, 50)}], (32, 32))[0]
+    assert pair["image"].shape == (6, 32, 32)
+    assert pair["image"].isfinite().all()
 
 
 @pytest.mark.parametrize("shape", [(96, 90), (56, 60, 64)])

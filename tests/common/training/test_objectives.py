@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from warpzoo.geometry.sampling import warp
-from warpzoo.losses import Agreement, Diffusion, MSELoss, NCCLoss
+from warpzoo.losses import Agreement, Diffusion, MSELoss, MultiResolutionLoss, NCCLoss
 from warpzoo.training import PairAugmentation
-from warpzoo.training.objectives import RegistrationObjective, total_loss
+from warpzoo.training.objectives import MultiResolutionObjective, RegistrationObjective, total_loss
 
 SHAPES = [(9, 12), (6, 8, 7)]
 
@@ -131,3 +131,57 @@ def test_network_alone_is_what_a_checkpoint_would_hold():
 def test_weight_and_regulariser_belong_together(regulariser, weight):
     with pytest.raises(ValueError, match="weight must be above 0 with a regulariser and 0 without"):
         RegistrationObjective(Shift(2), MSELoss(), regulariser, weight)
+
+
+class Everywhere(nn.Module):
+    """The same displacement everywhere, at three resolutions."""
+
+    coarsest = 4
+
+    def __init__(self, voxels: float) -> None:
+        super().__init__()
+        self.voxels = nn.Parameter(torch.tensor(voxels))
+
+    def levels(self, image: torch.Tensor) -> list[torch.Tensor]:
+        dims, shape = image.dim() - 2, list(image.shape[2:])
+        fields = [
+            self.voxels / 2**level * torch.ones(1, dims, *[size // 2**level for size in shape]) for level in (0, 1, 2)
+        ]
+        return [field.expand(len(image), *field.shape[1:]) for field in fields]
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return torch.cat([image[:, :1], self.levels(image)[0]], 1)
+
+
+def level_loss() -> MultiResolutionLoss:
+    return MultiResolutionLoss(MSELoss(), Diffusion(), weights=(1.0, 0.5, 0.25))
+
+
+@pytest.mark.parametrize("shape", [(16, 24), (16, 12, 20)])
+def test_distance_from_what_is_known_counts_at_every_level(shape):
+    dims = len(shape)
+    image = torch.rand(2, 4, *shape, generator=torch.Generator().manual_seed(3))
+    truth = torch.full((2, dims, *shape), 1.0)
+    truth[1] = torch.nan  # nothing is known of the second pair
+    network = Everywhere(2.2)
+    terms = MultiResolutionObjective(network, level_loss(), known=0.3)(torch.cat([image, truth], 1))
+    apart = [1.2 * dims**0.5 / 2**level for level in (0, 1, 2)]
+    expected = sum(w * ((a * a + 0.01) ** 0.5 - 0.1) for w, a in zip((1.0, 0.5, 0.25), apart, strict=True))
+    assert float(terms["distance"]) == pytest.approx(expected, rel=1e-5)
+    without = MultiResolutionObjective(network, level_loss())(image)["loss"]
+    torch.testing.assert_close(terms["loss"], without + 0.3 * expected)
+    terms["loss"].backward()
+    assert network.voxels.grad is not None
+    assert network.voxels.grad.isfinite()
+
+
+def test_what_earlier_passes_found_counts_as_well():
+    """Where one pass finds half of the way, a second one finds the rest."""
+    image = torch.rand(1, 4, 16, 16, generator=torch.Generator().manual_seed(3))
+    truth = torch.full((1, 2, 16, 16), 3.0)
+    objective = MultiResolutionObjective(Everywhere(1.5), level_loss(), passes=1, known=1.0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        distances = {round(float(objective(torch.cat([image, truth], 1))["distance"]), 3) for _ in range(8)}
+    one_short = sum(w * (((1.5 * 2**0.5 / 2**n) ** 2 + 0.01) ** 0.5 - 0.1) for n, w in enumerate((1.0, 0.5, 0.25)))
+    assert distances == {0.0, round(one_short, 3)}

@@ -47,6 +47,13 @@ def test_the_bundle_and_the_command_write_the_same(
     assert one["ncc"] > one["ncc_before"]
 
 
+def test_a_first_stage_makes_it_a_chain(dirnet: Path, start: Start, pair: dict[str, str], tmp_path: Path) -> None:
+    settings = {"output_dir": str(tmp_path / "bundle"), "report": False, "first": "affine"}
+    start(dirnet, "inference", **settings, **pair).run()
+    register(**pair, method="affine,dirnet", output=str(tmp_path / "command"), report=False)
+    assert_same(tmp_path / "bundle", tmp_path / "command")
+
+
 def test_the_bundle_takes_lists(dirnet: Path, start: Start, pair: dict[str, str], tmp_path: Path) -> None:
     table = tmp_path / "pairs.csv"
     table.write_text(

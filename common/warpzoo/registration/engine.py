@@ -21,6 +21,7 @@ from warpzoo.checks import check_truth
 from warpzoo.images.resampling import Resampling
 from warpzoo.registration.budget import Budget
 from warpzoo.registration.listing import read_pair
+from warpzoo.registration.methods import find_methods
 from warpzoo.registration.network import NetworkMethod
 from warpzoo.registration.optimisation import Refinement
 from warpzoo.registration.pair import Method, Registration, register_pair
@@ -54,6 +55,7 @@ class RegistrationInferer(Inferer):
 
     Args:
         method: the bundle's.
+        first: a chain that runs before it, such as affine or stn_affine:hippocampus.
         refine: iterations, or seconds such as "10s", of optimisation on the pair at hand from the network's answer.
         similarity: what refinement maximises; see `warpzoo.registration.similarities`.
         strict: whether the preflight's warnings are errors.
@@ -65,6 +67,7 @@ class RegistrationInferer(Inferer):
     def __init__(
         self,
         method: NetworkMethod,
+        first: str | None = None,
         refine: str | float = 0,
         similarity: str | None = None,
         strict: bool = False,
@@ -74,7 +77,8 @@ class RegistrationInferer(Inferer):
     ) -> None:
         super().__init__()
         self.method = method
-        self.methods: list[Method] = [method]
+        before = [] if first is None else find_methods(first, device=str(method.device))
+        self.methods: list[Method] = [*before, method]
         if budget := Budget.read("refine", refine):
             self.methods.append(Refinement(budget, similarity, str(method.device)))
         self.strict = check_truth("strict", strict)

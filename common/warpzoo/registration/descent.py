@@ -246,7 +246,8 @@ def _stalled(lowest: Sequence[float], first: float) -> bool:
 
 
 def _value_and_slope(loss: Callable[[], Tensor], parameters: Sequence[Tensor]) -> tuple[float, Tensor]:
-    value = loss()
+    with torch.enable_grad():  # MONAI's evaluator switches it off
+        value = loss()
     slopes = torch.autograd.grad(value, list(parameters))
     return float(value.detach()), torch.cat([slope.detach().flatten().double().cpu() for slope in slopes])
 

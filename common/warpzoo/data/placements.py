@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from warpzoo.data.appearance import flow, smooth_noise, uniform
-from warpzoo.geometry.affine import affine_field, compose_affine, invert_affine
+from warpzoo.geometry.affine import affine_field, compose_affine, invert_affine, rotation_about
 from warpzoo.geometry.sampling import voxel_coordinates, warp, warp_labels
 
 KINDS = ("rotated", "translated", "both")
@@ -44,16 +44,9 @@ def random_placement(
     if dims == 2:
         turn = compose_affine(rotation=torch.tensor([[angle if uniform(0, 1) < 0.5 else -angle]]))[:, :, :2]
     else:
-        turn = about(F.normalize(torch.randn(3), dim=0), angle)[None]
+        turn = rotation_about(F.normalize(torch.randn(3), dim=0), angle)[None]
     stretched = compose_affine(some(shear, dims * (dims - 1) // 2), some(math.log(scale), dims))[:, :, :dims]
     return torch.cat([turn @ stretched, some(2 * shift, dims)[:, :, None]], 2)
-
-
-def about(axis: Tensor, angle: float) -> Tensor:
-    """The rotation by an angle about a unit vector (3,), (3, 3)."""
-    x, y, z = axis.tolist()
-    cross = torch.tensor([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
-    return torch.eye(3) + math.sin(angle) * cross + (1 - math.cos(angle)) * cross @ cross
 
 
 def placed(image: Tensor, labels: Tensor, truth: Tensor) -> PlacedPair:

@@ -86,6 +86,13 @@ def compose_affine(
     return torch.cat([matrix, offset], dim=2)
 
 
+def rotation_about(axis: Tensor, angle: float) -> Tensor:
+    """The rotation by an angle about a unit vector (3,), (3, 3)."""
+    x, y, z = axis.tolist()
+    cross = torch.tensor([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]], dtype=axis.dtype)
+    return torch.eye(3, dtype=axis.dtype) + math.sin(angle) * cross + (1 - math.cos(angle)) * cross @ cross
+
+
 def rotation_matrix(angles: Tensor) -> Tensor:
     """Angles (batch, 1) or (batch, 3) → rotations (batch, d, d)."""
     cosine, sine = angles.cos(), angles.sin()

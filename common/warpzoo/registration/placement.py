@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from warpzoo.geometry.affine import DIMS_BY_WIDTH, compose_affine, rotation_matrix
+from warpzoo.geometry.affine import DIMS_BY_WIDTH, compose_affine, rotation_about, rotation_matrix
 from warpzoo.geometry.grid import Grid
 from warpzoo.geometry.sampling import sample
 from warpzoo.geometry.transforms import Affine
@@ -32,8 +32,9 @@ FEWEST = 1000
 """Voxels that a level needs to be trusted with first guesses."""
 FEWEST_COMPARED = 100
 """Of them within the masks."""
-BEST = 10
-"""First guesses that are optimised for a while."""
+ROUNDS = ((48, 0.05), (10, 0.2))
+"""How many first guesses are optimised, and until which part of the budget is spent: many for a short while, then the
+best of them."""
 SAME_ROTATION = 2
 """Of them with the same rotation at most."""
 OVERLAP = 0.5
@@ -111,17 +112,18 @@ def search(kind: str, pair: ImagePyramid, level: Level, similarity: Similarity, 
     with torch.no_grad():
         scores = torch.cat([similarity_of(some, level, similarity) for some in guesses.world().split(16)]).cpu()
     plain = torch.isclose(rotations, torch.eye(len(rotations[0]), dtype=torch.float64)).all(2).all(1)
-    best = distinct(favouring(plain, scores).argsort(descending=True).tolist(), rotations)[:BEST]
-    guesses = guesses.chosen(best)
-    descent.minimise(
-        lambda: -similarity_of(guesses.world(), level, similarity).sum(),
-        list(guesses.parameters.values()),
-        LEARNING_RATE,
-        until=0.2,
-    )
-    with torch.no_grad():
-        scores = similarity_of(guesses.world(), level, similarity).cpu()
-    return guesses.chosen([int(favouring(plain[best], scores).argmax())])
+    best = distinct(favouring(plain, scores).argsort(descending=True).tolist(), rotations)
+    for count, until in ROUNDS:
+        guesses, plain = guesses.chosen(best[:count]), plain[best[:count]]
+
+        def loss(guesses: Placement = guesses) -> Tensor:
+            return -similarity_of(guesses.world(), level, similarity).sum()
+
+        descent.minimise(loss, list(guesses.parameters.values()), LEARNING_RATE, until)
+        with torch.no_grad():
+            scores = similarity_of(guesses.world(), level, similarity).cpu()
+        best = favouring(plain, scores).argsort(descending=True).tolist()
+    return guesses.chosen(best[:1])
 
 
 def favouring(plain: Tensor, scores: Tensor) -> Tensor:
@@ -183,7 +185,8 @@ def first_guesses(pair: ImagePyramid) -> tuple[Tensor, Tensor]:
 
 
 def turns(dims: int) -> Tensor:
-    """Rotations to begin with, (count, d, d): every 30° in 2-D; in 3-D all of a cube, each also tilted by 30°."""
+    """Rotations to begin with, (count, d, d): every 30° in 2-D; in 3-D all of a cube, each also tilted by 30° about its
+    axes and by 45° about its diagonals."""
     if dims == 2:
         return rotation_matrix(torch.arange(0, 12, dtype=torch.float64)[:, None] * torch.pi / 6)
     quarter = [
@@ -191,8 +194,11 @@ def turns(dims: int) -> Tensor:
         for angles in product(range(4), repeat=3)
     ]
     cube = torch.stack(quarter).round().unique(dim=0)
-    tilts = torch.cat([torch.zeros(1, 3), torch.eye(3), -torch.eye(3)]).double() * torch.pi / 6
-    return (rotation_matrix(tilts)[:, None] @ cube).flatten(0, 1)
+    diagonals = torch.tensor([*product((-1.0, 1.0), repeat=3)], dtype=torch.float64) / 3**0.5
+    tilts = [torch.eye(3, dtype=torch.float64)]
+    for axes, angle in ((torch.cat([torch.eye(3), -torch.eye(3)]).double(), torch.pi / 6), (diagonals, torch.pi / 4)):
+        tilts += [rotation_about(axis, angle) for axis in axes]
+    return (torch.stack(tilts)[:, None] @ cube).flatten(0, 1)
 
 
 def middles(image: Tensor, grid: Grid, mask: Tensor | None) -> list[np.ndarray]:

@@ -8,7 +8,8 @@ import torch
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from warpzoo.data.placements import KINDS, about, anywhere, copies, cracked_cubes, longitudinal, random_placement
+from warpzoo.data.placements import KINDS, anywhere, copies, cracked_cubes, longitudinal, random_placement
+from warpzoo.geometry.affine import rotation_about
 
 
 def blobs(shape):
@@ -20,7 +21,7 @@ def blobs(shape):
 def test_a_rotation_about_an_axis_is_that_of_scipy():
     axis = np.array([2.0, -1.0, 0.5]) / np.linalg.norm([2.0, -1.0, 0.5])
     expected = Rotation.from_rotvec(0.7 * axis).as_matrix()
-    np.testing.assert_allclose(about(torch.from_numpy(axis).float(), 0.7).numpy(), expected, atol=1e-6)
+    np.testing.assert_allclose(rotation_about(torch.from_numpy(axis).float(), 0.7).numpy(), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("dims", [2, 3])

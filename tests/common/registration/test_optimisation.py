@@ -10,6 +10,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,6 +27,7 @@ from warpzoo.registration.deformation import FreeFormModel, VelocityModel, latti
 from warpzoo.registration.descent import Descent
 from warpzoo.registration.network import adapted
 from warpzoo.registration.optimisation import optimise
+from warpzoo.registration.placement import turns
 from warpzoo.registration.pyramid import ImagePyramid, coarser, pyramid, shrink
 from warpzoo.training.objectives import RegistrationObjective
 
@@ -273,3 +275,12 @@ def test_adaptation_leaves_the_network_as_it_was() -> None:
     assert not torch.equal(other(image), network(image))
     torch.testing.assert_close(network.state_dict(), before, rtol=0, atol=0)
     assert all(parameter.grad is None and parameter.requires_grad for parameter in network.parameters())
+
+
+def test_any_turn_is_near_one_that_is_begun_with() -> None:
+    """From there an optimisation finds the way."""
+    beginnings = Rotation.from_matrix(turns(3).numpy())
+    random = Rotation.random(2000, random_state=0)
+    nearest = np.array([np.degrees((beginnings * one.inv()).magnitude().min()) for one in random])
+    assert nearest.max() < 40
+    assert np.median(nearest) < 22

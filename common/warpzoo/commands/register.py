@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from warpzoo.errors import FAILURES, plain_reason
+from warpzoo.registration.budget import time_limit
 from warpzoo.registration.methods import find_methods, usual_method
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def register(
     also_labels: str | Sequence[str] | None = None,
     refine: str = "0",
     adapt: str = "0",
+    budget: str | None = None,
     channels: bool = False,
     landmarks_weight: float = 0.0,
     similarity: str | None = None,
@@ -97,6 +99,8 @@ def register(
         refine: optimisation of the transform on the pair at hand after the last network's pass, in iterations such as
             40, or seconds such as 10s.
         adapt: training of the last network on the pair at hand before its pass, in iterations, or seconds such as 10s.
+        budget: seconds such as 20s for the methods of a pair: no further one begins after that, and what
+            optimises ends with its best; a network's pass is not cut short. Default: as long as it takes.
         channels: the images have several channels: colours, vector images, the fourth axis of a NIfTI. Their
             similarities are averaged, and warped.nii.gz is a vector image.
         landmarks_weight: above 0, the landmarks drive the registration as well: what their mean squared distance, in
@@ -159,10 +163,12 @@ def register(
     outputs = chosen_outputs(SERIES_OUTPUTS if series and save is None else save, report, inverse)
     resampling = Resampling(interpolation, outside)
     methods = find_methods(method, similarity, refine, adapt, weights, variant, device, resolution)
+    seconds = time_limit(budget)
     settings = {
         "method": method,
         "refine": refine,
         "adapt": adapt,
+        "budget": seconds,
         "similarity": similarity,
         "landmarks_weight": landmarks_weight,
         "channels": channels,
@@ -175,6 +181,8 @@ def register(
         "variant": variant,
         "weights": [fingerprint(one.weights) for one in methods if hasattr(one, "weights")],
     }
+    if series and seconds is not None:
+        raise ValueError(f"budget must not be given for a moving image with time, got {budget}.")
     if series:
         settings |= {"to": to, "time_axis": time_axis}
         with computing(seed, threads):
@@ -254,6 +262,7 @@ def _register_files(
         strict=strict,
         interruptible=interruptible,
         safe=settings["safe"],
+        budget=settings["budget"],
     )
     registration = replace(registration, seconds={**read, **registration.seconds})
     write_results(folder, registration, files, settings, settings["outputs"])

@@ -34,3 +34,13 @@ class Budget:
 
     def __bool__(self) -> bool:
         return self.amount > 0
+
+
+def time_limit(value: str | float | None) -> float | None:
+    """Seconds, from a number or a text such as "20s"."""
+    if value is None:
+        return None
+    text = str(value).strip().removesuffix("s").strip()
+    if not re.fullmatch(r"\d+(\.\d+)?", text) or isinstance(value, bool) or not float(text):
+        raise ValueError(f"budget must be a time in seconds above 0, such as 20s, got {value!r}.")
+    return float(text)

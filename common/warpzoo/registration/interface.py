@@ -16,6 +16,7 @@ from warpzoo.geometry.transforms import Transform
 from warpzoo.images.conversion import as_image, as_image_of, is_array
 from warpzoo.images.image import Image, flip_lps
 from warpzoo.images.resampling import Resampling
+from warpzoo.registration.budget import time_limit
 from warpzoo.registration.computing import computing
 from warpzoo.registration.guidance import Guidance
 from warpzoo.registration.methods import find_methods
@@ -85,6 +86,7 @@ def register(
     similarity: str | None = None,
     refine: str | float = 0,
     adapt: str | float = 0,
+    budget: str | float | None = None,
     weights: str | None = None,
     variant: str | None = None,
     device: str | None = None,
@@ -124,6 +126,7 @@ def register(
         similarity: what rigid, affine, ffd, svf and refinement maximise: ncc, lncc, mse or mi.
         refine: iterations, or seconds such as "10s", of optimisation after the last network's pass.
         adapt: iterations or seconds of training the last network on this pair before its pass.
+        budget: seconds after which no further method begins and what optimises ends with its best.
         weights: file of weights for the last network.
         variant: of the last network's configuration.
         device: such as "cuda:1"; default: the GPU if there is one.
@@ -189,7 +192,16 @@ def register(
     known = known_start(start, reference, image)
     with computing(seed, threads):
         registration = register_pair(
-            reference, image, methods, known, companions, guidance, resampling, strict, safe=safe
+            reference,
+            image,
+            methods,
+            known,
+            companions,
+            guidance,
+            resampling,
+            strict,
+            safe=safe,
+            budget=time_limit(budget),
         )
     return Result(registration, PlacedTransform(registration.transform, reference, image), back)
 

@@ -12,11 +12,12 @@ import torch
 from scipy import ndimage
 from skimage.metrics import normalized_mutual_information
 
+import warpzoo
 from warpzoo.data.phantom import beating_heart
 from warpzoo.geometry.grid import Grid
 from warpzoo.geometry.transforms import Affine, Transform
 from warpzoo.images.image import Image
-from warpzoo.registration.budget import Budget
+from warpzoo.registration.budget import Budget, time_limit
 from warpzoo.registration.guidance import Guidance
 from warpzoo.registration.optimisation import Optimisation
 from warpzoo.registration.pair import register_pair
@@ -134,3 +135,16 @@ def test_an_optimisation_ends_with_the_time(heart: Image) -> None:
     hours = Optimisation("svf", budget=Budget(10**6))
     ended = register_pair(heart, moved(heart, 5), [hours], budget=0.5)
     assert ended.likeness["svf"].total > ended.likeness["start"].total
+
+
+@pytest.mark.parametrize("value", [0, -1, "0s", "soon", "1m", True, "1e3"])
+def test_bad_budgets(value: Any) -> None:
+    with pytest.raises(ValueError, match="budget must be a time in seconds above 0, such as 20s, got"):
+        time_limit(value)
+
+
+def test_the_budget_of_a_user() -> None:
+    assert [time_limit(value) for value in (None, 20, "20", "20s", "0.5 s")] == [None, 20, 20, 20, 0.5]
+    image = beating_heart((64, 64), seed=3).image.numpy()
+    result = warpzoo.register(image, np.roll(image, 3, 0), method="affine,svf", budget="0.000001 s")
+    assert result.registration.notes == ("The time of 1e-06 s was up, and affine, svf did not run.",)

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from warpzoo.denoising.psf import GaussianPSF
 from warpzoo.denoising.wiener import WienerFilter
-from warpzoo.networks import channels_last_weights, check_dims, padded, zero_initialised
+from warpzoo.networks import channels_last_weights, check_dims, folded, padded, unfolded, zero_initialised
 
 CONVOLUTIONS = {2: nn.Conv2d, 3: nn.Conv3d}
 POOLS = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
@@ -136,24 +136,6 @@ class PSFBlindSpot(nn.Module):
                 f"image must be (batch, 1, *spatial) with {dims} spatial axes for this {dims}-D network, got shape "
                 f"{tuple(image.shape)}."
             )
-
-
-def folded(image: Tensor, fold: int) -> Tensor:
-    """Cells of fold × fold pixels in rows and columns → one, its pixels as channels; volumes slice by slice."""
-    if image.dim() == 4:
-        return F.pixel_unshuffle(image, fold)
-    return F.pixel_unshuffle(image.transpose(1, 2), fold).transpose(1, 2)
-
-
-def unfolded(features: Tensor, fold: int) -> Tensor:
-    """The inverse of `folded`, smoothed to avoid a pattern with the period of the cells."""
-    margins = [fold - 1] * 4
-    if features.dim() == 4:
-        image = F.pad(F.pixel_shuffle(features, fold), margins, mode="replicate")
-        return F.avg_pool2d(F.avg_pool2d(image, fold, 1), fold, 1)
-    volume = F.pixel_shuffle(features.transpose(1, 2), fold).transpose(1, 2)
-    volume = F.pad(volume, margins + [0, 0], mode="replicate")
-    return F.avg_pool3d(F.avg_pool3d(volume, (1, fold, fold), 1), (1, fold, fold), 1)
 
 
 def _block(dims: int, inputs: int, outputs: int) -> nn.Sequential:

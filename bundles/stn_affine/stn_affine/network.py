@@ -37,7 +37,7 @@ from warpzoo.networks import (
     tag_architecture,
     warp_and_concatenate,
 )
-from warpzoo.networks.affine import PARTS
+from warpzoo.networks.affine import PARTS, gated
 
 TRUST_RATE = 100.0
 """How many times as fast as a weight the trust in the key points is learnt."""
@@ -254,9 +254,7 @@ class KeyPointAffine(nn.Module):
         return self._trusted(matrix)
 
     def _trusted(self, matrix: Tensor) -> Tensor:
-        """The identity before anything is learnt, and soon the matrix."""
-        own = torch.eye(self.spatial_dims, self.spatial_dims + 1, device=matrix.device)
-        return own + (self.rate * self.trust).clamp(max=1.0) * (matrix - own)
+        return gated(matrix, self.rate * self.trust)
 
 
 def placed_and_continued(moving: Tensor, fixed: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -65,6 +65,7 @@ def cell_sequence(
     motion: float | None = None,
     snr: float | None = 1.5,
     seed: int = 0,
+    radius: float = 0.27,
     elastic: float = 0.13,
     turnover: float = 0.3,
     bleaching: float = 0.3,
@@ -85,6 +86,7 @@ def cell_sequence(
             in proportion to the shape.
         snr: the nucleus' mean intensity above the background, in deviations of the noise there, in the first frame;
             None for no noise.
+        radius: of the nucleus, about, as a part of the shorter of rows and columns.
         elastic: the mean length of the elastic displacement, as a part of `motion`.
         turnover: the part of the texture that is replaced in the long run.
         bleaching: the part of the intensity that is lost by the last frame.
@@ -119,7 +121,7 @@ def cell_sequence(
     generator = torch.Generator().manual_seed(seed)
     paths = Paths(frames, generator)
     side = min(shape[-2:])
-    spread = (0.24 + 0.06 * torch.rand(2, generator=generator)) * side
+    spread = (0.9 + 0.2 * torch.rand(2, generator=generator)) * radius * side
     radii = [*(0.28 * size for size in shape[:-2]), *spread.tolist()]
     middle = torch.tensor([0.5 * (size - 1) for size in shape])
     nucleus = Nucleus(middle, radii, frames, generator, motion, elastic * motion, turnover)

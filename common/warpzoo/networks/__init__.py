@@ -1,7 +1,8 @@
 """What registration and denoising networks are made of: input and output, layouts, pyramids, weights, normalisation."""
 
-from warpzoo.networks.affine import KeyPoints, Moments, OneMatrix, SeparateMatrices, matrix_head
-from warpzoo.networks.intensity import MinMax, Standardise
+from warpzoo.networks.affine import KeyPoints, Moments, OneMatrix, SeparateMatrices, gated, matrix_head
+from warpzoo.networks.folding import folded, unfolded
+from warpzoo.networks.intensity import MinMax, Standardise, match_histogram, mean_and_deviation
 from warpzoo.networks.layouts import channels_last, channels_last_weights
 from warpzoo.networks.pairs import check_dims, check_pair, warp_and_concatenate
 from warpzoo.networks.pyramid import central_gradient, one_level_finer, padded, pooled, resized, velocity_on
@@ -27,8 +28,12 @@ __all__ = [
     "check_dims",
     "check_pair",
     "fold_norms",
+    "folded",
+    "gated",
     "load_weights",
+    "match_histogram",
     "matrix_head",
+    "mean_and_deviation",
     "one_level_finer",
     "padded",
     "pooled",
@@ -36,6 +41,7 @@ __all__ = [
     "resized",
     "save_weights",
     "tag_architecture",
+    "unfolded",
     "velocity_on",
     "warp_and_concatenate",
     "zero_initialised",

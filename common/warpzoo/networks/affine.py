@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Optional
 
 import torch
 from torch import Tensor, nn
@@ -26,16 +27,17 @@ SHARPNESS = 3.0
 
 
 class OneMatrix(nn.Module):
-    """Features (batch, count) → the entries of the matrix; untrained the identity."""
+    """Features (batch, count) → the entries of the matrix, `scale` times what its layer gives; untrained the
+    identity."""
 
-    def __init__(self, features: int, spatial_dims: int) -> None:
+    def __init__(self, features: int, spatial_dims: int, scale: float = 1.0) -> None:
         super().__init__()
-        self.spatial_dims = spatial_dims
+        self.spatial_dims, self.scale = spatial_dims, scale
         self.entries = zero_initialised(nn.Linear(features, spatial_dims * (spatial_dims + 1)))
 
     def forward(self, features: Tensor) -> Tensor:
         entries = precise(self.entries(features)).unflatten(1, (self.spatial_dims, self.spatial_dims + 1))
-        return entries + torch.eye(self.spatial_dims, self.spatial_dims + 1, device=entries.device)
+        return self.scale * entries + torch.eye(self.spatial_dims, self.spatial_dims + 1, device=entries.device)
 
 
 class SeparateMatrices(nn.Module):
@@ -80,28 +82,38 @@ def matrix_head(head: str, features: int, spatial_dims: int, parts: Sequence[str
     raise ValueError(f"head must be 'one' or 'separate', got {head!r}.")
 
 
+def gated(matrix: Tensor, gate: Tensor) -> Tensor:
+    """The identity where the gate is 0, which is before anything is learnt, and the matrix from 1 on."""
+    own = torch.eye(matrix.shape[1], matrix.shape[2], device=matrix.device)
+    return own + gate.clamp(max=1.0) * (matrix - own)
+
+
 class KeyPoints(nn.Module):
     """Feature maps → points (batch, count, dims) and how much each is to be trusted, (batch, count), above 0.
 
     A point is the centre of mass of a map that sums to 1: it moves along with what the map answers to. `stride` is how
-    many voxels of the image the maps' voxels are apart; the first ones coincide.
+    many voxels of the image the maps' voxels are apart, along all axes or each; the first ones coincide, or, if a map's
+    voxel is `pooled` of the image's, lie in the middle of these.
     """
 
-    def __init__(self, features: int, count: int, stride: int) -> None:
+    def __init__(self, features: int, count: int, stride: int | Sequence[int], pooled: bool = False) -> None:
         super().__init__()
-        self.stride = stride
+        self.strides = [stride] * 3 if isinstance(stride, int) else list(stride)
+        self.shift = 0.5 if check_truth("pooled", pooled) else 0.0
         self.maps = nn.Linear(features, count)
         nn.init.normal_(self.maps.weight, std=SHARPNESS / features**0.5)
         self.trust = nn.Parameter(torch.zeros(count, features))
 
-    def forward(self, features: Tensor, shape: list[int]) -> tuple[Tensor, Tensor]:
-        """`shape` is the image's, (*spatial)."""
+    def forward(self, features: Tensor, shape: list[int], factors: Optional[list[int]] = None) -> tuple[Tensor, Tensor]:
+        """`shape` is the image's, (*spatial); the maps are of one that was pooled by `factors` along the axes."""
         dims = len(shape)
         places: list[Tensor] = []
         halves: list[Tensor] = []
         for axis in range(dims):
             ramp = axis_coordinates(features.shape[2 + axis], axis, dims, torch.float32, features.device)
-            places.append((self.stride * ramp - 0.5 * (shape[axis] - 1)).expand(features.shape[2:]))
+            stride = self.strides[axis] if factors is None else self.strides[axis] * factors[axis]
+            first = self.shift * (stride - 1)
+            places.append((stride * ramp + first - 0.5 * (shape[axis] - 1)).expand(features.shape[2:]))
             halves.append(0.5 * axis_coordinates(shape[axis], axis, dims, torch.float32, features.device).max())
         half = torch.stack(halves).max().clamp_min(0.5)  # `half_longest_side` for sizes that may be dynamic
         where = torch.stack(places, -1).flatten(0, -2) / half

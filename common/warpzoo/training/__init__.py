@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from warpzoo.training.placements import PlacementObjective, with_truth
     from warpzoo.training.processes import begin, join_processes, local_device
     from warpzoo.training.reading import common_spacing
+    from warpzoo.training.simulated_pairs import SimulatedPairs, with_points
 
 _HOMES = {
     "AverageWeights": "averaging",
@@ -37,6 +38,7 @@ _HOMES = {
     "PlacementObjective": "placements",
     "RandomPairs": "pairs",
     "RegistrationObjective": "objectives",
+    "SimulatedPairs": "simulated_pairs",
     "begin": "processes",
     "common_spacing": "reading",
     "draw_subjects": "lists",
@@ -49,6 +51,7 @@ _HOMES = {
     "pad_or_crop": "fitting",
     "registration_evaluator": "engines",
     "registration_trainer": "engines",
+    "with_points": "simulated_pairs",
     "with_truth": "placements",
 }
 
@@ -64,6 +67,7 @@ __all__ = [
     "PlacementObjective",
     "RandomPairs",
     "RegistrationObjective",
+    "SimulatedPairs",
     "begin",
     "common_spacing",
     "draw_subjects",
@@ -76,6 +80,7 @@ __all__ = [
     "pad_or_crop",
     "registration_evaluator",
     "registration_trainer",
+    "with_points",
     "with_truth",
 ]
 

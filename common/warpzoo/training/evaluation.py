@@ -16,7 +16,7 @@ from torch import Tensor
 
 from warpzoo.checks import check_truth
 from warpzoo.geometry.affine import affine_field
-from warpzoo.geometry.sampling import warp_labels
+from warpzoo.geometry.sampling import warp_labels, warp_points
 from warpzoo.losses import normalised_cross_correlation
 from warpzoo.metrics import dice, folding, surface_distances
 from warpzoo.training.pairs import PairDataset
@@ -34,7 +34,8 @@ class PairMetricsd(MapTransform):
     `structures`, which are labels taken together, such as {"whole": [1, 2]}. With `surfaces` also the 95th-percentile
     and the mean symmetric surface distance, `hd95` and `msd`, in the unit of `spacing`, before and after. Where there
     is a "truth", the matrix that belongs to the pair, `placement` is minus the mean distance, in voxels, from where it
-    takes what the fixed image shows.
+    takes what the fixed image shows. Where there are "fixed_points" and "moving_points", (count, dims) in voxels,
+    `points` is minus the mean distance of the fixed ones, displaced, from the moving ones.
     """
 
     def __init__(
@@ -58,6 +59,10 @@ class PairMetricsd(MapTransform):
         metrics = self.measure(image, prediction, *labels)
         if "truth" in data:
             metrics["placement"] = -_misplaced(image[0, 1], prediction[:, 1:], torch.as_tensor(data["truth"])[None])
+        if "fixed_points" in data:
+            fixed, moving = (torch.as_tensor(data[f"{which}_points"]) for which in ("fixed", "moving"))
+            reached = warp_points(fixed[None].float().cpu(), prediction[:, 1:].float().cpu())[0]
+            metrics["points"] = -float((reached - moving.cpu()).square().sum(1).sqrt().mean())
         return {**data, "metrics": metrics}
 
     def measure(

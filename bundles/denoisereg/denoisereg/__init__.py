@@ -1,0 +1,1 @@
+"""denoisereg: joint denoising and affine registration of noisy time-lapse images."""

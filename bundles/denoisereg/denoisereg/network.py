@@ -1,0 +1,259 @@
+"""Joint denoising and affine registration: the features by which a network denoises two images also place them.
+
+Convention: the input is moving and fixed concatenated as channels, the output is [warped | displacement] concatenated
+as channels, the displacement in voxels. `matrices` gives the matrix after every pass, see `geometry.affine`; `denoised`
+both images without their noise, in the units they came in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from monai.networks.layers.factories import Conv, Norm, Pool
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from warpzoo.denoising.psf import GaussianPSF
+from warpzoo.geometry.affine import affine_field, compose_matrices, fit_affine
+from warpzoo.geometry.grid import Grid
+from warpzoo.geometry.sampling import warp
+from warpzoo.geometry.transforms import Affine, Transform
+from warpzoo.networks import (
+    KeyPoints,
+    Moments,
+    OneMatrix,
+    Standardise,
+    channels_last,
+    channels_last_weights,
+    check_dims,
+    check_pair,
+    folded,
+    gated,
+    mean_and_deviation,
+    padded,
+    tag_architecture,
+    unfolded,
+    warp_and_concatenate,
+)
+
+HEADS = ("key_points", "moments", "gap")
+SCALE = 0.1
+"""Of the numbers that the dense layers give, so that they are small before they are learnt (the paper's)."""
+TRUST_RATE = 100.0
+"""How many times as fast as a weight the trust in the key points is learnt."""
+
+
+class DenoiseReg(nn.Module):
+    """A blind-spot U-Net on each image, by the same weights; what its encoder finds is compared to place the images.
+
+    Args:
+        spatial_dims: 2 or 3.
+        channels: of the blocks of the encoder, between which the image is halved by max pooling.
+        fold: pixels a side, in rows and columns, that become channels of one cell at the finest level; 1 for none.
+        blurs: standard deviations, in pixels, of Gaussians (0: the image itself); the denoised image is a mixture of
+            the blurred ones, with weights at every pixel that the decoder predicts, plus its other output. Empty for
+            the decoder's output alone.
+        head: "key_points" (centres of mass of feature maps, and the affine map between them in closed form), "moments"
+            (of every feature map its mean and its first and second moments, and dense layers) or "gap" (the mean alone,
+            the paper's).
+        points: of the head "key_points".
+        hidden: neurons of the dense layers of the other heads.
+        passes: how often it looks, each time at the moving image as placed so far.
+        working: an image whose sides are longer than that is placed at about that size, by the means of its pixels;
+            it is always denoised as it is.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int = 2,
+        channels: Sequence[int] = (16, 32, 64, 64),
+        fold: int = 2,
+        blurs: Sequence[float] = (0, 1, 2, 4),
+        head: str = "key_points",
+        points: int = 48,
+        hidden: Sequence[int] = (128, 64),
+        passes: int = 2,
+        working: int = 96,
+    ) -> None:
+        super().__init__()
+        if head not in HEADS:
+            raise ValueError(f"head must be one of {', '.join(HEADS)}, got {head!r}.")
+        if fold < 1 or len(channels) < 2:
+            raise ValueError(f"fold must be 1 or more and channels two or more, got {fold} and {list(channels)}.")
+        self.spatial_dims = check_dims(spatial_dims)
+        self.fold, self.passes, self.working = fold, passes, working
+        self.standardise = Standardise()
+        widths = list(channels)
+        self.down = nn.ModuleList(
+            [_block(spatial_dims, *pair) for pair in zip([fold**2, *widths[:-1]], widths, strict=True)]
+        )
+        self.up = nn.ModuleList(
+            [
+                _block(spatial_dims, below + width, width)
+                for below, width in zip(widths[:0:-1], widths[-2::-1], strict=True)
+            ]
+        )
+        self.pool = Pool[Pool.MAX, spatial_dims](2)
+        self.blurs = nn.ModuleList([GaussianPSF(spatial_dims, side) if side else nn.Identity() for side in blurs])
+        self.last = Conv[Conv.CONV, spatial_dims](widths[0], (1 + len(blurs)) * fold**2, 1)
+        if blurs:  # an untrained network is the mean of the blurred images
+            nn.init.zeros_(self.last.weight)
+            nn.init.zeros_(self.last.bias)
+        self.alignment = fold * 2 ** (len(widths) - 1)
+        self.head: nn.Module
+        if head == "key_points":
+            strides = [2 ** (len(widths) - 2)] * (spatial_dims - 2) + [fold * 2 ** (len(widths) - 2)] * 2
+            self.head = KeyPointHead(spatial_dims, widths[-2], widths[-1], points, strides)
+        else:
+            self.head = PooledHead(spatial_dims, widths[-1], hidden, head == "gap")
+        tag_architecture(self, "denoisereg", head)
+        channels_last_weights(self)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(batch, 2, *spatial) → (batch, 1 + dims, *spatial)."""
+        return warp_and_concatenate(image, affine_field(self.matrices(image)[-1], list(image.shape[2:])))
+
+    def transform(self, image: Tensor, grid: Grid) -> Transform:
+        """What `forward` warps by."""
+        return Affine(self.matrices(image)[-1], grid)
+
+    def denoised(self, image: Tensor) -> Tensor:
+        """Images (batch, channels, *spatial), moving and fixed or any others, without their noise."""
+        mean, deviation = mean_and_deviation(image)
+        standard = ((image - mean) / deviation).flatten(0, 1)[:, None]
+        return self.decode(standard, self.encode(standard)).view(image.shape) * deviation + mean
+
+    def matrices(self, image: Tensor) -> list[Tensor]:
+        """The matrix (batch, dims, dims + 1) after every pass."""
+        if not torch.jit.is_scripting():
+            check_pair(image, self.spatial_dims)
+        image = self.standardise(image)
+        moving, fixed = image[:, :1], image[:, 1:]
+        there, here = self.describe(torch.cat([moving, fixed])).chunk(2)
+        return self.placed(moving, there, here)
+
+    def placed(self, moving: Tensor, there: Tensor, here: Tensor) -> list[Tensor]:
+        """The matrix after every pass, from the descriptions of the moving and of the fixed image; further passes look
+        at the moving image (batch, 1, *spatial) again."""
+        matrix: Tensor = self.head.compare(there, here)
+        found = [matrix]
+        for _ in range(1, self.passes):
+            before = matrix.detach()
+            there = self.describe(warp(moving, affine_field(before, list(moving.shape[2:]))))
+            matrix = compose_matrices(self.head.compare(there, here), before)
+            found.append(matrix)
+        return found
+
+    def describe(self, image: Tensor) -> Tensor:
+        """What the head needs of standardised images (batch, 1, *spatial) to place them."""
+        code: Tensor = self.head(self.encode(self.at_working_size(image)), list(image.shape[2:]), self.factors(image))
+        return code
+
+    def at_working_size(self, image: Tensor) -> Tensor:
+        """The image with the means of `factors` pixels as its pixels; beyond its far ends their edge is repeated."""
+        factors = self.factors(image)
+        if max(factors) == 1:
+            return image
+        extra: list[int] = []
+        for axis in range(self.spatial_dims):
+            extra = [0, -image.shape[2 + axis] % factors[axis]] + extra
+        image = F.pad(image, extra, mode="replicate")
+        return F.avg_pool2d(image, factors) if self.spatial_dims == 2 else F.avg_pool3d(image, factors)
+
+    def factors(self, image: Tensor) -> list[int]:
+        """How many pixels along each axis become one where images are placed."""
+        longest = 1
+        for axis in range(self.spatial_dims):
+            longest = max(longest, int(image.shape[2 + axis]))
+        factor = max(1, (longest + self.working // 2) // self.working)
+        found: list[int] = []
+        for axis in range(self.spatial_dims):
+            found.append(factor if int(image.shape[2 + axis]) > self.working else 1)
+        return found
+
+    def encode(self, image: Tensor) -> list[Tensor]:
+        """The features of standardised images (batch, 1, *spatial) after each block of the encoder."""
+        features = channels_last(folded(padded(image, self.alignment), self.fold))
+        found: list[Tensor] = []
+        for level, block in enumerate(self.down):
+            if level > 0:
+                features = self.pool(features)
+            features = block(features)
+            found.append(features)
+        return found
+
+    def decode(self, image: Tensor, seen: list[Tensor]) -> Tensor:
+        """The denoised image from the image itself and its features, both standardised."""
+        features = seen[len(seen) - 1]
+        for level, block in enumerate(self.up):
+            features = F.interpolate(features, scale_factor=2.0, mode="nearest")
+            features = block(torch.cat([features, seen[len(seen) - 2 - level]], dim=1))
+        outputs = unfolded(self.last(features), self.fold)
+        for axis, size in enumerate(image.shape[2:]):
+            outputs = outputs.narrow(axis + 2, 0, size)
+        result = outputs[:, :1]
+        blurred: list[Tensor] = []
+        for blur in self.blurs:
+            blurred.append(blur(image))
+        if len(blurred) > 0:
+            result = result + (outputs[:, 1:].softmax(dim=1) * torch.cat(blurred, dim=1)).sum(dim=1, keepdim=True)
+        return result
+
+
+class KeyPointHead(nn.Module):
+    """Features → key points and how much each is to be trusted, (batch, points, dims + 1); two of these → a matrix.
+
+    The maps are those of the last block but one, with what the last block says of the surroundings.
+    """
+
+    def __init__(self, spatial_dims: int, finer: int, coarser: int, points: int, strides: Sequence[int]) -> None:
+        super().__init__()
+        self.dims, self.rate = spatial_dims, TRUST_RATE
+        self.surroundings = Conv[Conv.CONV, spatial_dims](coarser, finer, 1)
+        self.joined = nn.Sequential(*_convolution(spatial_dims, finer, finer))
+        self.points = KeyPoints(finer, points, strides, pooled=True)
+        self.trust = nn.Parameter(torch.zeros(()))
+
+    def forward(self, seen: list[Tensor], shape: list[int], factors: list[int]) -> Tensor:
+        features = seen[len(seen) - 2]
+        surroundings = F.interpolate(self.surroundings(seen[len(seen) - 1]), features.shape[2:], mode="nearest")
+        points, trusted = self.points(self.joined(features + surroundings), shape, factors)
+        return torch.cat([points, trusted[:, :, None]], 2)
+
+    def compare(self, moving: Tensor, fixed: Tensor) -> Tensor:
+        weights = moving[:, :, self.dims] * fixed[:, :, self.dims]
+        matrix = fit_affine(fixed[:, :, : self.dims], moving[:, :, : self.dims], weights)
+        return gated(matrix, self.rate * self.trust)
+
+
+class PooledHead(nn.Module):
+    """Features → means or moments of the last block's maps, (batch, count); two of these → a matrix by dense layers."""
+
+    def __init__(self, spatial_dims: int, features: int, hidden: Sequence[int], gap: bool) -> None:
+        super().__init__()
+        self.pool = Moments(spatial_dims, gap)
+        width = 2 * features * self.pool.width
+        layers: list[nn.Module] = []
+        for neurons in hidden:
+            layers += [nn.Linear(width, neurons), nn.LayerNorm(neurons), nn.ReLU()]
+            width = neurons
+        self.dense = nn.Sequential(*layers)
+        self.entries = OneMatrix(width, spatial_dims, SCALE)
+
+    def forward(self, seen: list[Tensor], shape: list[int], factors: list[int]) -> Tensor:
+        numbers: Tensor = self.pool(seen[len(seen) - 1])
+        return numbers
+
+    def compare(self, moving: Tensor, fixed: Tensor) -> Tensor:
+        matrix: Tensor = self.entries(self.dense(torch.cat([moving, fixed], 1)))
+        return matrix
+
+
+def _block(dims: int, inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(*_convolution(dims, inputs, outputs), *_convolution(dims, outputs, outputs))
+
+
+def _convolution(dims: int, inputs: int, outputs: int) -> list[nn.Module]:
+    convolution = Conv[Conv.CONV, dims](inputs, outputs, 3, padding=1, bias=False)
+    return [convolution, Norm[Norm.BATCH, dims](outputs), nn.ReLU()]

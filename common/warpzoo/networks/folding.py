@@ -1,0 +1,25 @@
+"""Pixels that become channels: what a network has to compute at the finest scale, where a blurred image has little detail,
+falls to a quarter."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def folded(image: Tensor, fold: int) -> Tensor:
+    """Cells of fold × fold pixels in rows and columns → one, its pixels as channels; volumes slice by slice."""
+    if image.dim() == 4:
+        return F.pixel_unshuffle(image, fold)
+    return F.pixel_unshuffle(image.transpose(1, 2), fold).transpose(1, 2)
+
+
+def unfolded(features: Tensor, fold: int) -> Tensor:
+    """The inverse of `folded`, smoothed to avoid a pattern with the period of the cells."""
+    margins = [fold - 1] * 4
+    if features.dim() == 4:
+        image = F.pad(F.pixel_shuffle(features, fold), margins, mode="replicate")
+        return F.avg_pool2d(F.avg_pool2d(image, fold, 1), fold, 1)
+    volume = F.pixel_shuffle(features.transpose(1, 2), fold).transpose(1, 2)
+    volume = F.pad(volume, margins + [0, 0], mode="replicate")
+    return F.avg_pool3d(F.avg_pool3d(volume, (1, fold, fold), 1), (1, fold, fold), 1)

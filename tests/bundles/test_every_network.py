@@ -23,6 +23,7 @@ VOXELMORPH = ("voxelmorph_dense.network.VoxelMorphDense", {"channels": [4, 6, 6,
 KEY_POINTS = ("stn_affine.network.KeyPointAffine", {"channels": [4, 6, 8], "points": 48})
 STN = ("stn_affine.network.STNAffine", {"channels": [4, 6], "hidden": [16]})
 DEEP_AFFINE = ("deep_affine.network.DeepAffine", {"channels": [4, 6, 8], "hidden": [16]})
+DENOISEREG = ("denoisereg.network.DenoiseReg", {"channels": [4, 6, 8], "points": 32, "hidden": [16], "blurs": [0, 1]})
 WHOLE = {"half_resolution": False, "velocity": False, "convolutions": 2}
 VARIANTS = {
     "dirnet": (DIRNET, 2, {}),
@@ -68,6 +69,11 @@ VARIANTS = {
     "deep affine 3d": (DEEP_AFFINE, 3, {}),
     "deep affine 3d gap": (DEEP_AFFINE, 3, {"pooling": "gap"}),
     "deep affine 2d separate": (DEEP_AFFINE, 2, {"head": "separate", "passes": 2}),
+    "denoisereg 2d": (DENOISEREG, 2, {}),
+    "denoisereg 3d": (DENOISEREG, 3, {}),
+    "denoisereg 2d small": (DENOISEREG, 2, {"working": 26}),
+    "denoisereg 2d moments": (DENOISEREG, 2, {"head": "moments"}),
+    "denoisereg 3d gap": (DENOISEREG, 3, {"head": "gap", "fold": 1, "blurs": []}),
 }
 # Their weights depend on the size of the image, or their matrices do.
 ONE_SIZE = ("dirnet c2", "dirnet 3d image", "stn 2d", "stn 3d", "stn 3d one matrix")
@@ -152,11 +158,15 @@ def test_gradient_reaches_every_parameter(make, example, variant):
     network = make(variant).train()
     image = example(variant, batch=4)
     loss = network(image)[:, :1].square().mean() + sum(field.square().mean() for field in levels(network, image))
+    if hasattr(network, "denoised"):
+        loss = loss + network.denoised(image).square().mean()
     loss.backward()
     # Half the difference of both directions: a constant added to both is no velocity.
     both_ways = variant.startswith(("pyramid", "voxelmorph")) and network.velocity
     dims = image.dim() - 2
     for name, parameter in network.named_parameters():
+        if not parameter.requires_grad:  # a blur of fixed width
+            continue
         assert parameter.grad is not None, name
         if not (both_ways and name.endswith("bias") and parameter.shape == (dims,)):
             assert bool(parameter.grad.abs().max() > 0), name

@@ -217,7 +217,7 @@ class KeyPointHead(nn.Module):
 
     def forward(self, seen: list[Tensor], shape: list[int], factors: list[int]) -> Tensor:
         features = seen[len(seen) - 2]
-        surroundings = F.interpolate(self.surroundings(seen[len(seen) - 1]), features.shape[2:], mode="nearest")
+        surroundings = F.interpolate(self.surroundings(seen[len(seen) - 1]), scale_factor=2.0, mode="nearest")
         points, trusted = self.points(self.joined(features + surroundings), shape, factors)
         return torch.cat([points, trusted[:, :, None]], 2)
 

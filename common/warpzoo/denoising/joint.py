@@ -1,7 +1,8 @@
-"""What a network that denoises and registers is trained for: to tell pixels it cannot see, and to align what it denoised.
+"""What a network that denoises and registers is trained for: to tell hidden pixels, and to align what it has
+denoised.
 
-Convention: images (batch, 2, *spatial) of moving and fixed; matrices as in `geometry.affine`; points (batch, count, dims)
-in voxels. Errors are those of standardised images.
+Convention: images (batch, 2, *spatial) of moving and fixed; matrices as in `geometry.affine`; points (batch, count,
+dims) in voxels. Errors are those of standardised images.
 """
 
 from __future__ import annotations

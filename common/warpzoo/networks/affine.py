@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Optional
 
 import torch
 from torch import Tensor, nn
@@ -104,7 +103,7 @@ class KeyPoints(nn.Module):
         nn.init.normal_(self.maps.weight, std=SHARPNESS / features**0.5)
         self.trust = nn.Parameter(torch.zeros(count, features))
 
-    def forward(self, features: Tensor, shape: list[int], factors: Optional[list[int]] = None) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor, shape: list[int], factors: list[int] | None = None) -> tuple[Tensor, Tensor]:
         """`shape` is the image's, (*spatial); the maps are of one that was pooled by `factors` along the axes."""
         dims = len(shape)
         places: list[Tensor] = []

@@ -1,5 +1,5 @@
-"""Pixels that become channels: what a network has to compute at the finest scale, where a blurred image has little detail,
-falls to a quarter."""
+"""Pixels that become channels: what a network has to compute at the finest scale, where a blurred image has little
+detail, falls to a quarter."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ def folded(image: Tensor, fold: int) -> Tensor:
     """Cells of fold × fold pixels in rows and columns → one, its pixels as channels; volumes slice by slice."""
     if image.dim() == 4:
         return F.pixel_unshuffle(image, fold)
-    return F.pixel_unshuffle(image.transpose(1, 2), fold).transpose(1, 2)
+    slices = image.transpose(1, 2)
+    cells = F.pixel_unshuffle(slices.flatten(0, 1), fold)  # of five axes it cannot be exported
+    return cells.reshape(list(slices.shape[:2]) + list(cells.shape[1:])).transpose(1, 2)
 
 
 def unfolded(features: Tensor, fold: int) -> Tensor:
@@ -20,6 +22,8 @@ def unfolded(features: Tensor, fold: int) -> Tensor:
     if features.dim() == 4:
         image = F.pad(F.pixel_shuffle(features, fold), margins, mode="replicate")
         return F.avg_pool2d(F.avg_pool2d(image, fold, 1), fold, 1)
-    volume = F.pixel_shuffle(features.transpose(1, 2), fold).transpose(1, 2)
+    slices = features.transpose(1, 2)
+    pixels = F.pixel_shuffle(slices.flatten(0, 1), fold)
+    volume = pixels.reshape(list(slices.shape[:2]) + list(pixels.shape[1:])).transpose(1, 2)
     volume = F.pad(volume, margins + [0, 0], mode="replicate")
     return F.avg_pool3d(F.avg_pool3d(volume, (1, fold, fold), 1), (1, fold, fold), 1)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from warpzoo.training.engines import registration_evaluator, registration_trainer
     from warpzoo.training.evaluation import PairMetricsd
     from warpzoo.training.fitting import pad_or_crop
-    from warpzoo.training.lists import draw_subjects, list_images, not_of_subjects, of_subjects
+    from warpzoo.training.lists import draw_subjects, list_frames, list_images, not_of_subjects, of_subjects
     from warpzoo.training.made_pairs import MadePairs
     from warpzoo.training.memory import keep_freed_memory
     from warpzoo.training.objectives import MultiResolutionObjective, RegistrationObjective
@@ -44,6 +44,7 @@ _HOMES = {
     "draw_subjects": "lists",
     "join_processes": "processes",
     "keep_freed_memory": "memory",
+    "list_frames": "lists",
     "list_images": "lists",
     "local_device": "processes",
     "not_of_subjects": "lists",
@@ -73,6 +74,7 @@ __all__ = [
     "draw_subjects",
     "join_processes",
     "keep_freed_memory",
+    "list_frames",
     "list_images",
     "local_device",
     "not_of_subjects",

@@ -1,4 +1,4 @@
-"""Which images there are: from a folder, a CSV or JSON list, or an .npz archive, always as the same list of records.
+"""Which images there are: from a folder, a CSV or JSON list, an .npz archive or a sequence, always as the same records.
 
 A record is {"id", "group", "subject", "image"[, "label"]}: image and label are a path or an array (*spatial). Images
 of one group (a slice of a subject, a class) may be paired with each other; those of one subject never stand on both
@@ -20,6 +20,8 @@ import numpy as np
 from warpzoo.errors import nearest
 from warpzoo.files import FileError, reading, shortened
 from warpzoo.images.formats import SUFFIXES
+from warpzoo.images.image import Image
+from warpzoo.images.series import open_series
 
 Record = dict[str, Any]
 IMAGE_SUFFIXES = (*SUFFIXES["nifti"], ".mha", ".mhd", ".nrrd", *SUFFIXES["picture"], *SUFFIXES["tiff"])
@@ -139,6 +141,28 @@ def images_in_archive(
                 record["label"] = arrays[labels[position]][index]
             records.append(record)
     return records
+
+
+def list_frames(source: Any, most: int = 64, without: Sequence[str] = ()) -> list[Record]:
+    """Records of the frames of one sequence, at most so many, evenly spaced: all may be paired with each other.
+
+    `source` is a file with time, a folder of images, or the frames themselves, (frames, *spatial).
+    """
+    if isinstance(source, (str, Path)) and Path(source).is_dir() and not str(source).lower().endswith(".zarr"):
+        frames: dict[str, Any] = {record["id"]: record["image"] for record in images_in_folder(Path(source))}
+    else:
+        series = open_series(source) if isinstance(source, (str, Path)) else source
+        chosen = np.unique(np.linspace(0, len(series) - 1, most).round().astype(int)).tolist()
+        frames = {f"frame {number}": _values(series[number]) for number in chosen}
+    return [
+        {"id": name, "group": "", "subject": name, "image": frame}
+        for name, frame in frames.items()
+        if name not in without
+    ]
+
+
+def _values(frame: Any) -> np.ndarray:
+    return np.asarray(frame.array[0] if isinstance(frame, Image) else frame, dtype=np.float32)
 
 
 def of_subjects(records: Sequence[Record], subjects: Sequence[str]) -> list[Record]:

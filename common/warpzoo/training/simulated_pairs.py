@@ -1,4 +1,7 @@
-"""Pairs of frames of simulated live-cell nuclei, made while training: every one of another nucleus, in other noise."""
+"""Pairs of frames of simulated live-cell nuclei, made while training, with the places of their key points.
+
+Convention: the axes are those of images that are registered, columns before rows and rows before slices.
+"""
 
 from __future__ import annotations
 
@@ -10,22 +13,27 @@ import torch
 from torch.utils.data import Dataset
 
 from warpzoo.data.appearance import chance, uniform
-from warpzoo.data.cells import cell_sequence
+from warpzoo.data.cells import CellSequence, cell_sequence, noisy
 from warpzoo.training.lists import Record
+
+FRAMES = 3
+"""Of each nucleus: the later ones are further from the first."""
 
 
 class SimulatedPairs(Dataset):
     """Pairs as {"image": (2, *size), "fixed_points", "moving_points": (count, dims) in pixels, "id"}.
 
+    A nucleus is simulated once; every pair shows two of its frames in noise that is drawn anew, from any side.
+
     Args:
-        size: of the frames.
-        motion: smallest and largest mean distance of a nucleus' points in the two frames, as a part of the shortest
-            side of a frame.
+        size: of the frames, columns and rows, or columns, rows and slices.
+        motion: smallest and largest mean distance of a nucleus' points from where they are in its first frame, as a
+            part of the shorter of columns and rows.
         radius: smallest and largest, as a part of that side.
         snr: lowest and highest, see `warpzoo.data.cells`.
         neighbours: how often there is a second nucleus.
-        seed: pairs do not change from epoch to epoch, for validation.
-        count: of pairs.
+        seed: pairs do not change from epoch to epoch, for validation, and show other nuclei.
+        count: of nuclei.
     """
 
     data: Sequence[Record] = ()
@@ -44,25 +52,28 @@ class SimulatedPairs(Dataset):
         self.size = list(size)
         self.motion, self.radius, self.snr, self.neighbours = list(motion), list(radius), list(snr), neighbours
         self.seed, self.count = seed, count
+        self.made: dict[int, CellSequence] = {}
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        if self.seed is None:
-            return self._made()
+        number = (self.seed or 0) * 1_000_003 + index
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed * 1_000_003 + index)
-            return self._made()
+            torch.manual_seed(number)
+            if index not in self.made:
+                self.made[index] = self._nucleus(number)
+            if self.seed is not None:
+                return self._seen(self.made[index], str(number))
+        return self._seen(self.made[index], str(number))
 
-    def _made(self) -> dict[str, Any]:
-        number = int(torch.randint(2**40, ()))
-        sequence = cell_sequence(
+    def _nucleus(self, number: int) -> CellSequence:
+        return cell_sequence(
             "B1" if len(self.size) == 2 else "C",
-            shape=self.size,
-            frames=2,
-            motion=uniform(*self.motion) * min(self.size[-2:]),
-            snr=math.exp(uniform(math.log(self.snr[0]), math.log(self.snr[1]))),
+            shape=self.size[::-1],
+            frames=FRAMES,
+            motion=uniform(*self.motion) * min(self.size[:2]),
+            snr=None,
             seed=number,
             radius=uniform(*self.radius),
             elastic=uniform(0, 0.2),
@@ -70,8 +81,20 @@ class SimulatedPairs(Dataset):
             psf=uniform(0.7, 1.6),
             neighbour="stays" if chance(self.neighbours) else None,
         )
-        fixed, moving = sequence.points.float()
-        return {"image": sequence.noisy.flip(0), "fixed_points": fixed, "moving_points": moving, "id": str(number)}
+
+    def _seen(self, sequence: CellSequence, name: str) -> dict[str, Any]:
+        chosen = torch.randperm(FRAMES)[:2]
+        snr = math.exp(uniform(math.log(self.snr[0]), math.log(self.snr[1])))
+        image = noisy(sequence.clean[chosen], snr, int(torch.randint(2**40, ())))
+        image, points = image.permute(0, *range(len(self.size), 0, -1)), sequence.points[chosen].float().flip(2)
+        for axis, size in enumerate(self.size):
+            if chance(0.5):
+                image = image.flip(1 + axis)
+                points[:, :, axis] = size - 1 - points[:, :, axis]
+        if self.size[0] == self.size[1] and chance(0.5):
+            image = image.transpose(1, 2)
+            points = points[:, :, [1, 0, *range(2, len(self.size))]]
+        return {"image": image.contiguous(), "moving_points": points[0], "fixed_points": points[1], "id": name}
 
 
 def with_points(batch: dict[str, Any], device: Any, non_blocking: bool = False, **_: Any) -> tuple[Any, ...]:

@@ -17,6 +17,7 @@ from types import ModuleType
 
 import torch
 from experiments import (
+    denoisereg_cells,
     dirnet_cardiac,
     dirnet_digits,
     fcn_multires_hippocampus,
@@ -32,6 +33,7 @@ from warpzoo.record import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENTS: dict[str, dict[str, ModuleType]] = {
+    "denoisereg": {"cells": denoisereg_cells},
     "dirnet": {"cardiac": dirnet_cardiac, "digits": dirnet_digits},
     "fcn_multires": {"hippocampus": fcn_multires_hippocampus},
     "psf_blindspot": {

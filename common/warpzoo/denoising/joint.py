@@ -98,10 +98,13 @@ class JointObjective(nn.Module):
         there, here = code.chunk(2)
         matrices = self.network.placed(both, code, torch.cat([here, there]))
 
-        errors = [self.reconstruction(denoised, working, mask & counts.repeat(2).view(-1, *[1] * (mask.dim() - 1)))]
-        if max(self.network.factors(both)) > 1:
-            errors.append(self._in_patches(both))
-        reconstruction = torch.stack(errors).mean()
+        counted = counts.repeat(2)
+        errors = []
+        if bool(counted.any()):
+            errors.append(self.reconstruction(denoised[counted], working[counted], mask[counted]))
+            if max(self.network.factors(both)) > 1:
+                errors.append(self._in_patches(both[counted]))
+        reconstruction = torch.stack(errors).mean() if errors else 0 * denoised.sum()
         difference = self.registration(denoised, matrices)
         terms = {
             "loss": reconstruction + self.weight * difference,

@@ -64,6 +64,7 @@ class SimulatedPairs(Dataset):
             if index not in self.made:
                 self.made[index] = self._nucleus(number)
             if self.seed is not None:
+                torch.manual_seed(number)
                 return self._seen(self.made[index], str(number))
         return self._seen(self.made[index], str(number))
 
@@ -98,8 +99,7 @@ class SimulatedPairs(Dataset):
 
 
 def with_points(batch: dict[str, Any], device: Any, non_blocking: bool = False, **_: Any) -> tuple[Any, ...]:
-    """MONAI's `prepare_batch` for these pairs: the objective also gets the key points."""
-    image, *points = (
-        batch[key].to(device, non_blocking=non_blocking) for key in ("image", "fixed_points", "moving_points")
-    )
+    """MONAI's `prepare_batch`: the objective also gets the key points, where there are any."""
+    names = [name for name in ("fixed_points", "moving_points") if name in batch]
+    image, *points = (batch[name].to(device, non_blocking=non_blocking) for name in ("image", *names))
     return image, None, tuple(points), {}

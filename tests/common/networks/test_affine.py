@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from warpzoo.networks.affine import KeyPoints, Moments, SeparateMatrices, matrix_head
+from warpzoo.networks.affine import KeyPoints, Moments, OneMatrix, SeparateMatrices, gated, matrix_head
 
 
 @pytest.mark.parametrize("shape", [(12, 10), (8, 10, 9)])
@@ -33,6 +33,37 @@ def test_key_points_are_centres_of_mass_and_move_along(shape):
     moved = layer(spot.roll(2, dims=2), image)[0] - layer(spot, image)[0]
     expected = torch.tensor([2.0 * stride] + [0.0] * (dims - 1)) / ((max(image) - 1) / 2)
     torch.testing.assert_close(moved, expected.expand_as(moved), atol=1e-5, rtol=0)
+
+
+def test_key_points_of_a_pooled_image_are_where_they_are_in_the_image():
+    shape, factors, stride = [70, 96], [3, 2], 4
+    rows, columns = np.mgrid[:72, :96]
+    mass = np.exp(-((rows - 30) ** 2 + (columns - 61) ** 2) / 150) + 1e-9
+    blocks = [factor * stride for factor in factors]
+    pooled = mass.reshape(72 // blocks[0], blocks[0], 96 // blocks[1], blocks[1]).mean((1, 3))
+    layer = KeyPoints(1, 1, [stride, stride], pooled=True)
+    layer.maps.weight.data.fill_(1)
+    layer.maps.bias.data.zero_()
+    (point,), _ = layer(torch.from_numpy(np.log(pooled)).float()[None, None], shape, factors)
+    expected = (np.array(ndimage.center_of_mass(mass)) - [34.5, 47.5]) / 47.5
+    np.testing.assert_allclose(point[0].detach().numpy(), expected, atol=2e-3)
+
+
+def test_a_gate_opens_from_the_identity_to_the_matrix():
+    matrix = torch.randn(2, 3, 4)
+    assert torch.equal(gated(matrix, torch.tensor(0.0)), torch.eye(3, 4).expand(2, 3, 4))
+    torch.testing.assert_close(gated(matrix, torch.tensor(7.0)), matrix)
+    torch.testing.assert_close(gated(matrix, torch.tensor(0.25)), 0.25 * matrix + 0.75 * torch.eye(3, 4))
+
+
+def test_numbers_of_one_matrix_may_be_scaled():
+    torch.manual_seed(0)
+    heads = [OneMatrix(5, 2), OneMatrix(5, 2, scale=0.1)]
+    torch.nn.init.normal_(heads[0].entries.weight)
+    heads[1].load_state_dict(heads[0].state_dict())
+    features = torch.randn(3, 5)
+    whole, tenth = (head(features) - torch.eye(2, 3) for head in heads)
+    torch.testing.assert_close(tenth, 0.1 * whole)
 
 
 @pytest.mark.parametrize("shape", [(12, 10), (8, 10, 9)])

@@ -8,7 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warpzoo.networks.intensity import Standardise
+from skimage.exposure import match_histograms
+
+from warpzoo.networks.intensity import Standardise, match_histogram, mean_and_deviation
 
 SHAPES = [(3, 2, 17, 22), (2, 1, 9, 11, 7)]
 
@@ -68,3 +70,23 @@ def test_other_types_are_computed_in_float32(dtype):
     standard = Standardise()(whole.to(dtype))
     assert standard.dtype == torch.float32
     torch.testing.assert_close(standard, Standardise()(whole))
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 60, 70), (1, 2, 20, 24, 22)])
+def test_histograms_are_matched_as_scikit_image_does(shape):
+    here, there = image(shape), image(shape, 1).square()
+    found = match_histogram(here, there, knots=256)
+    for item in range(shape[0]):
+        for channel in range(shape[1]):
+            expected = match_histograms(here[item, channel].numpy(), there[item, channel].numpy())
+            scale = float(there[item, channel].std())
+            np.testing.assert_allclose(found[item, channel].numpy(), expected, rtol=0, atol=0.02 * scale)
+    torch.testing.assert_close(match_histogram(here, here), here, rtol=0, atol=1e-2)
+    assert bool(match_histogram(here, torch.full_like(here, 3.0)).eq(3).all())
+
+
+def test_mean_and_deviation_restore_what_was_standardised():
+    given_image = image((2, 2, 17, 22))
+    mean, deviation = mean_and_deviation(given_image)
+    torch.testing.assert_close(Standardise()(given_image) * deviation + mean, given_image, rtol=0, atol=1e-3)
+    assert bool((mean_and_deviation(torch.full((1, 1, 4, 4), 7.0))[1] == 1).all())

@@ -1,0 +1,45 @@
+"""Pairs of simulated frames: their points show the same places, they repeat where they should and differ elsewhere."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import map_coordinates
+
+from warpzoo.training import SimulatedPairs, with_points
+
+
+@pytest.mark.parametrize("size", [(56, 56), (64, 48), (40, 40, 12)])
+def test_points_show_the_same_places_in_both_images(size):
+    pairs = SimulatedPairs(size, motion=(0.1, 0.15), snr=(200, 201), neighbours=0, seed=3, count=6)
+    alike, still = [], []
+    for index in range(6):
+        pair = pairs[index]
+        assert pair["image"].shape == (2, *size)
+        moving, fixed = pair["image"].numpy()
+        here, there = pair["fixed_points"].numpy().T, pair["moving_points"].numpy().T
+        alike.append(np.corrcoef(map_coordinates(moving, there, order=1), map_coordinates(fixed, here, order=1))[0, 1])
+        still.append(np.corrcoef(map_coordinates(moving, here, order=1), map_coordinates(fixed, here, order=1))[0, 1])
+    assert np.mean(alike) > 0.85 > np.mean(still) + 0.1
+
+
+def test_they_repeat_with_a_seed_and_change_without():
+    held = SimulatedPairs((48, 48), seed=1, count=3)
+    assert torch.equal(held[2]["image"], held[2]["image"])
+    assert torch.equal(held[2]["image"], SimulatedPairs((48, 48), seed=1, count=3)[2]["image"])
+    fresh = SimulatedPairs((48, 48), count=3)
+    assert not torch.equal(fresh[2]["image"], fresh[2]["image"])
+    torch.manual_seed(0)
+    one = fresh[1]["image"]
+    torch.manual_seed(0)
+    assert torch.equal(SimulatedPairs((48, 48), count=3)[1]["image"], one)  # whatever was made before
+
+
+def test_the_objective_gets_the_points_where_there_are_any():
+    pair = SimulatedPairs((48, 48), count=1)[0]
+    batch = {key: value[None] for key, value in pair.items() if key != "id"}
+    image, _, points, _ = with_points(batch, "cpu")
+    assert torch.equal(image, batch["image"])
+    assert [one.shape for one in points] == [(1, 64, 2)] * 2
+    assert with_points({"image": image}, "cpu")[2] == ()

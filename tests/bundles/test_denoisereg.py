@@ -21,7 +21,7 @@ from warpzoo.geometry.transforms import Affine
 
 SMALL = {"channels": [4, 6, 8], "points": 12, "hidden": [16]}
 TINY = {f"network_def#{name}": value for name, value in SMALL.items()}
-TRAINED = ["", "gap", "moments", "3d", "paper", "folder", "short"]
+TRAINED = ["", "gap", "moments", "key_points", "3d", "paper", "folder", "short"]
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_it_trains_and_stores_what_it_found(workflow, variants, tmp_path):
     assert np.isfinite(each[0]["metrics"][metric] if "metrics" in each[0] else each[0][metric])
 
 
-@pytest.mark.parametrize("head", ["key_points", "gap"])
+@pytest.mark.parametrize("head", ["matches", "key_points", "gap"])
 def test_the_loss_of_registration_leaves_the_denoised_images_alone(network, head, arouse):
     net = arouse(network(head=head), torch.rand(3, 2, 40, 48)).train()
     objective = JointObjective(net)
@@ -94,7 +94,9 @@ def test_the_loss_of_registration_leaves_the_denoised_images_alone(network, head
     assert len(decoder) > 4
     for name in decoder:
         assert torch.equal(gradients[0][name], gradients[1][name]), name
-    changed = [name for name in gradients[1] if name.startswith("down.") and not torch.equal(*[g[name] for g in gradients])]
+    changed = [
+        name for name in gradients[1] if name.startswith("down.") and not torch.equal(*[g[name] for g in gradients])
+    ]
     assert changed
 
 
@@ -140,7 +142,7 @@ def test_the_transform_is_a_matrix_that_warps_as_the_network_does(network, arous
 
 
 def test_a_pair_of_files_is_registered(root, network, frames, tmp_path):
-    net = network(channels=[16, 32, 64, 64], points=48)
+    net = network(channels=[16, 32, 64, 64])
     net.head.trust.data.fill_(0.003)
     torch.save(net.state_dict(), tmp_path / "model.pt")
     for number, name in ((0, "a.tif"), (7, "b.tif")):
@@ -154,7 +156,7 @@ def test_a_pair_of_files_is_registered(root, network, frames, tmp_path):
 
 
 def test_what_is_refused(network):
-    with pytest.raises(ValueError, match="head must be one of key_points, moments, gap, got 'mean'"):
+    with pytest.raises(ValueError, match="head must be one of matches, key_points, moments, gap, got 'mean'"):
         network(head="mean")
     with pytest.raises(ValueError, match="fold must be 1 or more and channels two or more"):
         network(fold=0)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from warpzoo.denoising.psf import GaussianPSF
 from warpzoo.geometry.affine import affine_field, compose_matrices, fit_affine
 from warpzoo.geometry.grid import Grid
-from warpzoo.geometry.sampling import warp
+from warpzoo.geometry.sampling import precise, warp
 from warpzoo.geometry.transforms import Affine, Transform
 from warpzoo.networks import (
     KeyPoints,
@@ -34,12 +34,15 @@ from warpzoo.networks import (
     padded,
     tag_architecture,
     unfolded,
+    unit_places,
     warp_and_concatenate,
 )
 
-HEADS = ("key_points", "moments", "gap")
+HEADS = ("matches", "key_points", "moments", "gap")
 SCALE = 0.1
 """Of the numbers that the dense layers give, so that they are small before they are learnt (the paper's)."""
+DESCRIPTOR = 32
+"""Numbers that describe a place for the head "matches"."""
 TRUST_RATE = 100.0
 """How many times as fast as a weight the trust in the key points is learnt."""
 
@@ -54,9 +57,10 @@ class DenoiseReg(nn.Module):
         blurs: standard deviations, in pixels, of Gaussians (0: the image itself); the denoised image is a mixture of
             the blurred ones, with weights at every pixel that the decoder predicts, plus its other output. Empty for
             the decoder's output alone.
-        head: "key_points" (centres of mass of feature maps, and the affine map between them in closed form), "moments"
-            (of every feature map its mean and its first and second moments, and dense layers) or "gap" (the mean alone,
-            the paper's).
+        head: "matches" (for every place of one image the mean of those of the other that are described alike, and the
+            affine map between them in closed form), "key_points" (the same between centres of mass of feature maps),
+            "moments" (of every feature map its mean and its first and second moments, and dense layers) or "gap" (the
+            mean alone, the paper's).
         points: of the head "key_points".
         hidden: neurons of the dense layers of the other heads.
         passes: how often it looks, each time at the moving image as placed so far.
@@ -70,7 +74,7 @@ class DenoiseReg(nn.Module):
         channels: Sequence[int] = (16, 32, 64, 64),
         fold: int = 2,
         blurs: Sequence[float] = (0, 1, 2, 4),
-        head: str = "key_points",
+        head: str = "matches",
         points: int = 48,
         hidden: Sequence[int] = (128, 64),
         passes: int = 2,
@@ -102,8 +106,10 @@ class DenoiseReg(nn.Module):
             nn.init.zeros_(self.last.bias)
         self.alignment = fold * 2 ** (len(widths) - 1)
         self.head: nn.Module
-        if head == "key_points":
-            strides = [2 ** (len(widths) - 2)] * (spatial_dims - 2) + [fold * 2 ** (len(widths) - 2)] * 2
+        strides = [2 ** (len(widths) - 2)] * (spatial_dims - 2) + [fold * 2 ** (len(widths) - 2)] * 2
+        if head == "matches":
+            self.head = MatchHead(spatial_dims, widths[-2], widths[-1], strides)
+        elif head == "key_points":
             self.head = KeyPointHead(spatial_dims, widths[-2], widths[-1], points, strides)
         else:
             self.head = PooledHead(spatial_dims, widths[-1], hidden, head == "gap")
@@ -199,6 +205,41 @@ class DenoiseReg(nn.Module):
         if len(blurred) > 0:
             result = result + (outputs[:, 1:].softmax(dim=1) * torch.cat(blurred, dim=1)).sum(dim=1, keepdim=True)
         return result
+
+
+class MatchHead(nn.Module):
+    """Features → for every place of their maps its position, how much it is to be trusted and a description, (batch,
+    places, dims + 1 + count); two of these → a matrix.
+
+    The maps are those of the last block but one, with what the last block says of the surroundings.
+    """
+
+    def __init__(self, spatial_dims: int, finer: int, coarser: int, strides: Sequence[int]) -> None:
+        super().__init__()
+        self.dims, self.rate, self.strides = spatial_dims, TRUST_RATE, list(strides)
+        self.surroundings = Conv[Conv.CONV, spatial_dims](coarser, finer, 1)
+        self.joined = nn.Sequential(*_convolution(spatial_dims, finer, finer))
+        self.described = Conv[Conv.CONV, spatial_dims](finer, DESCRIPTOR + 1, 1)
+        self.sharpness = nn.Parameter(torch.tensor(2.0))
+        self.reach = nn.Parameter(torch.tensor(-1.0))
+        self.trust = nn.Parameter(torch.zeros(()))
+
+    def forward(self, seen: list[Tensor], shape: list[int], factors: list[int]) -> Tensor:
+        features = seen[len(seen) - 2]
+        surroundings = F.interpolate(self.surroundings(seen[len(seen) - 1]), scale_factor=2.0, mode="nearest")
+        described = precise(self.described(self.joined(features + surroundings))).flatten(2).transpose(1, 2)
+        strides = [stride * factor for stride, factor in zip(self.strides, factors)]  # noqa: B905
+        places = unit_places(features, shape, strides)[None].expand(described.shape[0], -1, -1)
+        return torch.cat([places, torch.sigmoid(described[:, :, :1]), F.normalize(described[:, :, 1:], dim=2)], 2)
+
+    def compare(self, moving: Tensor, fixed: Tensor) -> Tensor:
+        dims = self.dims
+        here, there = fixed[:, :, :dims], moving[:, :, :dims]
+        alike = torch.matmul(fixed[:, :, dims + 1 :], moving[:, :, dims + 1 :].transpose(1, 2)) * self.sharpness.exp()
+        apart = (here[:, :, None] - there[:, None]).square().sum(3)
+        share = (alike - 0.5 * apart * (-2 * self.reach).exp()).softmax(2)
+        weights = fixed[:, :, dims] * torch.matmul(share, moving[:, :, dims : dims + 1])[:, :, 0]
+        return gated(fit_affine(here, torch.matmul(share, there), weights), self.rate * self.trust)
 
 
 class KeyPointHead(nn.Module):

@@ -1,6 +1,6 @@
 """What registration and denoising networks are made of: input and output, layouts, pyramids, weights, normalisation."""
 
-from warpzoo.networks.affine import KeyPoints, Moments, OneMatrix, SeparateMatrices, gated, matrix_head
+from warpzoo.networks.affine import KeyPoints, Moments, OneMatrix, SeparateMatrices, gated, matrix_head, unit_places
 from warpzoo.networks.folding import folded, unfolded
 from warpzoo.networks.intensity import MinMax, Standardise, match_histogram, mean_and_deviation
 from warpzoo.networks.layouts import channels_last, channels_last_weights
@@ -42,6 +42,7 @@ __all__ = [
     "save_weights",
     "tag_architecture",
     "unfolded",
+    "unit_places",
     "velocity_on",
     "warp_and_concatenate",
     "zero_initialised",

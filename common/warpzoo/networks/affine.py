@@ -87,6 +87,24 @@ def gated(matrix: Tensor, gate: Tensor) -> Tensor:
     return own + gate.clamp(max=1.0) * (matrix - own)
 
 
+def unit_places(features: Tensor, shape: list[int], strides: list[int], shift: float = 0.5) -> Tensor:
+    """Where the voxels of feature maps are in an image of that shape, in the coordinates of a matrix, (places, dims).
+
+    They are `strides` voxels of the image apart; the first one lies in the middle of those that it covers, or, with a
+    `shift` of 0, on the image's first.
+    """
+    dims = len(shape)
+    places: list[Tensor] = []
+    halves: list[Tensor] = []
+    for axis in range(dims):
+        ramp = axis_coordinates(features.shape[2 + axis], axis, dims, torch.float32, features.device)
+        first = shift * (strides[axis] - 1)
+        places.append((strides[axis] * ramp + first - 0.5 * (shape[axis] - 1)).expand(features.shape[2:]))
+        halves.append(0.5 * axis_coordinates(shape[axis], axis, dims, torch.float32, features.device).max())
+    half = torch.stack(halves).max().clamp_min(0.5)  # `half_longest_side` for sizes that may be dynamic
+    return torch.stack(places, -1).flatten(0, -2) / half
+
+
 class KeyPoints(nn.Module):
     """Feature maps → points (batch, count, dims) and how much each is to be trusted, (batch, count), above 0.
 
@@ -105,17 +123,10 @@ class KeyPoints(nn.Module):
 
     def forward(self, features: Tensor, shape: list[int], factors: list[int] | None = None) -> tuple[Tensor, Tensor]:
         """`shape` is the image's, (*spatial); the maps are of one that was pooled by `factors` along the axes."""
-        dims = len(shape)
-        places: list[Tensor] = []
-        halves: list[Tensor] = []
-        for axis in range(dims):
-            ramp = axis_coordinates(features.shape[2 + axis], axis, dims, torch.float32, features.device)
-            stride = self.strides[axis] if factors is None else self.strides[axis] * factors[axis]
-            first = self.shift * (stride - 1)
-            places.append((stride * ramp + first - 0.5 * (shape[axis] - 1)).expand(features.shape[2:]))
-            halves.append(0.5 * axis_coordinates(shape[axis], axis, dims, torch.float32, features.device).max())
-        half = torch.stack(halves).max().clamp_min(0.5)  # `half_longest_side` for sizes that may be dynamic
-        where = torch.stack(places, -1).flatten(0, -2) / half
+        strides = self.strides
+        if factors is not None:
+            strides = [stride * factor for stride, factor in zip(self.strides, factors)]  # noqa: B905
+        where = unit_places(features, shape, strides, self.shift)
         if torch.jit.is_scripting():
             return self._found(features, where)
         with torch.autocast(features.device.type, enabled=False):  # it would round positions to a few digits

@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-
 from skimage.exposure import match_histograms
 
 from warpzoo.networks.intensity import Standardise, match_histogram, mean_and_deviation

@@ -71,6 +71,14 @@ def test_without_labels_there_are_no_numbers_of_labels():
     assert set(PairMetricsd(surfaces=True)(given)["metrics"]) == {"ncc_before", "ncc", "folding", "folding_corners"}
 
 
+def test_key_points_are_measured_where_the_displacement_takes_them():
+    given = pair((20, 26))
+    given["pred"][1:] = torch.tensor([2.0, -1.0]).view(2, 1, 1)
+    given["fixed_points"] = torch.tensor([[5.0, 6.0], [8.5, 7.0]])
+    given["moving_points"] = given["fixed_points"] + torch.tensor([2.0, 3.0])
+    assert PairMetricsd()(given)["metrics"]["points"] == pytest.approx(-4, abs=1e-4)
+
+
 def evaluate(name, batches):
     engine = Engine(lambda _, batch: batch)
     PairMetric(name).attach(engine, "metric")

@@ -5,9 +5,10 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
-from warpzoo.training import PairDataset, draw_subjects, list_images, not_of_subjects, of_subjects
+from warpzoo.training import PairDataset, draw_subjects, list_frames, list_images, not_of_subjects, of_subjects
 
 
 def save_png(path, value=0):
@@ -239,3 +240,16 @@ def test_images_are_left_out_by_their_ids(folder):
     assert [record["id"] for record in kept] == ["a/2.PNG", "b/1.png"]
     with pytest.raises(ValueError, match=r"without must be ids of images in .*got 'b/2.png' \(did you mean"):
         list_images(folder, without=["b/2.png"])
+
+
+def test_frames_of_a_sequence_are_images_that_may_be_paired(tmp_path, folder):
+    frames = np.arange(20 * 6 * 5, dtype=np.float32).reshape(20, 6, 5)
+    tifffile.imwrite(tmp_path / "cells.tif", frames, imagej=True, metadata={"axes": "TYX"})
+    read = list_frames(tmp_path / "cells.tif")
+    assert [record["id"] for record in read] == [f"frame {number}" for number in range(20)]
+    np.testing.assert_array_equal(read[7]["image"], frames[7].T)  # x first, as all that is registered
+    given = list_frames(frames, most=4, without=["frame 6"])
+    assert [record["id"] for record in given] == ["frame 0", "frame 13", "frame 19"]
+    np.testing.assert_array_equal(given[1]["image"], frames[13])
+    assert len(PairDataset(given, pairing="all")) == 6
+    assert len(list_frames(folder)) == len(list_images(folder))

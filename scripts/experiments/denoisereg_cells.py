@@ -28,9 +28,9 @@ from warpzoo.registration.budget import Budget
 from warpzoo.registration.optimisation import Refinement
 
 SNRS = (3.0, 1.5, 0.5)
-SEQUENCES = ("A1", "A2", "B1", "B2", "B3", "B4")
-FRAMES = 3
-"""Of each sequence that are registered to the first: evenly spaced, the last one among them."""
+SEQUENCES = ("B1", "A1", "B3", "A2", "B2", "B4")
+FRAMES = 1
+"""Of each sequence that are registered to the first: evenly spaced, the last one among them, which is the furthest."""
 SEED = 70_000_000
 """Of the first sequence: no training, and no validation, uses any near it."""
 REFINEMENT = 60

@@ -66,6 +66,8 @@ class DenoiseReg(nn.Module):
         passes: how often it looks, each time at the moving image as placed so far.
         working: an image whose sides are longer than that is placed at about that size, by the means of its pixels;
             it is always denoised as it is.
+        turns: degrees, evenly spaced, by which the moving image is tried turned first, outside of training, by a head
+            in closed form; none or three and more.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class DenoiseReg(nn.Module):
         hidden: Sequence[int] = (128, 64),
         passes: int = 2,
         working: int = 96,
+        turns: Sequence[float] = (-30, -20, -10, 0, 10, 20, 30),
     ) -> None:
         super().__init__()
         if head not in HEADS:
@@ -86,7 +89,11 @@ class DenoiseReg(nn.Module):
         if fold < 1 or len(channels) < 2:
             raise ValueError(f"fold must be 1 or more and channels two or more, got {fold} and {list(channels)}.")
         self.spatial_dims = check_dims(spatial_dims)
+        if 0 < len(turns) < 3:
+            raise ValueError(f"turns must be none or three and more, got {list(turns)}.")
         self.fold, self.passes, self.working = fold, passes, working
+        self.turning = len(turns) > 0 and head in ("matches", "key_points")
+        self.register_buffer("angles", torch.deg2rad(torch.tensor([float(turn) for turn in turns])), persistent=False)
         self.standardise = Standardise()
         widths = list(channels)
         self.down = nn.ModuleList(
@@ -136,6 +143,12 @@ class DenoiseReg(nn.Module):
             check_pair(image, self.spatial_dims)
         image = self.standardise(image)
         moving, fixed = image[:, :1], image[:, 1:]
+        if self.turning and not self.training:
+            here = self.describe(fixed)
+            found = [self.turned(moving, fixed)]
+            for _ in range(self.passes):
+                found.append(self.once_more(moving, here, found[len(found) - 1]))
+            return found
         there, here = self.describe(torch.cat([moving, fixed])).chunk(2)
         return self.placed(moving, there, here)
 
@@ -145,11 +158,35 @@ class DenoiseReg(nn.Module):
         matrix: Tensor = self.head.compare(there, here)
         found = [matrix]
         for _ in range(1, self.passes):
-            before = matrix.detach()
-            there = self.describe(warp(moving, affine_field(before, list(moving.shape[2:]))))
-            matrix = compose_matrices(self.head.compare(there, here), before)
+            matrix = self.once_more(moving, here, matrix.detach())
             found.append(matrix)
         return found
+
+    def once_more(self, moving: Tensor, here: Tensor, before: Tensor) -> Tensor:
+        """The matrix after a look at the moving image as placed by the one before."""
+        there = self.describe(warp(moving, affine_field(before, list(moving.shape[2:]))))
+        return compose_matrices(self.head.compare(there, here), before)
+
+    def turned(self, moving: Tensor, fixed: Tensor) -> Tensor:
+        """The turn, in the plane of the first two axes, from which the denoised images come to be most alike, between
+        those tried (batch, dims, dims + 1); both images are looked at as they are placed, at the working size."""
+        moving, fixed = self.at_working_size(moving), self.at_working_size(fixed)
+        shape = list(fixed.shape[2:])
+        batch, count = moving.shape[0], self.angles.shape[0]
+        turns = _turns(self.angles.repeat_interleave(batch), self.spatial_dims)
+        many = moving.repeat([count] + [1] * (moving.dim() - 1))
+        here = self.describe(fixed).repeat([count, 1, 1])
+        there = self.describe(warp(many, affine_field(turns, shape)))
+        matrices = compose_matrices(self.head.compare(there, here), turns)
+        clean = self.decode(torch.cat([moving, fixed]), self.encode(torch.cat([moving, fixed])))
+        many, wanted = (one.repeat([count] + [1] * (moving.dim() - 1)) for one in clean.chunk(2))
+        alike = _correlation(warp(many, affine_field(matrices, shape)), wanted).reshape(count, batch)
+        best = alike.argmax(0, keepdim=True).clamp(1, count - 2)
+        left, middle, right = alike.gather(0, best - 1), alike.gather(0, best), alike.gather(0, best + 1)
+        curvature = (2 * middle - left - right).clamp_min(1e-3)  # where all are alike, none is better
+        offset = (0.5 * (right - left) / curvature).clamp(-1.0, 1.0)
+        step = self.angles[1] - self.angles[0]
+        return self.head.opened(_turns((self.angles[best] + offset * step)[0], self.spatial_dims))
 
     def describe(self, image: Tensor) -> Tensor:
         """What the head needs of standardised images (batch, 1, *spatial) to place them."""
@@ -207,6 +244,23 @@ class DenoiseReg(nn.Module):
         return result
 
 
+def _turns(angles: Tensor, dims: int) -> Tensor:
+    """Rotations (count, dims, dims + 1) in the plane of the first two axes by angles (count,)."""
+    cosine, sine, zero, one = angles.cos(), angles.sin(), torch.zeros_like(angles), torch.ones_like(angles)
+    if dims == 2:
+        return torch.stack([cosine, -sine, zero, sine, cosine, zero], 1).reshape(-1, 2, 3)
+    rows = [cosine, -sine, zero, zero, sine, cosine, zero, zero, zero, zero, one, zero]
+    return torch.stack(rows, 1).reshape(-1, 3, 4)
+
+
+def _correlation(one: Tensor, other: Tensor) -> Tensor:
+    """Of images, (batch,)."""
+    one, other = one.flatten(1), other.flatten(1)
+    one, other = one - one.mean(1, keepdim=True), other - other.mean(1, keepdim=True)
+    power = one.square().mean(1) * other.square().mean(1)
+    return (one * other).mean(1) / power.clamp_min(1e-12).sqrt()
+
+
 class MatchHead(nn.Module):
     """Features → for every place of their maps its position, how much it is to be trusted and a description, (batch,
     places, dims + 1 + count); two of these → a matrix.
@@ -239,7 +293,11 @@ class MatchHead(nn.Module):
         apart = (here[:, :, None] - there[:, None]).square().sum(3)
         share = (alike - 0.5 * apart * (-2 * self.reach).exp()).softmax(2)
         weights = fixed[:, :, dims] * torch.matmul(share, moving[:, :, dims : dims + 1])[:, :, 0]
-        return gated(fit_affine(here, torch.matmul(share, there), weights), self.rate * self.trust)
+        return self.opened(fit_affine(here, torch.matmul(share, there), weights))
+
+    def opened(self, matrix: Tensor) -> Tensor:
+        """The matrix, or what is left of it before the head has learnt anything."""
+        return gated(matrix, self.rate * self.trust)
 
 
 class KeyPointHead(nn.Module):
@@ -264,7 +322,10 @@ class KeyPointHead(nn.Module):
 
     def compare(self, moving: Tensor, fixed: Tensor) -> Tensor:
         weights = moving[:, :, self.dims] * fixed[:, :, self.dims]
-        matrix = fit_affine(fixed[:, :, : self.dims], moving[:, :, : self.dims], weights)
+        return self.opened(fit_affine(fixed[:, :, : self.dims], moving[:, :, : self.dims], weights))
+
+    def opened(self, matrix: Tensor) -> Tensor:
+        """The matrix, or what is left of it before the head has learnt anything."""
         return gated(matrix, self.rate * self.trust)
 
 
@@ -288,6 +349,10 @@ class PooledHead(nn.Module):
 
     def compare(self, moving: Tensor, fixed: Tensor) -> Tensor:
         matrix: Tensor = self.entries(self.dense(torch.cat([moving, fixed], 1)))
+        return matrix
+
+    def opened(self, matrix: Tensor) -> Tensor:
+        """No turn is tried for it."""
         return matrix
 
 

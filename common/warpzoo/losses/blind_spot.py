@@ -17,8 +17,9 @@ PER = ("masked", "voxel")
 class BlindSpotLoss(nn.Module):
     """Absolute ("l1") or squared ("l2") error between prediction and target at the masked voxels.
 
-    The mean over them (per "masked"), or their sum divided by the number of all voxels (per "voxel", as the paper
-    on joint denoising and registration has it, some 30 to 100 times smaller); in either case the mean over channels and batch.
+    The mean over them (per "masked"), or their sum divided by the number of all voxels (per "voxel", as the paper on
+    joint denoising and registration has it, some 30 to 100 times smaller); in either case the mean over channels and
+    batch.
     """
 
     def __init__(self, norm: str = "l2", per: str = "masked") -> None:

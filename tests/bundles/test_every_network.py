@@ -72,7 +72,7 @@ VARIANTS = {
     "denoisereg 2d": (DENOISEREG, 2, {}),
     "denoisereg 3d": (DENOISEREG, 3, {}),
     "denoisereg 2d small": (DENOISEREG, 2, {"working": 26}),
-    "denoisereg 2d key points": (DENOISEREG, 2, {"head": "key_points"}),
+    "denoisereg 2d key points": (DENOISEREG, 2, {"head": "key_points", "turns": []}),
     "denoisereg 2d moments": (DENOISEREG, 2, {"head": "moments"}),
     "denoisereg 3d gap": (DENOISEREG, 3, {"head": "gap", "fold": 1, "blurs": []}),
 }

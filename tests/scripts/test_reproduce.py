@@ -343,3 +343,30 @@ def test_complaints_are_one_clear_sentence(
     with pytest.raises(SystemExit):
         reproduce.main(["dirnet", "--subset", "validation"])
     assert "--output" in capsys.readouterr().err
+
+
+def test_rows_on_simulated_nuclei(
+    reproduce: ModuleType, bundle: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from experiments import denoisereg_cells
+
+    from warpzoo.data.cells import cell_sequence
+
+    chosen = ("unregistered", "DenoiseReg", "DenoiseReg, refined", "DenoiseReg, refined, + svf")
+    rows = {row: denoisereg_cells.ROWS[row] for row in chosen}
+    monkeypatch.setattr(denoisereg_cells, "ROWS", {**rows, "not there": denoisereg_cells.Row("no_such_method")})
+    monkeypatch.setattr(denoisereg_cells, "SNRS", (3.0, 1.5))
+    small = partial(cell_sequence, shape=(64, 72), frames=5)
+    monkeypatch.setattr(denoisereg_cells, "cell_sequence", small)
+    arguments = ["denoisereg", "--data", str(tmp_path), "--limit", "1", "--output", str(tmp_path / "out")]
+    assert reproduce.main(arguments) == 0
+    result = json.loads((tmp_path / "out" / "results.json").read_text())["cells"]
+    entry = result["sequences"]["B1 at 3"]
+    assert set(entry["rows"]) == {*chosen, "the true affine part"}
+    errors = {row: np.mean(numbers["contour"] + numbers["interior"]) for row, numbers in entry["rows"].items()}
+    assert errors["the true affine part"] < 0.5 * errors["unregistered"]
+    assert errors["DenoiseReg, refined"] < 0.6 * errors["unregistered"]
+    assert entry["psnr"][1] > entry["psnr"][0] + 6
+    page = (tmp_path / "out" / "results.md").read_text()
+    assert "| DenoiseReg, refined |" in page
+    assert (tmp_path / "out" / "figures" / "cells.png").stat().st_size > 10_000

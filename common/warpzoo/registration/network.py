@@ -105,6 +105,23 @@ class NetworkMethod:
         return ",".join([self.bundle.name] * self.passes)
 
     @property
+    def denoises(self) -> bool:
+        """Whether the network denoises images as well; methods after it are then given what it makes of them."""
+        return hasattr(self.network, "denoised")
+
+    @property
+    def linear(self) -> bool:
+        """Whether it finds a matrix."""
+        return self.size is not None or self.denoises
+
+    def denoised(self, image: Image) -> Image:
+        """An image as the network sees it without noise, in its own intensities."""
+        array = image.array[None].to(self.device)
+        with torch.no_grad():
+            clean = self._ready().denoised(torch.cat([array, array], 1))[0, :1]  # type: ignore[operator]
+        return replace(image, array=clean.cpu())
+
+    @property
     def expectations(self) -> Mapping[str, Any]:
         """What the shipped weights were trained on, and others as far as they say. Weights for which `training_data`
         has an entry of their own, by the file's name, were trained on that, the others on what the bundle's were."""

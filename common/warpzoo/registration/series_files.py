@@ -30,7 +30,7 @@ from warpzoo.registration.frames import Found
 from warpzoo.registration.listing import FURTHER, paths_of, warped_name
 from warpzoo.registration.pair import Method
 from warpzoo.registration.results import summary
-from warpzoo.registration.series import REFERENCES, SeriesCompanions, register_series
+from warpzoo.registration.series import SeriesCompanions, own_reference, register_series
 from warpzoo.registration.series_results import write_series
 from warpzoo.transforms import points_by_frame, read_points, read_start, write_transform
 
@@ -84,8 +84,8 @@ def is_series(
     moving: str | None, to: str | None, time_axis: int | None, pairs: str | None = None, channels: bool = False
 ) -> bool:
     """Whether the moving image is one with time, by what is asked for or by its file."""
-    if to is not None and to not in REFERENCES:
-        raise ValueError(f"to must be first or mean, got {to!r}.")
+    if to is not None:
+        own_reference(to)
     asked = [name for name, value in {"to": to, "time_axis": time_axis}.items() if value is not None]
     if asked and (pairs is not None or not moving):
         other = "pairs: register each series alone" if pairs is not None else "a moving image that has time"

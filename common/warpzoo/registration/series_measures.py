@@ -22,7 +22,7 @@ from warpzoo.images.image import Image, flip_lps
 from warpzoo.losses import normalised_cross_correlation
 from warpzoo.registration.pair import Registration
 from warpzoo.registration.results import flat_numbers
-from warpzoo.registration.series import REFERENCES, SeriesRegistration
+from warpzoo.registration.series import SeriesRegistration
 
 FEW = 5
 """Frames from which on one can be told to be unlike the others."""
@@ -145,7 +145,7 @@ def flags(done: SeriesRegistration, rows: Sequence[Mapping[str, Any]]) -> dict[i
         value, reasons = row["ncc"], list[str]()
         if len(measured) >= FEW and value < median - max(FAR * spread, LESS * abs(median)):
             reasons.append("much less like the fixed image than the other frames")
-        if done.to in REFERENCES and value < HARDLY:
+        if done.to != "fixed" and value < HARDLY:
             reasons.append("hardly like what it was registered to, so that it may lie anywhere")
         if steps.get(frame, 0.0) > leap and value < (1 - LESS) * median:
             reasons.append(f"{steps[frame]:.3g} {unit} from the frame before, where {usual_step:.3g} is usual")

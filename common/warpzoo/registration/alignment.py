@@ -57,7 +57,8 @@ class Alignment:
         known = np.linalg.inv(moving.grid.affine) @ matrix @ fixed.grid.affine
         mask = None if guidance is None else guidance.on_grid(fixed.grid, fixed, moving, start)
         counts = None if mask is None else (mask > 0).all(1, keepdim=True)
-        found = align(*(one.array[None, :1].float() for one in (fixed, moving)), known, self.steps, counts)
+        arrays = [one.array[None, :1].float() for one in (fixed, moving)]
+        found = align(arrays[0], arrays[1], known, self.steps, counts)
         return _placed(found, fixed.grid, moving.grid)
 
     def finest(self, fixed: Image, start: Transform | None) -> Grid:
@@ -118,11 +119,11 @@ def _at_level(
     centred[:-1, -1] = -((sides - 1) / 2).numpy() / float(sides.max())
     basis = torch.cat([places, torch.ones_like(places[:1])]).flatten(1)
     slopes = _gradient(one[0, 0])
-    first = best = _compared(one, other, matrix, points, counted)
-    kept = matrix
+    best = _compared(one, other, matrix, points, counted)
+    if best is None:
+        return known
+    first, kept = best, matrix
     for _ in range(steps):
-        if best is None:
-            return known
         residual, weight, warped, spread = best[1:]
         mean = 0.5 * (slopes / spread[0] + _gradient(warped) / spread[1]).flatten(1) * weight
         jacobian = (mean[:, None] * basis[None]).flatten(0, 1)  # (dims * (dims + 1), count)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,6 +36,7 @@ from warpzoo.registration.pair import Companions, Method, Registration, register
 from warpzoo.registration.preflight import broken_values, preflight
 from warpzoo.registration.settling import linear_count, settle
 from warpzoo.transforms.landmarks import Landmarks
+from warpzoo.transforms.tracks import Tracks
 
 REFERENCES = ("first", "previous", "mean")
 """What frames may be registered to beside an image of its own, and a frame by its number."""
@@ -48,7 +50,8 @@ ACROSS = "reference"
 class SeriesCompanions:
     """What belongs to a series beside its frames: the fixed image's once, the moving image's for every frame.
 
-    whole: the series with all its channels, where it is registered by one of them.
+    whole: the series with all its channels, where it is registered by one of them, `channel`.
+    tracks: points of the frames, in pixels.
     masks: of "fixed", an image, and of "moving", an image for all frames or a series.
     points: the moving landmarks of each frame that has some; `fixed_points` are in the same order.
     """
@@ -60,6 +63,8 @@ class SeriesCompanions:
     points: Mapping[int, Landmarks] = field(default_factory=dict)
     also: Mapping[str, Series] = field(default_factory=dict)
     whole: Series | None = None
+    channel: int = 0
+    tracks: Tracks | None = None
 
     def check(self, series: Series) -> None:
         others = [self.labels, *self.also.values(), *self.masks.values()]
@@ -143,6 +148,33 @@ class SeriesRegistration:
         """A frame with all its channels, as it can be resampled: what is NaN or infinite cannot be interpolated."""
         image = (self.companions.whole or self.series)[frame]
         return replace(image, array=finite(image.array)) if frame in self.failed else image
+
+    def in_whole(self, frame: int, image: Image) -> Image:
+        """The image as the channel of the frame that was registered, beside the others."""
+        whole = self.whole(frame)
+        if self.companions.whole is None:
+            return image
+        array = whole.array.clone()
+        array[self.companions.channel] = image.array[0]
+        return replace(whole, array=array)
+
+    def clean(self, frame: int) -> Image:
+        """A frame as the network sees it without noise."""
+        assert self.cleaning is not None
+        image = self.series[frame]
+        if frame in self.failed:
+            return self.cleaning(replace(image, array=finite(image.array))).clean
+        return self.cleaning.frame(frame).clean
+
+    def in_reference(self, frame: int, positions: np.ndarray) -> np.ndarray:
+        """Positions (count, dims) in a frame's pixels in those of the reference."""
+        if not len(positions):
+            return positions
+        back = self.transform(frame).inverse()
+        points = torch.from_numpy(positions)
+        world = back.world(self.frame.grid.to_world(points))[0].detach().double()
+        moved: np.ndarray = self.fixed.grid.to_voxels(world).numpy()
+        return moved
 
     def __getitem__(self, frame: int) -> Registration:
         image, guidance = self.series[frame], Guidance()

@@ -28,9 +28,14 @@ class Tracks:
     """frames (count,), positions (count, dims) in pixels, x first; `write(path, positions)` writes the same file with
     other positions."""
 
+    path: Path
     frames: np.ndarray
     positions: np.ndarray
     write: Callable[[Path, np.ndarray], None]
+
+    @property
+    def suffix(self) -> str:
+        return self.path.suffix.lower()
 
 
 def read_tracks(path: Path, dims: int, pixel: PixelSize | None = None) -> Tracks:
@@ -85,7 +90,7 @@ def _read_csv(path: Path, dims: int, pixel: PixelSize | None) -> Tracks:
         with whole_file(out) as unfinished, open(unfinished, "w", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerows(changed)
 
-    return Tracks(np.array(frames, int), np.array(positions).reshape(-1, dims) / sides, write)
+    return Tracks(path, np.array(frames, int), np.array(positions).reshape(-1, dims) / sides, write)
 
 
 def _read_xml(path: Path, dims: int) -> Tracks:
@@ -106,7 +111,7 @@ def _read_xml(path: Path, dims: int) -> Tracks:
         with whole_file(out) as unfinished:
             ElementTree.ElementTree(root).write(unfinished, encoding="UTF-8", xml_declaration=True)
 
-    return Tracks(np.array([int(float(spot.attrib["FRAME"])) for spot in spots], int), positions / sides, write)
+    return Tracks(path, np.array([int(float(spot.attrib["FRAME"])) for spot in spots], int), positions / sides, write)
 
 
 def _is_number(row: list[str], column: int) -> bool:

@@ -6,6 +6,7 @@ are in series.html.j2.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -130,7 +131,7 @@ def pictures_of(
 def table_of(rows: Sequence[Mapping[str, Any]], flagged: Mapping[int, str]) -> Table:
     """A row for each frame; of more than `LISTED` the flagged ones, and as many of the others as evenly lie between."""
     names = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in ("frame", "ok")]
-    kept = [name for name in names if not name.startswith(("folding", "displacement_most"))]
+    kept = [name for name in names if not re.fullmatch("folding.*|displacement_most|[xyz][xyz0]", name)]
     step = -(-len(rows) // LISTED)
     chosen = [row for row in rows if row["frame"] % step == 0 or row["frame"] in flagged]
     cells = [

@@ -7,31 +7,38 @@ to the moving one; it is given the moving image as it is placed by the start. Ma
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 
 class Classical(NamedTuple):
-    """Where a method is, what it does, and what it needs."""
+    """Where a method is, what it does, and what it needs: a module, and the package that has it."""
 
     place: str
     task: str
+    module: str
     package: str
     dims: str = "2-D"
 
 
 CLASSICAL = {
-    "stackreg": Classical("intensity:StackReg", "affine, as Fiji's StackReg (pystackreg)", "pystackreg"),
-    "phase_correlation": Classical("intensity:PhaseCorrelation", "translation (scikit-image)", "scikit-image", "2/3-D"),
-    "demons": Classical("demons:Demons", "deformation by Thirion's demons (SimpleITK)", "SimpleITK", "2/3-D"),
-    "ecc_flow": Classical(
-        "flow:EccFlow", "moments, ECC, dense inverse search flow (OpenCV)", "opencv-python-headless"
+    "stackreg": Classical("intensity:StackReg", "affine, as StackReg in Fiji", "pystackreg", "pystackreg"),
+    "phase_correlation": Classical(
+        "intensity:PhaseCorrelation", "translation, by phase correlation", "skimage", "scikit-image", "2/3-D"
     ),
+    "ecc_flow": Classical("flow:EccFlow", "moments, ECC, then optical flow", "cv2", "opencv-python-headless"),
     "local_flow": Classical(
-        "flow:LocalFlow", "affine, flow over several frames as of Gao and Rohr (OpenCV)", "opencv-python-headless"
+        "flow:LocalFlow", "affine, then optical flow over several frames", "cv2", "opencv-python-headless"
     ),
-    "contour": Classical("contour:Contour", "contours and an elastic body, as of Sorokin", "scikit-image"),
+    "contour": Classical("contour:Contour", "contours, and an elastic body inside", "skimage", "scikit-image"),
+    "demons": Classical("demons:Demons", "deformation, by demons", "SimpleITK", "SimpleITK", "2/3-D"),
 }
 """By their names in chains of methods."""
+
+
+def installed(name: str) -> bool:
+    """Whether the package that a method needs is there."""
+    return find_spec(CLASSICAL[name].module) is not None
 
 
 def classical_method(name: str) -> Any:

@@ -12,9 +12,8 @@ from warpzoo.classical.placing import arrays_of, by_displacement, package, smoot
 from warpzoo.geometry.transforms import Transform
 from warpzoo.images.image import Image
 
-LEVELS = (4, 2, 1)
-ITERATIONS = 60
-"""At each level."""
+LEVELS = {4: 60, 2: 40, 1: 15}
+"""How many voxels become one, and the iterations."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +34,10 @@ class Demons:
         ]
         images[1] = sitk.HistogramMatching(images[1], images[0], 256, 15, True)
         found = None
-        for factor in LEVELS:
+        for factor, iterations in LEVELS.items():
             smaller = [self._shrunk(sitk, image, factor) for image in images]
             demons = sitk.FastSymmetricForcesDemonsRegistrationFilter()
-            demons.SetNumberOfIterations(ITERATIONS)
+            demons.SetNumberOfIterations(iterations)
             demons.SetSmoothDisplacementField(True)
             demons.SetStandardDeviations(self.stiffness * factor)
             if found is None:

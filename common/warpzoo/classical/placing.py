@@ -27,7 +27,7 @@ def package(method: str, module: str) -> Any:
     except ImportError:
         raise ValueError(
             f"{method} needs the package {CLASSICAL[method].package}, which is not installed: pip install "
-            f"{CLASSICAL[method].package}, or pip install 'warpzoo[classical]' for all of them."
+            f"{CLASSICAL[method].package}, or 'warpzoo[classical]' for all such methods."
         ) from None
 
 

@@ -156,20 +156,23 @@ class FrameMethod:
         grid = reference.raw.grid
         starts = [self.start, *(Affine.from_world(torch.from_numpy(one[None, :-1]), grid) for one in known)]
         if self.settled:
-            return replace(self.begun_at(reference, seen, starts[-1], guidance), seconds=time.perf_counter() - begun)
+            return replace(
+                self.begun_at(reference, seen, starts[-1], guidance, frame), seconds=time.perf_counter() - begun
+            )
         alike = [likeness(reference.clean, seen.clean, one, guidance).total for one in starts]
         best = int(np.argmax(alike[::-1]))  # of equal ones the last
         chosen = len(starts) - 1 - best
-        found = self.begun_at(reference, seen, starts[chosen] if chosen else None, guidance)
+        found = self.begun_at(reference, seen, starts[chosen] if chosen else None, guidance, frame)
         away = chosen and _moves(known[chosen - 1])
         if away and typical is not None and found.likeness < DOUBTFUL * typical:
-            other = self.begun_at(reference, seen, None, guidance)
+            other = self.begun_at(reference, seen, None, guidance, frame)
             found = other if other.likeness >= max(found.likeness, DOUBTFUL * typical) else found
         return replace(found, seconds=time.perf_counter() - begun)
 
-    def begun_at(self, reference: Seen, seen: Seen, begin: Transform | None, guidance: Guidance) -> Found:
+    def begun_at(self, reference: Seen, seen: Seen, begin: Transform | None, guidance: Guidance, frame: int) -> Found:
         """What the methods find from there, the first of them on the images as they are."""
-        parts = self.methods[: self.raw], self.methods[self.raw :]
+        methods = [self._near(method, frame) for method in self.methods]
+        parts = methods[: self.raw], methods[self.raw :]
         resolution: dict[str, Sequence[float]] = {}
         findings: list[str] = []
         for methods, fixed, moving in zip(parts, reference, seen, strict=True):
@@ -194,6 +197,15 @@ class FrameMethod:
         rated = likeness(reference.clean, seen.clean, transform, guidance).total
         matrix = split(transform, reference.raw.grid.dims)[1]
         return Found(lambda: transform, matrix, rated, "", tuple(dict.fromkeys(findings)), 0.0, resolution)
+
+    def _near(self, method: Method, frame: int) -> Method:
+        """The method with the frames beside that one, if it looks at several at once."""
+        if not hasattr(method, "near"):
+            return method
+        beside = [one for one in (frame - 1, frame + 1) if 0 <= one < len(self.series)]
+        images = [(one - frame, self.series[one]) for one in beside]
+        near: Method = method.near([(away, image) for away, image in images if not any(broken_values(image))])
+        return near
 
 
 def resting(reference: Image, failed: str = "") -> Found:

@@ -75,7 +75,7 @@ def register_sequence(
     series = open_series(source, time_axis=axis, channel=channel)
     whole = None if channel is None else open_series(source, time_axis=axis, channels=True)
     methods = sequence_methods(method or usual_method(series.grid.dims), refine, weights, variant, device)
-    given = {"series": series, "companions": SeriesCompanions(whole=whole, channel=channel or 0)}
+    given: dict[str, Any] = {"series": series, "companions": SeriesCompanions(whole=whole, channel=channel or 0)}
     with computing(seed, threads), TemporaryDirectory() as folder:
         learnt = Path(folder) / "learnt"
         learnt.mkdir()
@@ -105,7 +105,8 @@ def source_of(
             f"axes must be a letter for each of {values.ndim} axes, T among them, such as TYX or TCYX, got {named!r} "
             f"for frames of shape {values.shape}."
         )
-    pixel = None if pixel_size is None else PixelSize(*pixel_size, *[1.0] * (3 - len(pixel_size)), "µm")
+    x, y, z = (*(pixel_size or ()), *[1.0] * 3)[:3]
+    pixel = None if pixel_size is None else PixelSize(x, y, z, "µm")
     return in_pixels(Path("frames"), named, values.shape, values.dtype, values, {}, seconds, pixel)
 
 

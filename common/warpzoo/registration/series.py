@@ -158,6 +158,12 @@ class SeriesRegistration:
         array[self.companions.channel] = image.array[0]
         return replace(whole, array=array)
 
+    def warp(self, frame: int, image: Image) -> Image:
+        """An image of a frame on the fixed grid; what lies outside has the least value of its channel."""
+        registration = self[frame]
+        parts = [registration.warp(replace(image, array=one[None])) for one in image.array]
+        return replace(parts[0], array=torch.cat([one.array for one in parts]))
+
     def clean(self, frame: int) -> Image:
         """A frame as the network sees it without noise."""
         assert self.cleaning is not None

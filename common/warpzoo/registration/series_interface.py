@@ -48,7 +48,7 @@ class SeriesResult:
         done = self.registration
         if done.companions.whole is None:
             return self._back([done[frame].warped for frame in range(len(done))])
-        return self._back([done[frame].warp(done.whole(frame)) for frame in range(len(done))])
+        return self._back([done.warp(frame, done.whole(frame)) for frame in range(len(done))])
 
     @cached_property
     def denoised(self) -> Any:
@@ -57,7 +57,7 @@ class SeriesResult:
         if done.cleaning is None or not done.cleaning.denoises:
             raise ValueError(f"denoised must be asked of a method that denoises, got {done.method}.")
         clean = (done.in_whole(frame, done.clean(frame)) for frame in range(len(done)))
-        return self._back([done[frame].warp(image) for frame, image in enumerate(clean)])
+        return self._back([done.warp(frame, image) for frame, image in enumerate(clean)])
 
     @cached_property
     def matrices(self) -> np.ndarray:

@@ -153,7 +153,11 @@ def _write_frames(
                     image = done.in_whole(frame, image)
                 if image is None:
                     image = registration.moving if companions.whole is None else done.whole(frame)
-                file.put(frame, registration.warped if image is registration.moving else registration.warp(image))
+                apart = companions.whole is not None and name in (names.warped, "denoised")
+                if image is registration.moving:
+                    file.put(frame, registration.warped)
+                else:
+                    file.put(frame, done.warp(frame, image) if apart else registration.warp(image))
             if moved is not None and companions.tracks is not None:
                 here = companions.tracks.frames == frame
                 moved[here] = done.in_reference(frame, moved[here])

@@ -128,8 +128,8 @@ def open_series(
         raise FileError(f"{path}: channel must be in [0, {count - 1}], counted from 0, got {channel}.")
     if count > 1 and channel is None and not channels:
         raise FileError(
-            f"{path} has {count} channels; register with --channels by all together, or with --channel 0 by one of "
-            f"them: the others are warped along."
+            f"{path} has {count} channels; register with --channels by all together, or by one of them, and the others "
+            f"along, by warpzoo sequence with --channel 0."
         )
     deep = [axis for axis, size in enumerate(sizes) if axes[axis] not in "XYTCS" and axis != time and size > 1]
     if len(deep) > 1:

@@ -316,7 +316,7 @@ def test_doubtful_input_is_said_and_doubtful_frames_are_flagged(warpzoo: Call, t
     [
         ("one.tif", [], "none of them is time"),
         ("two.tif", ["--channel=0"], "none of them is time"),
-        ("both.tif", [], "has 2 channels; register with --channels by all together, or with --channel 0"),
+        ("both.tif", [], "has 2 channels; register with --channels by all together, or by one of them, .* --channel 0"),
         ("cells.tif", ["--reference=9"], r"number of a frame from 0 to 2, got '9'"),
         ("cells.tif", ["--reference=last"], r"must be first, previous, mean or the number of a frame, got 'last'"),
         ("cells.tif", ["--points=late.csv"], "late.csv must have points in the frames 0 to 2, got frame 7"),

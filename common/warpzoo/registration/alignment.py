@@ -26,7 +26,7 @@ from warpzoo.registration.guidance import Guidance
 from warpzoo.registration.pair import on_working_grid
 from warpzoo.registration.pyramid import coarser, shrink
 
-MOST_VOXELS = 2**15
+MOST_VOXELS = 2**14
 """Of the finest level: a dozen numbers are found from fewer voxels than there are."""
 FEWEST_VOXELS = 2**10
 """Of the coarsest."""

@@ -19,10 +19,11 @@ from warpzoo.geometry.composition import composed, identity, split
 from warpzoo.geometry.transforms import Affine, DisplacementField, Transform, resample
 from warpzoo.images.image import Image
 from warpzoo.images.series import Series
+from warpzoo.registration.alignment import Alignment
 from warpzoo.registration.guidance import Guidance
 from warpzoo.registration.pair import Method, register_pair
 from warpzoo.registration.preflight import broken_values
-from warpzoo.registration.safety import likeness
+from warpzoo.registration.safety import MOST_VOXELS, likeness
 
 SMOOTHING = 1.0
 """Voxels, the standard deviation with which frames are smoothed for matrices alone to be found: noise that is on the
@@ -30,6 +31,8 @@ voxels of both images, or of a mean and its frames, would draw them onto or off 
 smooths it between them (SPM and MCFLIRT smooth for the same reason)."""
 SMOOTHED = ("rigid", "affine", "align")
 """The methods that it is done for."""
+FEW_VOXELS = 2**14
+"""That denoised frames are compared at: they show nothing that is finer."""
 KEPT = 6
 """Frames that are kept as methods see them: pairs of frames need each of them several times."""
 RECENT = 5
@@ -159,7 +162,7 @@ class FrameMethod:
             return replace(
                 self.begun_at(reference, seen, starts[-1], guidance, frame), seconds=time.perf_counter() - begun
             )
-        alike = [likeness(reference.clean, seen.clean, one, guidance).total for one in starts]
+        alike = [self.likeness(reference, seen, one, guidance) for one in starts]
         best = int(np.argmax(alike[::-1]))  # of equal ones the last
         chosen = len(starts) - 1 - best
         found = self.begun_at(reference, seen, starts[chosen] if chosen else None, guidance, frame)
@@ -176,6 +179,10 @@ class FrameMethod:
         resolution: dict[str, Sequence[float]] = {}
         findings: list[str] = []
         for methods, fixed, moving in zip(parts, reference, seen, strict=True):
+            while methods and isinstance(methods[0], Alignment):  # never gives what is less alike
+                begin = methods[0](fixed, moving, begin or self.start, guidance)
+                resolution[methods[0].name] = methods[0].finest(fixed, begin).spacing
+                methods = methods[1:]
             if not methods:
                 continue
             done = register_pair(
@@ -194,9 +201,13 @@ class FrameMethod:
             findings += map(str, done.findings)
         assert begin is not None
         transform = begin
-        rated = likeness(reference.clean, seen.clean, transform, guidance).total
+        rated = self.likeness(reference, seen, transform, guidance)
         matrix = split(transform, reference.raw.grid.dims)[1]
         return Found(lambda: transform, matrix, rated, "", tuple(dict.fromkeys(findings)), 0.0, resolution)
+
+    def likeness(self, reference: Seen, seen: Seen, transform: Transform | None, guidance: Guidance) -> float:
+        most = FEW_VOXELS if self.cleaning.denoises else MOST_VOXELS
+        return likeness(reference.clean, seen.clean, transform, guidance, most).total
 
     def _near(self, method: Method, frame: int) -> Method:
         """The method with the frames beside that one, if it looks at several at once."""

@@ -34,7 +34,7 @@ from warpzoo.registration.frames import (
 from warpzoo.registration.guidance import Guidance
 from warpzoo.registration.pair import Companions, Method, Registration, register_pair
 from warpzoo.registration.preflight import broken_values, preflight
-from warpzoo.registration.settling import linear_count, settle
+from warpzoo.registration.settling import linear_count, settle, shown_in
 from warpzoo.transforms.landmarks import Landmarks
 from warpzoo.transforms.tracks import Tracks
 
@@ -136,6 +136,11 @@ class SeriesRegistration:
     def frame(self) -> Image:
         """One of them: all lie on its grid."""
         return self.series[0]
+
+    @cached_property
+    def shown(self) -> Tensor:
+        """The voxels of the fixed image that show something, (*spatial)."""
+        return shown_in(self.fixed)
 
     def transform(self, frame: int) -> Transform:
         """From the fixed image to the frame."""

@@ -30,6 +30,10 @@ FAR = 5.0
 """Robust standard deviations below the median at which a frame is unlike the others,"""
 LESS = 0.1
 """and by how much of the median at least."""
+REACHED = 0.5
+"""Of what the reference shows, below which a frame that does not reach it may lie anywhere: the cell has left."""
+MOTION = ("shift", "angle", "scale", "shear")
+"""How the names of numbers begin that say where a frame is."""
 HARDLY = 0.3
 """Correlation with a frame, or with the mean, of the same series below which a frame may lie anywhere."""
 LEAP = 0.05
@@ -79,6 +83,8 @@ def row_of(
     row |= {"ok": ok, **motion(registration)}
     if ok:
         row |= seen_ncc(registration, seen)
+        if done.to != "fixed":
+            row["reached"] = round(float(seen["after"][0, 0][done.shown].float().mean()), 6)
         others = {name: value for name, value in registration.metrics.items() if name not in row}
         row |= flat_numbers(others)
     return row
@@ -162,6 +168,7 @@ def flags(done: SeriesRegistration, rows: Sequence[Mapping[str, Any]]) -> dict[i
     grid = done.fixed.grid
     leap = max(LEAP * max(np.multiply(grid.shape, grid.spacing)), usual_step + FAR * steps_spread)
     unit = "pixels" if done.fixed.header.pixels else "mm"
+    last: Mapping[str, Any] | None = None
     for frame, row in measured.items():
         value, reasons = row["ncc"], list[str]()
         if len(measured) >= FEW and value < median - max(FAR * spread, LESS * abs(median)):
@@ -170,8 +177,16 @@ def flags(done: SeriesRegistration, rows: Sequence[Mapping[str, Any]]) -> dict[i
             reasons.append("hardly like what it was registered to, so that it may lie anywhere")
         if steps.get(frame, 0.0) > leap and value < (1 - LESS) * median:
             reasons.append(f"{steps[frame]:.3g} {unit} from the frame before, where {usual_step:.3g} is usual")
+        if row.get("reached", 1.0) < REACHED:
+            reasons.append(f"it reaches {row['reached']:.0%} of what the reference shows")
+        far = 0.0 if last is None else np.linalg.norm([row[name] - last[name] for name in _shifts(row)])
+        if not reasons and far > leap and value < (1 - LESS) * median:
+            assert last is not None
+            reasons.append(f"{far:.3g} {unit} from frame {last['frame']}, the last one that was not doubtful")
         if reasons:
             flagged[frame] = f"{', and '.join(reasons)}. Look whether it is right."
+        else:
+            last = row
     return dict(sorted(flagged.items()))
 
 
@@ -192,7 +207,7 @@ def means(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     values = defaultdict[str, list[float]](list)
     for row in rows:
         for name, value in row.items():
-            if name not in ("frame", "seconds", "ok") and not name.startswith(("shift", "angle", "scale", "shear")):
+            if name not in ("frame", "seconds", "ok", "reached") and not name.startswith(MOTION):
                 values[name].append(value)
     worst = ("folding", "folding_corners", "displacement_most")
     return {name: float(max(some) if name in worst else np.mean(some)) for name, some in values.items()}

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from warpzoo.geometry.composition import split
@@ -25,7 +26,7 @@ SPANS = (1, 4)
 """How many frames on the partner of a frame is."""
 SHOWN = 0.25
 """Of the displayed intensities, above which a voxel shows something that has to lie right."""
-MOST_POINTS = 2000
+FEWEST, MOST_POINTS = 100, 2000
 MOVED = 0.05
 """Of the longest side: what was found for a frame alone, and lies further off than that, was wrong."""
 
@@ -92,10 +93,15 @@ def _read(store: Store, name: str, fixed: Image, moving: Image) -> Found:
     return found
 
 
-def shown_points(image: Image) -> np.ndarray:
-    """Voxels that show something, in the world (count, dims); all of them if few do."""
+def shown_in(image: Image) -> Tensor:
+    """The voxels that show something (*spatial); all of them if few do."""
     low, high = window(image.array)
     bright = image.array[0] > low + SHOWN * (high - low)
-    voxels = (bright if int(bright.sum()) >= 100 else torch.ones_like(bright)).nonzero()
+    return bright if int(bright.sum()) >= FEWEST else torch.ones_like(bright)
+
+
+def shown_points(image: Image) -> np.ndarray:
+    """Voxels that show something, in the world (count, dims)."""
+    voxels = shown_in(image).nonzero()
     voxels = voxels[:: max(1, len(voxels) // MOST_POINTS)]
     return image.grid.to_world(voxels.double()).numpy()

@@ -347,6 +347,15 @@ def test_what_cannot_be_registered_is_said_in_one_sentence(
     assert not (tmp_path / "out/metrics.json").exists()
 
 
+def test_a_cell_that_leaves_is_flagged() -> None:
+    """Half of it, and then all, is out of the image: what is compared is the background."""
+    clean = np.stack([np.roll(np.pad(content(), ((0, 0), (0, 60)), "edge"), 12 * n, 1)[:, :72] for n in range(7)])
+    frames = clean + 30 * np.random.default_rng(4).normal(size=clean.shape)
+    result = package.register_sequence(frames.astype(np.uint16), "rigid", consistent=False)
+    assert {5, 6} <= set(result.flagged)
+    assert not {0, 1, 2} & set(result.flagged)
+
+
 def test_gauss_newton_finds_known_matrices_in_two_and_three_dimensions() -> None:
     """What scipy has resampled by a matrix."""
     for shape in (SHAPE, (16, 40, 44)):

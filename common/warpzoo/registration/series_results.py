@@ -77,7 +77,7 @@ def write_series(
         _write_rows(folder / names.table, rows, flagged, _explained(done) if names.matrices else "")
         if film is not None and names.matrices:
             with whole_file(folder / ANIMATION) as unfinished:
-                unfinished.write_bytes(film.gif())
+                unfinished.write_bytes(film.gif)
         if done.to == "mean":
             mean = done.reference
             write_image(folder / "mean.nii.gz", mean.array, mean.header, np.float32)

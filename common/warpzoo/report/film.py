@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping
+from functools import cached_property
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -19,11 +20,11 @@ from warpzoo.report import panels
 from warpzoo.report.pictures import Figure, figure_of
 from warpzoo.report.planes import Plane
 
-SIDE = 320
+SIDE = 224
 """Pixels along the longer side of a picture of the film."""
-MOST_FRAMES = 100
+MOST_FRAMES = 36
 """Of the film: of more they are evenly drawn."""
-MOST_ROWS = 1000
+MOST_ROWS = 200
 """Of a kymograph, likewise."""
 MILLISECONDS = 120
 BLACK, WHITE = 0, 255
@@ -35,6 +36,7 @@ class Film:
     def __init__(self, reference: Tensor, plane: Plane, count: int) -> None:
         self.plane, self.count = plane, count
         self.row, self.column = centre_of(plane.of(reference))
+        self.chosen = {round(one) for one in np.linspace(0, count - 1, min(count, MOST_FRAMES)).tolist()}
         self.limits: dict[str, tuple[float, float]] = {}
         self.pictures: list[np.ndarray] = []
         self.lines: dict[str, dict[str, list[np.ndarray]]] = {}
@@ -47,7 +49,7 @@ class Film:
                 lines = self.lines.setdefault(name, {"across": [], "down": []})
                 lines["across"].append(plane[self.row].copy())
                 lines["down"].append(plane[:, self.column].copy())
-        if frame % -(-self.count // MOST_FRAMES) == 0:
+        if frame in self.chosen:
             for name, image in images.items():
                 # of the first frame that shows something, so that bleaching is seen
                 if name not in self.limits and image.min() < image.max():
@@ -61,6 +63,7 @@ class Film:
                 _labelled(np.hstack([part for one in shown for part in (one, gap)][:-1]), frame, [*images])
             )
 
+    @cached_property
     def gif(self) -> bytes:
         """The film, which runs for ever."""
         first, *others = map(Image.fromarray, self.pictures)
@@ -70,7 +73,7 @@ class Film:
 
     def figure(self) -> Figure:
         height, width = self.pictures[0].shape
-        source = f"data:image/gif;base64,{base64.b64encode(self.gif()).decode()}"
+        source = f"data:image/gif;base64,{base64.b64encode(self.gif).decode()}"
         return Figure(source, f"{width}/{height}", "")
 
     def kymographs(self) -> dict[str, list[Figure]]:

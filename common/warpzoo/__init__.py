@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from warpzoo.registration.interface import Result, register
     from warpzoo.registration.methods import find_methods
     from warpzoo.registration.pair import Registration, register_pair
+    from warpzoo.registration.sequence_interface import register_sequence
     from warpzoo.registration.series_interface import SeriesResult, register_series
     from warpzoo.transforms.placed import PlacedTransform, read_transform
 
@@ -37,6 +38,7 @@ __all__ = [
     "read_transform",
     "register",
     "register_pair",
+    "register_sequence",
     "register_series",
 ]
 
@@ -53,6 +55,7 @@ _HOMES = {
     "read_transform": "warpzoo.transforms.placed",
     "register": "warpzoo.registration.interface",
     "register_pair": "warpzoo.registration.pair",
+    "register_sequence": "warpzoo.registration.sequence_interface",
     "register_series": "warpzoo.registration.series_interface",
 }
 

@@ -17,7 +17,7 @@ STOREYS = [
     {"images"},
     {"transforms"},
     {"bundles", "report"},
-    {"training"},
+    {"training", "classical"},
     {"denoising", "registration", "sharing"},
     {"commands"},
 ]

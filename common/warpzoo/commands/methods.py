@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from warpzoo.bundles import bundles
+from warpzoo.classical import CLASSICAL, installed
 from warpzoo.registration.methods import OPTIMISED
 
 
@@ -14,3 +15,6 @@ def methods() -> None:
         print(f"{bundle.name:20}{f'{bundle.spatial_dims}-D':8}{kind:6}{bundle.metadata.get('task', '')}{missing}")
     for name, task in OPTIMISED.items():
         print(f"{name:20}{'2/3-D':8}{'any':6}no network: {task}")
+    for name, method in CLASSICAL.items():
+        missing = "" if installed(name) else f" (needs {method.package}: pip install 'warpzoo[classical]')"
+        print(f"{name:20}{method.dims:8}{'any':6}no network: {method.task}{missing}")

@@ -18,7 +18,8 @@ from warpzoo.files import FileError
 from warpzoo.geometry.grid import Grid
 from warpzoo.images import source as images
 from warpzoo.images.formats import SUFFIXES as OF_FORMAT
-from warpzoo.images.formats import format_of
+from warpzoo.images.formats import format_of, tiff
+from warpzoo.images.formats.numbered import files_of, open_folder
 from warpzoo.images.image import Header, Image, by, flip_lps, open_image, to_dtype, to_tensor
 from warpzoo.images.source import Source, several
 from warpzoo.images.stacks import Layout, Stack, layout_of
@@ -65,9 +66,12 @@ class Series:
         streamed = self.path.name.lower().endswith(STREAMED)
         return target.header.pixels if streamed else target.grid == self.grid and self.header.nifti is not None
 
-    def name(self, stem: str, target: Image) -> str:
-        """What a file of frames on the target's grid is called: `stem.tif` for a TIFF, else `stem.nii.gz`."""
+    def name(self, stem: str, target: Image, ome: bool = False) -> str:
+        """What a file of frames on the target's grid is called: `stem.tif` for a TIFF, else `stem.nii.gz`; with `ome`
+        it is an OME-TIFF or an OME-Zarr whatever it was, if it is in pixels."""
         own = self.path.name.lower()
+        if ome and self.stack is not None and target.header.pixels and target.header.shape == self.header.shape:
+            return f"{stem}.ome{'.zarr' if own.endswith('.zarr') else '.tif'}"
         suffix = next((suffix for suffix in STREAMED if own.endswith(suffix)), None)
         if suffix is None or not self.written_like(target):
             return f"{stem}.nii.gz"
@@ -75,29 +79,42 @@ class Series:
 
 
 def has_time(path: str | Path) -> bool:
-    """Whether a file has an axis of time with more than one place; a folder of DICOM files, which is read as a whole,
-    has none."""
+    """Whether a file has an axis of time with more than one place, or is a folder of numbered files; a folder of DICOM
+    files, which is read as a whole, has none."""
     if Path(path).is_dir() and not str(path).lower().endswith(OF_FORMAT["ome_zarr"]):
-        return False
+        return len(files_of(Path(path))) > 1
     source = open_image(path)
     return any(axis == "T" and size > 1 for axis, size in zip(source.axes, source.shape, strict=True))
 
 
+def open_timed(path: str | Path, labels: bool = False, channels: bool = False) -> Source:
+    """A file with time, or a folder of numbered files, of which each is a time point."""
+    if files_of(Path(path)) and not str(path).lower().endswith(OF_FORMAT["ome_zarr"]):
+        return open_folder(Path(path), labels, channels)
+    return open_image(path, labels, channels)
+
+
 def open_series(
-    path: str | Path, labels: bool = False, channels: bool = False, time_axis: int | None = None, flat: bool = True
+    path: str | Path | Source,
+    labels: bool = False,
+    channels: bool = False,
+    time_axis: int | None = None,
+    flat: bool = True,
+    channel: int | None = None,
 ) -> Series:
-    """The frames of a NIfTI, TIFF, OME-TIFF, OME-Zarr, MetaImage or NRRD with time.
+    """The frames of a NIfTI, TIFF, OME-TIFF, OME-Zarr, MetaImage or NRRD with time, or of a folder of numbered files.
 
     Args:
-        path: the file, or the folder of an OME-Zarr.
+        path: the file, the folder of an OME-Zarr or of the files, or what is open already.
         labels: whether it holds label maps.
         channels: whether frames have several channels, which are all read.
         time_axis: which of the file's axes is time, counted from 0, the slowest first (for NIfTI: from the last one),
             where the file does not say so.
         flat: frames of one slice become 2-D, in the plane's own millimetres.
+        channel: which of several channels, counted from 0, the frames are of.
     """
-    source = open_image(path, labels, channels)
-    axes, sizes = source.axes, source.shape
+    source = path if isinstance(path, Source) else open_timed(path, labels, channels or channel is not None)
+    path, axes, sizes = source.header.path, source.axes, source.shape
     named = f"{path} has the axes {axes[::-1]} of {by(sizes[::-1])}"
     time = axes.find("T") if time_axis is None else len(axes) - 1 - time_axis
     if time_axis is not None and not 0 <= time < len(axes):
@@ -107,9 +124,12 @@ def open_series(
     if sizes[time] < 2:
         raise FileError(f"{named}: it has one frame; a series must have two or more.")
     count = max([1, *(sizes[axis] for axis in range(len(axes)) if axes[axis] in "CS" and axis != time)])
-    if count > 1 and not channels:
+    if channel is not None and not 0 <= channel < count:
+        raise FileError(f"{path}: channel must be in [0, {count - 1}], counted from 0, got {channel}.")
+    if count > 1 and channel is None and not channels:
         raise FileError(
-            f"{path} has {count} channels; register with --channels, or save one of them as a file of its own."
+            f"{path} has {count} channels; register with --channels by all together, or by one of them, and the others "
+            f"along, by warpzoo sequence with --channel 0."
         )
     deep = [axis for axis, size in enumerate(sizes) if axes[axis] not in "XYTCS" and axis != time and size > 1]
     if len(deep) > 1:
@@ -119,8 +139,10 @@ def open_series(
         raise several(source.header.path, sizes)
     grid, header = _frame_header(source, time).place(flat)
 
+    chosen = range(count) if channel is None else [channel]
+
     def read(frame: int) -> Image:
-        values = np.stack([source.read(_index(layout, frame, channel)) for channel in range(count)])
+        values = np.stack([source.read(_index(layout, frame, one)) for one in chosen])
         return Image(to_tensor(header.path, values, labels).reshape(-1, *grid.shape), grid, header)
 
     stack = Stack(source, layout) if source.details is not None or header.nifti is not None else None
@@ -166,11 +188,18 @@ def create_series(path: Path, series: Series, target: Image, dtype: np.dtype | N
     the time step of the series.
     """
     dtype = (dtype or series.header.dtype).newbyteorder("=")
-    if series.stack is not None and series.written_like(target) and format_of(path) is format_of(series.path):
-        source, layout = series.stack.source, series.stack.layout
+    as_ome = path.name == series.name(path.name.split(".ome")[0], target, ome=True) and path.suffix == ".tif"
+    if series.stack is not None and as_ome:
+        layout = series.stack.layout
+        time = layout.frames[0] if len(layout.frames) == 1 else None
+        created = tiff.created(tiff.as_ome(series.stack.source, time), path, dtype)
+    elif series.stack is not None and series.written_like(target) and format_of(path) is format_of(series.path):
+        layout = series.stack.layout
+        created = images.create_like(series.stack.source, path, dtype)
     else:
         source, layout = _file_with_time(path, series, target)
-    with images.create_like(source, path, dtype) as stored:
+        created = images.create_like(source, path, dtype)
+    with created as stored:
         yield WrittenSeries(stored, layout)
 
 

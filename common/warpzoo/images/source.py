@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import IO, Any, Protocol
+from typing import IO, Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -96,6 +96,15 @@ class Unpacked:
         return _kept[key][index]
 
 
+class PixelSize(NamedTuple):
+    """Along x, y and z, and the unit: a length of which a microscope's file speaks, though it is in pixels here."""
+
+    x: float
+    y: float
+    z: float
+    unit: str
+
+
 @dataclass(frozen=True)
 class Source:
     """An image file: all its axes, and its values where they are indexed.
@@ -107,6 +116,7 @@ class Source:
         spatial: which axes are x, y[, z], in this order.
         stored: the values as they lie in the file.
         details: for formats that are written part by part, what they need beside the header to write another like it.
+        pixel: the size of a pixel, where the file says so.
     seconds: from one time point to the next, where the file says so.
     """
 
@@ -117,6 +127,7 @@ class Source:
     stored: Stored
     details: Any = None
     seconds: float | None = None
+    pixel: PixelSize | None = None
 
     def __post_init__(self) -> None:
         path, linear = self.header.path, self.header.affine[:-1, :-1]
@@ -182,6 +193,7 @@ def in_pixels(
     stored: Stored,
     details: Any,
     seconds: float | None = None,
+    pixel: PixelSize | None = None,
 ) -> Source:
     """A source without a place in the world; `axes` and `shape` are those of the file, the slowest first.
 
@@ -198,7 +210,7 @@ def in_pixels(
         spatial += stacked
     sides = tuple(shape[number] for number in spatial)
     header = Header(path, sides, flip_lps(len(sides)), dtype.newbyteorder("="), pixels=True)
-    return Source(header, axes, shape, tuple(spatial), stored, details, seconds)
+    return Source(header, axes, shape, tuple(spatial), stored, details, seconds, pixel)
 
 
 @contextmanager

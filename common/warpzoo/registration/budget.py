@@ -17,13 +17,19 @@ class Budget:
 
     @classmethod
     def read(cls, name: str, value: str | float) -> Budget:
-        """From iterations such as 50 or "50", or seconds such as "10s"; `name` is what the value is called."""
+        """From iterations such as 50 or "50", seconds such as "10s" or minutes such as "3min"; `name` is what the value
+        is called."""
         text = str(value).strip()
         if re.fullmatch(r"\d+", text):
             return cls(int(text))
         if re.fullmatch(r"\d+(\.\d+)?\s*s", text):
             return cls(float(text[:-1]), seconds=True)
-        raise ValueError(f"{name} must be a number of iterations such as 50, or seconds such as 10s, got {text!r}.")
+        if re.fullmatch(r"\d+(\.\d+)?\s*min", text):
+            return cls(60 * float(text[:-3]), seconds=True)
+        raise ValueError(
+            f"{name} must be a number of iterations such as 50, or seconds such as 10s, or minutes such as 3min, got "
+            f"{text!r}."
+        )
 
     def within(self, seconds: float) -> Budget:
         return replace(self, limit=min(self.limit, seconds))

@@ -6,6 +6,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from warpzoo.bundles import find_bundle, variant_names
+from warpzoo.classical import CLASSICAL, classical_method
 from warpzoo.registration.budget import Budget
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ OPTIMISED = {
     "svf": "stationary velocity field: smooth, and can be inverted",
 }
 """What each method finds that needs no network."""
+WITHOUT_NETWORK = (*OPTIMISED, *CLASSICAL)
 USUAL = "affine,svf"
 """The chain that works on any two images."""
 
@@ -64,7 +66,8 @@ def find_methods(
     if not isinstance(chain, str):
         raise ValueError(f"method must be names joined by commas, such as affine,svf, got {chain!r}.")
     stages = [(*stage, len(list(times))) for stage, times in groupby(map(_stage, chain.split(",")))]
-    networks = [number for number, (name, _, _) in enumerate(stages) if name not in OPTIMISED]
+    networks = [number for number, (name, _, _) in enumerate(stages) if name not in WITHOUT_NETWORK]
+    optimised = any(name in OPTIMISED for name, _, _ in stages)
     refinement, adaptation = Budget.read("refine", refine), Budget.read("adapt", adapt)
     if similarity is not None:
         from warpzoo.registration.similarities import check_similarity
@@ -79,7 +82,7 @@ def find_methods(
         if value is not None and not networks:
             raise ValueError(f"{option} must not be given for a method without a network ({chain}), got {value!r}.")
     for option, value in {"similarity": similarity, "resolution": resolution}.items():
-        if value is not None and not refinement and len(networks) == len(stages):
+        if value is not None and not refinement and not optimised:
             raise ValueError(f"{option} must not be given where nothing is optimised ({chain}), got {value!r}.")
     if resolution is not None and (isinstance(resolution, (bool, str)) or not 0 < resolution < float("inf")):
         raise ValueError(f"resolution must be a length above 0, got {resolution!r}.")
@@ -87,7 +90,7 @@ def find_methods(
     if variant is not None and stages[networks[-1]][1] is not None:
         raise ValueError(f"variant must not be given twice, got {variant!r} and {chain!r}.")
     for number in networks:
-        find_bundle(stages[number][0], "registration", [*OPTIMISED])
+        find_bundle(stages[number][0], "registration", WITHOUT_NETWORK)
     from warpzoo.checks import chosen_device
     from warpzoo.registration.optimisation import Optimisation, Refinement
 
@@ -96,6 +99,8 @@ def find_methods(
     for number, (name, own, times) in enumerate(stages):
         if name in OPTIMISED:
             methods += [Optimisation(name, similarity, device=device, resolution=resolution) for _ in range(times)]
+        elif name in CLASSICAL:
+            methods += [classical_method(name) for _ in range(times)]
         elif number == networks[-1]:
             methods.append(network_method(name, device, times, own or variant, weights, adapt))
             if refinement:
@@ -110,7 +115,7 @@ def _stage(text: str) -> tuple[str, str | None]:
     name, colon, variants = text.strip().rpartition(":")
     if not colon or "\\" in variants or "/" in variants:
         return text.strip(), None
-    if name in OPTIMISED or not variants:
+    if name in WITHOUT_NETWORK or not variants:
         raise ValueError(f"variants must follow the name of a bundle, as in dirnet:folder+3d, got {text.strip()!r}.")
     return name, variants.replace("+", ",")
 

@@ -105,6 +105,23 @@ class NetworkMethod:
         return ",".join([self.bundle.name] * self.passes)
 
     @property
+    def denoises(self) -> bool:
+        """Whether the network denoises images as well; methods after it are then given what it makes of them."""
+        return hasattr(self.network, "denoised")
+
+    @property
+    def linear(self) -> bool:
+        """Whether it finds a matrix."""
+        return self.size is not None or self.denoises
+
+    def denoised(self, image: Image) -> Image:
+        """An image as the network sees it without noise, in its own intensities."""
+        array = image.array[None].to(self.device)
+        with torch.no_grad():
+            clean = self.ready().denoised(torch.cat([array, array], 1))[0, :1]  # type: ignore[operator]
+        return replace(image, array=clean.cpu())
+
+    @property
     def expectations(self) -> Mapping[str, Any]:
         """What the shipped weights were trained on, and others as far as they say. Weights for which `training_data`
         has an entry of their own, by the file's name, were trained on that, the others on what the bundle's were."""
@@ -135,10 +152,10 @@ class NetworkMethod:
             pair = [image if self.size is None else averaged(image, max(grid.spacing)) for image in (fixed, moving)]
             beyond = "border" if self.size is None else "constant"
             image = on_working_grid(pair[0], pair[1], start, grid, beyond).to(self.device)
-            network = self._ready()
+            network = self.ready()
             if descent and self.adapt:
                 mask = None if guidance is None else guidance.on_grid(grid, fixed, moving, start)
-                network = adapted(network, self._objective, image, descent, mask)
+                network = adapted(network, self.objective, image, descent, mask)
             found = composed(in_passes(network, image, grid, self.passes), start)
         return descent.finished(found) if descent else found
 
@@ -149,14 +166,16 @@ class NetworkMethod:
             return cube_about(grid, self.size)
         return grid if self.spacing is None else grid.with_spacing(self.spacing)
 
-    def _ready(self) -> nn.Module:
+    def ready(self) -> nn.Module:
+        """The network with its weights, on its device."""
         if not self.loaded:
             load_weights(self.weights, self.network)
             fold_norms(self.network).to(self.device)
             self.loaded = True
         return self.network
 
-    def _objective(self, network: nn.Module) -> nn.Module:
+    def objective(self, network: nn.Module) -> nn.Module:
+        """What the bundle trains its network for, around this one."""
         objective: nn.Module = training_objective(self.bundle.root, network, self.variants)
         return objective
 

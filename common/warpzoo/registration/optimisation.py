@@ -19,7 +19,7 @@ from warpzoo.registration.descent import Descent
 from warpzoo.registration.guidance import Guidance
 from warpzoo.registration.label_maps import are_labels, as_channels
 from warpzoo.registration.methods import OPTIMISED
-from warpzoo.registration.placement import place
+from warpzoo.registration.placement import PARTS, place
 from warpzoo.registration.pyramid import ImagePyramid, coarser, pyramid
 from warpzoo.registration.similarities import SIMILARITIES, check_similarity
 
@@ -45,7 +45,12 @@ class Optimisation:
 
     @property
     def expectations(self) -> Mapping[str, Any]:
-        return {"displacement": float("inf")} if self.name in ("rigid", "affine") else {}
+        return {"displacement": float("inf")} if self.linear else {}
+
+    @property
+    def linear(self) -> bool:
+        """Whether it finds a matrix."""
+        return self.name in PARTS
 
     def __call__(
         self, fixed: Image, moving: Image, start: Transform | None, guidance: Guidance | None = None

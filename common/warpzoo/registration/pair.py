@@ -229,7 +229,7 @@ def register_pair(
     resolution: dict[str, tuple[float, ...]] = {}
     alike: dict[str, Likeness] = {}
     first = entered = time.perf_counter()
-    if methods and not are_labels(fixed, moving):
+    if methods and not are_labels(fixed, moving) and fixed.grid.dims == moving.grid.dims:  # else preflight refuses
         alike["start"] = best = likeness(fixed, moving, start, guidance)
     for number, method in enumerate(methods):
         findings += preflight(fixed, moving, method.expectations, placed=transform is not None)

@@ -27,6 +27,8 @@ OUTPUTS = ("warped", "transform", "displacement", "report")
 """What is written beside metrics.json; `warped` is the image and all that is warped along with it."""
 SERIES_OUTPUTS = ("warped", "transform", "report")
 """The same of a moving image with time: the displacement of every frame takes much space, and its transform says it."""
+SEQUENCE_OUTPUTS = ("warped", "report")
+"""The same of a sequence, whose transforms are in a table."""
 
 
 def chosen_outputs(

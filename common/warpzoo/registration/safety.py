@@ -44,9 +44,12 @@ class Likeness:
         return self.windows + self.information
 
 
-def likeness(fixed: Image, moving: Image, transform: Transform | None, guidance: Guidance) -> Likeness:
-    """How alike the images are under a transform (None: by the headers alone), within the masks if there are any."""
-    grid = coarser(fixed.grid, pyramid(fixed.grid, MOST_VOXELS)[-1])
+def likeness(
+    fixed: Image, moving: Image, transform: Transform | None, guidance: Guidance, most: int = MOST_VOXELS
+) -> Likeness:
+    """How alike the images are under a transform (None: by the headers alone), within the masks if there are any; at
+    `most` so many voxels."""
+    grid = coarser(fixed.grid, pyramid(fixed.grid, most)[-1])
     own, placed = identity(grid), transform or identity(grid)
     warped = resample(moving.array[None], moving.grid, placed, grid, padding="border")
     reference: Tensor = resample(fixed.array[None], fixed.grid, own, grid, padding="border")

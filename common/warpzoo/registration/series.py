@@ -1,8 +1,8 @@
 """A moving image with time: its frames are registered to one image, each may fail alone, all are resampled once.
 
-Convention: frames count from 0. What they are registered to is an image of its own, the first frame, or the mean of all
-frames: as in SPM, MCFLIRT and ANTs, all are first registered to the first one, then to the mean of what that gives,
-and then to the mean of what that gives.
+Convention: frames count from 0. What they are registered to is an image of its own, one of the frames, the frame before
+each, whose transforms are composed, or the mean of all frames: as in SPM, MCFLIRT and ANTs, all are first registered to
+the first one, then to the mean of what that gives, and then to the mean of what that gives.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,13 +21,25 @@ from warpzoo.geometry.transforms import Transform
 from warpzoo.images.image import Image
 from warpzoo.images.resampling import Resampling
 from warpzoo.images.series import Series
-from warpzoo.registration.frames import Found, FrameMethod, InMemory, Store, mean_of, name_of, register_frames
+from warpzoo.registration.frames import (
+    Cleaning,
+    Found,
+    FrameMethod,
+    InMemory,
+    Store,
+    mean_of,
+    name_of,
+    register_frames,
+)
 from warpzoo.registration.guidance import Guidance
 from warpzoo.registration.pair import Companions, Method, Registration, register_pair
 from warpzoo.registration.preflight import broken_values, preflight
+from warpzoo.registration.settling import linear_count, settle, shown_in
 from warpzoo.transforms.landmarks import Landmarks
+from warpzoo.transforms.tracks import Tracks
 
-REFERENCES = ("first", "mean")
+REFERENCES = ("first", "previous", "mean")
+"""What frames may be registered to beside an image of its own, and a frame by its number."""
 MEANS = 2
 """How many means frames are registered to, one after the other."""
 ACROSS = "reference"
@@ -37,6 +50,8 @@ ACROSS = "reference"
 class SeriesCompanions:
     """What belongs to a series beside its frames: the fixed image's once, the moving image's for every frame.
 
+    whole: the series with all its channels, where it is registered by one of them, `channel`.
+    tracks: points of the frames, in pixels.
     masks: of "fixed", an image, and of "moving", an image for all frames or a series.
     points: the moving landmarks of each frame that has some; `fixed_points` are in the same order.
     """
@@ -47,6 +62,9 @@ class SeriesCompanions:
     fixed_points: Landmarks | None = None
     points: Mapping[int, Landmarks] = field(default_factory=dict)
     also: Mapping[str, Series] = field(default_factory=dict)
+    whole: Series | None = None
+    channel: int = 0
+    tracks: Tracks | None = None
 
     def check(self, series: Series) -> None:
         others = [self.labels, *self.also.values(), *self.masks.values()]
@@ -84,7 +102,7 @@ class SeriesRegistration:
     """What registering a series gave: `self[frame]` is the registration of a frame.
 
     fixed: the image on whose grid results lie: the one that was given, or the reference of the frames.
-    to: what the frames were registered to: "fixed", "first" or "mean".
+    to: what the frames were registered to: "fixed", one of `REFERENCES`, or the number of a frame.
     found: of each frame; `across` is the transform from the fixed image to the reference, if that is another one.
     """
 
@@ -98,6 +116,7 @@ class SeriesRegistration:
     failed: Mapping[int, str]
     companions: SeriesCompanions = SeriesCompanions()
     resampling: Resampling = Resampling()
+    cleaning: Cleaning | None = None
 
     def __len__(self) -> int:
         return len(self.series)
@@ -118,6 +137,11 @@ class SeriesRegistration:
         """One of them: all lie on its grid."""
         return self.series[0]
 
+    @cached_property
+    def shown(self) -> Tensor:
+        """The voxels of the fixed image that show something, (*spatial)."""
+        return shown_in(self.fixed)
+
     def transform(self, frame: int) -> Transform:
         """From the fixed image to the frame."""
         source = self.source(frame)
@@ -125,9 +149,47 @@ class SeriesRegistration:
         across = self.store.read(ACROSS, self.fixed, self.reference)
         return found if across is None else composed(across.transform, found)
 
+    def whole(self, frame: int) -> Image:
+        """A frame with all its channels, as it can be resampled: what is NaN or infinite cannot be interpolated."""
+        image = (self.companions.whole or self.series)[frame]
+        return replace(image, array=finite(image.array)) if frame in self.failed else image
+
+    def in_whole(self, frame: int, image: Image) -> Image:
+        """The image as the channel of the frame that was registered, beside the others."""
+        whole = self.whole(frame)
+        if self.companions.whole is None:
+            return image
+        array = whole.array.clone()
+        array[self.companions.channel] = image.array[0]
+        return replace(whole, array=array)
+
+    def warp(self, frame: int, image: Image) -> Image:
+        """An image of a frame on the fixed grid; what lies outside has the least value of its channel."""
+        registration = self[frame]
+        parts = [registration.warp(replace(image, array=one[None])) for one in image.array]
+        return replace(parts[0], array=torch.cat([one.array for one in parts]))
+
+    def clean(self, frame: int) -> Image:
+        """A frame as the network sees it without noise."""
+        assert self.cleaning is not None
+        image = self.series[frame]
+        if frame in self.failed:
+            return self.cleaning(replace(image, array=finite(image.array))).clean
+        return self.cleaning.frame(frame).clean
+
+    def in_reference(self, frame: int, positions: np.ndarray) -> np.ndarray:
+        """Positions (count, dims) in a frame's pixels in those of the reference."""
+        if not len(positions):
+            return positions
+        back = self.transform(frame).inverse()
+        points = torch.from_numpy(positions)
+        world = back.world(self.frame.grid.to_world(points))[0].detach().double()
+        moved: np.ndarray = self.fixed.grid.to_voxels(world).numpy()
+        return moved
+
     def __getitem__(self, frame: int) -> Registration:
         image, guidance = self.series[frame], Guidance()
-        if frame in self.failed:  # what is NaN or infinite cannot be interpolated
+        if frame in self.failed:
             image = replace(image, array=finite(image.array))
         else:
             guidance, _ = self.companions.guidance(frame).fitted(self.fixed, image)
@@ -148,45 +210,60 @@ def register_series(
     strict: bool = False,
     safe: bool = False,
     store: Store | None = None,
+    consistent: bool = False,
 ) -> SeriesRegistration:
     """Registers every frame of a series to one image; those that the store has already are not registered again.
 
     Args:
         fixed: the image that frames are registered to, or, with `to`, that the reference of the frames is registered
             to: each frame is then resampled once, by both transforms.
-        to: "first" or "mean": the reference is one of the frames' own.
+        to: "first", "previous", "mean" or the number of a frame: the reference is one of the frames' own.
         start: what is known of the transform from the fixed image.
         companions: masks, and what is warped along.
         strict, safe: as for `register_pair`, for each frame.
+        consistent: whether frames are also registered to each other, and the affine transforms of all solved together,
+            before the methods that find deformations; of frames that have a reference of their own.
     """
-    if to is not None and to not in REFERENCES:
-        raise ValueError(f"to must be first or mean, got {to!r}.")
     if fixed is None and to is None:
         raise ValueError("fixed must be given, or to: first or mean; there is nothing to register the frames to.")
+    own = None if to is None else own_reference(to, len(series))
     companions, store = companions or SeriesCompanions(), InMemory() if store is None else store
     companions.check(series)
     if fixed is not None and fixed.grid.dims != series.grid.dims:
         raise_if(preflight(fixed, series[0]))
     alone = fixed is None or to is None
-    own = partial(companions.guidance, fixed=alone)
-    method = FrameMethod(series, methods, own, start if alone else None, strict, safe)
+    cleaning = Cleaning(series, methods)
+    together = consistent and to is not None
+    count = linear_count(methods) if together else len(methods)
+    guidance = partial(companions.guidance, fixed=alone)
+    method = FrameMethod(
+        *(series, methods[:count], guidance, start if alone else None, strict, safe, cleaning),
+        raw=min(cleaning.raw, count),
+    )
     last = 0
     if to is None:
         assert fixed is not None
         reference, failed = fixed, register_frames(method, fixed, store, 0)
     else:
-        first = _first(series, to)
+        first = _shown(series, to, own)
         reference = series[first]
-        failed = register_frames(method, reference, store, 0, own=first)
+        failed = register_frames(method, reference, store, 0, first, previous=to == "previous")
         for last in range(1, MEANS + 1) if to == "mean" else ():
             reference = mean_of(series, store, last - 1, failed, reference)
             failed = register_frames(method, reference, store, last)
+        if together and count:
+            last += 1
+            settle(method, reference, store, last, failed, None if to == "mean" else first)
+        if count < len(methods):
+            last += 1
+            rest = replace(method, methods=methods[count:], raw=max(0, cleaning.raw - count), settled=count > 0)
+            failed = register_frames(rest, reference, store, last, None if to == "mean" else first)
     if len(failed) == len(series):
         raise ValueError(f"no frame of {series.path} could be registered; the first: {failed[0]}")
     if fixed is not None and to is not None and store.read(ACROSS, fixed, reference) is None:
-        guidance = companions.guidance(None)
+        masks = companions.guidance(None)
         across = register_pair(
-            fixed, reference, methods, start, guidance=guidance, strict=strict, interruptible=False, safe=safe
+            fixed, reference, methods, start, guidance=masks, strict=strict, interruptible=False, safe=safe
         )
         matrix = split(across.transform, fixed.grid.dims)[1]
         found = Found(lambda: across.transform, matrix, findings=tuple(map(str, across.findings)))
@@ -203,6 +280,7 @@ def register_series(
         failed,
         companions,
         resampling or Resampling(),
+        cleaning,
     )
 
 
@@ -212,13 +290,24 @@ def finite(array: Tensor) -> Tensor:
     return torch.where(known, array, array[known].min() if known.any() else array.new_zeros(()))
 
 
-def _first(series: Series, to: str) -> int:
+def own_reference(to: str | int, count: int | None = None) -> int | None:
+    """The frame that the others are registered to, where that is one of them: None of "mean"."""
+    number = 0 if to in ("first", "previous") else None
+    if str(to).isdecimal():
+        number = int(to)
+    if to != "mean" and (number is None or (count is not None and number >= count)):
+        most = "" if count is None else f" from 0 to {count - 1}"
+        raise ValueError(f"to must be first, previous, mean or the number of a frame{most}, got {to!r}.")
+    return number
+
+
+def _shown(series: Series, to: str, own: int | None) -> int:
     """The frame that the others are registered to at first."""
-    for frame in range(1 if to == "first" else len(series)):
+    for frame in range(len(series)) if own is None else [own]:
         broken = list(broken_values(series[frame]))
         if not broken:
             return frame
-    raise ValueError(f"frame {frame}: {broken[0].message} {_WAYS_OUT[to]}")
+    raise ValueError(f"frame {frame}: {broken[0].message} {_WAYS_OUT.get(to, _WAYS_OUT['first'])}")
 
 
 _WAYS_OUT = {

@@ -10,7 +10,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -30,8 +30,8 @@ from warpzoo.registration.frames import Found
 from warpzoo.registration.listing import FURTHER, paths_of, warped_name
 from warpzoo.registration.pair import Method
 from warpzoo.registration.results import summary
-from warpzoo.registration.series import REFERENCES, SeriesCompanions, register_series
-from warpzoo.registration.series_results import write_series
+from warpzoo.registration.series import SeriesCompanions, own_reference, register_series
+from warpzoo.registration.series_results import SERIES, Names, write_series
 from warpzoo.transforms import points_by_frame, read_points, read_start, write_transform
 
 UNFINISHED = "unfinished"
@@ -84,8 +84,8 @@ def is_series(
     moving: str | None, to: str | None, time_axis: int | None, pairs: str | None = None, channels: bool = False
 ) -> bool:
     """Whether the moving image is one with time, by what is asked for or by its file."""
-    if to is not None and to not in REFERENCES:
-        raise ValueError(f"to must be first or mean, got {to!r}.")
+    if to is not None:
+        own_reference(to)
     asked = [name for name, value in {"to": to, "time_axis": time_axis}.items() if value is not None]
     if asked and (pairs is not None or not moving):
         other = "pairs: register each series alone" if pairs is not None else "a moving image that has time"
@@ -104,17 +104,24 @@ def register_series_files(
     settings: Mapping[str, Any],
     strict: bool = False,
     anew: bool = False,
+    names: Names = SERIES,
+    prepare: Callable[[dict[str, Any], InFolder], list[str]] | None = None,
 ) -> str:
-    """Registers a series, or goes on with it, and writes the results; returns the line that sums them up."""
+    """Registers a series, or goes on with it, and writes the results; returns the line that sums them up.
+
+    `names` is what they are called; `prepare` does what has to be done before to the arguments of `register_series`,
+    and returns sentences on it.
+    """
     if "inverse" in settings["outputs"]:
         raise ValueError("inverse must not be given with a series: warpzoo apply --inverse inverts its transforms.")
     if settings["landmarks_weight"]:
         raise ValueError("landmarks_weight must not be given with a series, whose landmarks are measured alone.")
     begun = time.perf_counter()
-    given = read_series(files, settings["to"], settings["channels"], settings["time_axis"])
+    given = read_series(files, settings["to"], settings["channels"], settings["time_axis"], settings.get("channel"))
     kept = {name: value for name, value in settings.items() if name not in ("outputs", "interpolation", "outside")}
     store = open_store(folder, files, kept, anew)
     try:
+        doubts = [] if prepare is None else prepare(given, store)
         done = register_series(
             **given,
             methods=methods,
@@ -123,9 +130,10 @@ def register_series_files(
             strict=strict,
             safe=settings["safe"],
             store=store,
+            consistent=settings.get("consistent", False),
         )
         seconds = {"register": round(time.perf_counter() - begun, 3)}
-        numbers = write_series(folder, done, files, settings, settings["outputs"], seconds)
+        numbers = write_series(folder, done, files, settings, settings["outputs"], seconds, names, doubts)
     except KeyboardInterrupt:
         print(f"stopped after {store.count} registrations of frames; the same command goes on.", file=sys.stderr)
         raise
@@ -169,13 +177,16 @@ def _state(files: Mapping[str, Any]) -> dict[str, list[Any]]:
     return {str(path.absolute()): [path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(paths)}
 
 
-def read_series(files: Mapping[str, Any], to: str | None, channels: bool, time_axis: int | None) -> dict[str, Any]:
+def read_series(
+    files: Mapping[str, Any], to: str | None, channels: bool, time_axis: int | None, channel: int | None = None
+) -> dict[str, Any]:
     """The files of a series as the arguments of `register_series` with these names: series, fixed, start, companions.
 
     A label map, a mask or landmarks of the fixed image are one for all frames; further images and label maps of the
     moving image are series of as many frames, its landmarks say their frame, and its mask may do either.
     """
-    series = open_series(files["moving"], channels=channels, time_axis=time_axis)
+    series = open_series(files["moving"], channels=channels, time_axis=time_axis, channel=channel)
+    whole = None if channel is None else open_series(files["moving"], channels=True, time_axis=time_axis)
     fixed = None
     if "fixed" in files:
         if has_time(files["fixed"]):
@@ -207,6 +218,8 @@ def read_series(files: Mapping[str, Any], to: str | None, channels: bool, time_a
             for role in FURTHER
             for path in paths_of(files, role)
         },
+        whole,
+        channel or 0,
     )
     initial = paths_of(files, "initial")
     return {

@@ -23,7 +23,8 @@ from warpzoo.registration.methods import USUAL, find_methods
 from warpzoo.registration.results import chosen_outputs
 from warpzoo.registration.series import SeriesCompanions, SeriesRegistration
 from warpzoo.registration.series import register_series as register_frames
-from warpzoo.registration.series_measures import flags, row_of, seen_by
+from warpzoo.registration.series_measures import flags, matrix_in_pixels, row_of, seen_by
+from warpzoo.registration.series_results import SERIES, Names
 from warpzoo.transforms.placed import PlacedTransform
 
 Back = Callable[[list[Image]], Any]
@@ -38,12 +39,36 @@ class SeriesResult:
 
     registration: SeriesRegistration
     _back: Back
+    names: Names = SERIES
 
     @cached_property
     def warped(self) -> Any:
         """The frames on the fixed image's grid, of the kind that the moving image came as; for a path, a list of
         `warpzoo.Image`."""
-        return self._back([self.registration[frame].warped for frame in range(len(self.registration))])
+        done = self.registration
+        if done.companions.whole is None:
+            return self._back([done[frame].warped for frame in range(len(done))])
+        return self._back([done.warp(frame, done.whole(frame)) for frame in range(len(done))])
+
+    @cached_property
+    def denoised(self) -> Any:
+        """The frames as `warped`, denoised by the network; of one channel, the others are as they were."""
+        done = self.registration
+        if done.cleaning is None or not done.cleaning.denoises:
+            raise ValueError(f"denoised must be asked of a method that denoises, got {done.method}.")
+        clean = (done.in_whole(frame, done.clean(frame)) for frame in range(len(done)))
+        return self._back([done.warp(frame, image) for frame, image in enumerate(clean)])
+
+    @cached_property
+    def matrices(self) -> np.ndarray:
+        """(frames, dims + 1, dims + 1), from pixels of the fixed image to pixels of the frames, x first: as
+        `skimage.transform.warp` takes them. Of a transform that is no matrix, the nearest one."""
+        done = self.registration
+        return np.stack([matrix_in_pixels(done[frame]) for frame in range(len(done))])
+
+    def moved(self, frame: int, positions: np.ndarray) -> np.ndarray:
+        """Positions (count, dims) in a frame's pixels, x first, in those of the fixed image."""
+        return self.registration.in_reference(frame, np.asarray(positions, float))
 
     @cached_property
     def transforms(self) -> list[PlacedTransform]:
@@ -72,13 +97,14 @@ class SeriesResult:
 
     def save(self, folder: str | Path, report: bool = True, only: str | Sequence[str] | None = None) -> Path:
         """Writes into a folder what the command writes, `only` some of it ("warped,transform"); returns the folder."""
-        from warpzoo.registration.results import SERIES_OUTPUTS
+        from warpzoo.registration.results import SEQUENCE_OUTPUTS, SERIES_OUTPUTS
         from warpzoo.registration.series_results import write_series
 
         done = self.registration
         paths = {"fixed": done.fixed.header.path, "moving": done.series.path}
         files = {role: path for role, path in paths.items() if path.exists()}
-        write_series(Path(folder), done, files, {}, chosen_outputs(only or SERIES_OUTPUTS, report))
+        usual = SERIES_OUTPUTS if self.names is SERIES else SEQUENCE_OUTPUTS
+        write_series(Path(folder), done, files, {}, chosen_outputs(only or usual, report), names=self.names)
         return Path(folder)
 
 

@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from warpzoo.geometry.composition import identity
+from warpzoo.geometry.composition import identity, split
 from warpzoo.geometry.transforms import resample
 from warpzoo.images.image import Image, flip_lps
 from warpzoo.losses import normalised_cross_correlation
 from warpzoo.registration.pair import Registration
 from warpzoo.registration.results import flat_numbers
-from warpzoo.registration.series import REFERENCES, SeriesRegistration
+from warpzoo.registration.series import SeriesRegistration
 
 FEW = 5
 """Frames from which on one can be told to be unlike the others."""
@@ -30,6 +30,10 @@ FAR = 5.0
 """Robust standard deviations below the median at which a frame is unlike the others,"""
 LESS = 0.1
 """and by how much of the median at least."""
+REACHED = 0.5
+"""Of what the reference shows, below which a frame that does not reach it may lie anywhere: the cell has left."""
+MOTION = ("shift", "angle", "scale", "shear")
+"""How the names of numbers begin that say where a frame is."""
 HARDLY = 0.3
 """Correlation with a frame, or with the mean, of the same series below which a frame may lie anywhere."""
 LEAP = 0.05
@@ -79,14 +83,24 @@ def row_of(
     row |= {"ok": ok, **motion(registration)}
     if ok:
         row |= seen_ncc(registration, seen)
+        if done.to != "fixed":
+            row["reached"] = round(float(seen["after"][0, 0][done.shown].float().mean()), 6)
         others = {name: value for name, value in registration.metrics.items() if name not in row}
         row |= flat_numbers(others)
     return row
 
 
-def motion(registration: Registration) -> dict[str, float]:
-    """The shift of the middle, angle and scale of the affine map that is nearest to the transform, and how long its
-    displacements are on average and at most."""
+def matrix_in_pixels(registration: Registration) -> np.ndarray:
+    """The transform, or the affine map nearest to it, from voxels of the fixed image to voxels of the frame, as a
+    matrix (dims + 1, dims + 1); axes are in the order of the image's: x first."""
+    deformation, world = split(registration.transform, registration.fixed.grid.dims)
+    if deformation is not None:
+        world = _nearest(registration)[0]
+    return np.linalg.inv(registration.moving.grid.affine) @ world @ registration.fixed.grid.affine
+
+
+def _nearest(registration: Registration) -> tuple[np.ndarray, np.ndarray]:
+    """The affine map of the world that is nearest to the transform, and how long displacements are."""
     grid, transform = registration.fixed.grid, registration.displacement
     steps = [np.linspace(0, size - 1, min(size, 9)) for size in grid.shape]
     voxels = torch.from_numpy(np.stack(np.meshgrid(*steps, indexing="ij"), -1).reshape(-1, grid.dims))
@@ -94,7 +108,19 @@ def motion(registration: Registration) -> dict[str, float]:
         here = grid.to_world(voxels).numpy() - grid.centre
         there = transform.world(grid.to_world(voxels))[0].double().numpy() - grid.centre
     fitted = np.linalg.lstsq(np.column_stack([here, np.ones(len(here))]), there, rcond=None)[0]
-    linear, shift = fitted[:-1].T, fitted[-1]
+    matrix = np.eye(grid.dims + 1)
+    matrix[:-1, :-1] = fitted[:-1].T
+    matrix[:-1, -1] = fitted[-1] + grid.centre - matrix[:-1, :-1] @ grid.centre
+    return matrix, np.linalg.norm(there - here, axis=1)
+
+
+def motion(registration: Registration) -> dict[str, float]:
+    """The shift of the middle, angle, scale and shear of the affine map that is nearest to the transform, and how long
+    its displacements are on average and at most."""
+    grid = registration.fixed.grid
+    matrix, lengths = _nearest(registration)
+    linear = matrix[:-1, :-1]
+    shift = linear @ grid.centre + matrix[:-1, -1] - grid.centre
     if registration.fixed.header.pixels and not registration.fixed.header.indexed:
         shift = shift * np.diag(flip_lps(grid.dims))[: grid.dims]
     left, _, right = np.linalg.svd(linear)
@@ -103,11 +129,12 @@ def motion(registration: Registration) -> dict[str, float]:
         angle = np.arctan2(rotation[1, 0] - rotation[0, 1], np.trace(rotation))
     else:
         angle = np.arccos(np.clip((np.trace(rotation) - 1) / 2, -1, 1))
-    lengths = np.linalg.norm(there - here, axis=1)
+    upper = np.linalg.qr(linear)[1]
     numbers = {
         **{f"shift_{axis}": value for axis, value in zip("xyz", shift, strict=False)},
         "angle": np.rad2deg(angle),
         "scale": abs(np.linalg.det(linear)) ** (1 / grid.dims),
+        "shear": upper[0, 1] / upper[0, 0],
         "displacement": lengths.mean(),
         "displacement_most": lengths.max(),
     }
@@ -141,16 +168,25 @@ def flags(done: SeriesRegistration, rows: Sequence[Mapping[str, Any]]) -> dict[i
     grid = done.fixed.grid
     leap = max(LEAP * max(np.multiply(grid.shape, grid.spacing)), usual_step + FAR * steps_spread)
     unit = "pixels" if done.fixed.header.pixels else "mm"
+    last: Mapping[str, Any] | None = None
     for frame, row in measured.items():
         value, reasons = row["ncc"], list[str]()
         if len(measured) >= FEW and value < median - max(FAR * spread, LESS * abs(median)):
             reasons.append("much less like the fixed image than the other frames")
-        if done.to in REFERENCES and value < HARDLY:
+        if done.to != "fixed" and value < HARDLY:
             reasons.append("hardly like what it was registered to, so that it may lie anywhere")
         if steps.get(frame, 0.0) > leap and value < (1 - LESS) * median:
             reasons.append(f"{steps[frame]:.3g} {unit} from the frame before, where {usual_step:.3g} is usual")
+        if row.get("reached", 1.0) < REACHED:
+            reasons.append(f"it reaches {row['reached']:.0%} of what the reference shows")
+        far = 0.0 if last is None else np.linalg.norm([row[name] - last[name] for name in _shifts(row)])
+        if not reasons and far > leap and value < (1 - LESS) * median:
+            assert last is not None
+            reasons.append(f"{far:.3g} {unit} from frame {last['frame']}, the last one that was not doubtful")
         if reasons:
             flagged[frame] = f"{', and '.join(reasons)}. Look whether it is right."
+        else:
+            last = row
     return dict(sorted(flagged.items()))
 
 
@@ -171,7 +207,7 @@ def means(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     values = defaultdict[str, list[float]](list)
     for row in rows:
         for name, value in row.items():
-            if name not in ("frame", "seconds", "ok") and not name.startswith(("shift", "angle", "scale")):
+            if name not in ("frame", "seconds", "ok", "reached") and not name.startswith(MOTION):
                 values[name].append(value)
     worst = ("folding", "folding_corners", "displacement_most")
     return {name: float(max(some) if name in worst else np.mean(some)) for name, some in values.items()}

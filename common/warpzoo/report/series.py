@@ -6,6 +6,7 @@ are in series.html.j2.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from warpzoo.geometry.grid import Grid
 from warpzoo.images.content import window
 from warpzoo.report import panels
 from warpzoo.report.charts import chart_of
+from warpzoo.report.film import Film
 from warpzoo.report.numbers import Card, Table, by_frames, cards_of, provenance_tables, shown, tables_of
 from warpzoo.report.page import subtitle, template
 from warpzoo.report.pictures import NARROW, Figure, column_widths, figure_of, longest_side, place_of
@@ -36,6 +38,7 @@ def write_series_report(
     grid: Grid,
     numbers: Mapping[str, Any],
     flagged: Mapping[int, str],
+    film: Film,
     orientation: str | None = None,
     unit: str = "mm",
 ) -> Path:
@@ -48,6 +51,7 @@ def write_series_report(
         grid: the fixed grid.
         numbers: metrics.json.
         flagged: a sentence on each frame that is doubtful.
+        film: of all frames.
         orientation, unit: as for `report.page.write_report`.
     """
     planes = planes_of(fixed, grid.affine, orientation, body=unit != "pixels")
@@ -63,6 +67,8 @@ def write_series_report(
         charts=charts_of(rows, marks, grid.dims, unit),
         planes=len(planes),
         columns=column_widths(planes),
+        film=film.figure(),
+        kymographs=film.kymographs(),
         pictures=pictures_of(fixed, over_time, planes),
         tables=tables_of({name: numbers[name] for name in ("resolution", "seconds")}, unit),
         table=table_of(rows, flagged),
@@ -125,7 +131,7 @@ def pictures_of(
 def table_of(rows: Sequence[Mapping[str, Any]], flagged: Mapping[int, str]) -> Table:
     """A row for each frame; of more than `LISTED` the flagged ones, and as many of the others as evenly lie between."""
     names = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in ("frame", "ok")]
-    kept = [name for name in names if not name.startswith(("folding", "displacement_most"))]
+    kept = [name for name in names if not re.fullmatch("folding.*|displacement_most|[xyz][xyz0]", name)]
     step = -(-len(rows) // LISTED)
     chosen = [row for row in rows if row["frame"] % step == 0 or row["frame"] in flagged]
     cells = [

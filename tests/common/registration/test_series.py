@@ -449,7 +449,10 @@ def test_transforms_of_frames_are_applied_again(warpzoo: Call, sequence: Path, t
         (["cells.tif", "still.tif"], "cells.tif is a series or has several channels"),
         (["still.tif", "stack.tif"], "2-D and .*stack.tif 3-D.*--time_axis"),
         (["--moving", "cells.tif"], "fixed must be given, or to: first or mean"),
-        (["--moving", "cells.tif", "--to=middle"], "to must be first or mean, got 'middle'"),
+        (
+            ["--moving", "cells.tif", "--to=middle"],
+            "to must be first, previous, mean or the number of a frame, got 'middle'",
+        ),
         (["--to=first"], "to must be given with a moving image that has time"),
         (["--pairs", "pairs.csv", "--to=first"], "to must not be given with pairs"),
         (["--moving", "cells.tif", "--to=first", "--inverse"], "inverse must not be given with a series"),

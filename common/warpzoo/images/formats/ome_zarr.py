@@ -16,7 +16,7 @@ import numpy as np
 
 from warpzoo.files import FileError, check_kinds_below, reading
 from warpzoo.images.formats import SUFFIXES
-from warpzoo.images.source import MOST_PACKED, Source, check_size, duration, in_pixels
+from warpzoo.images.source import MOST_PACKED, PixelSize, Source, check_size, duration, in_pixels
 
 
 def open_file(path: Path, labels: bool = False, channels: bool = False) -> Source:
@@ -27,22 +27,32 @@ def open_file(path: Path, labels: bool = False, channels: bool = False) -> Sourc
         described = group.attrs.get("ome", group.attrs)["multiscales"][0]  # version 0.5 has a key of its own for it
         array = group[described["datasets"][0]["path"]]
         axes = "".join(map(_letter, described["axes"]))
-        stored, seconds = _Parts(path, array, size), _seconds(described, axes)
-        return in_pixels(path, axes, array.shape, array.dtype, stored, dict(group.attrs), seconds)
+        stored, seconds, pixel = _Parts(path, array, size), _seconds(described, axes), _pixel(described, axes)
+        return in_pixels(path, axes, array.shape, array.dtype, stored, dict(group.attrs), seconds, pixel)
 
 
 def _seconds(described: Any, axes: str) -> float | None:
-    """From one time point to the next, by the scales of the image and of its first level."""
-    step, place = 1.0, axes.find("T")
+    """From one time point to the next."""
+    step, unit = _scale(described, axes.find("T"))
+    return None if unit is None else duration(step, unit)
+
+
+def _pixel(described: Any, axes: str) -> PixelSize | None:
+    (x, unit), (y, _), (z, _) = (_scale(described, axes.find(letter)) for letter in "XYZ")
+    return None if unit is None else PixelSize(x, y, z, "µm" if unit == "micrometer" else unit)
+
+
+def _scale(described: Any, place: int) -> tuple[float, str | None]:
+    """Of an axis, by the scales of the image and of its first level, and its unit, where there is one."""
     unit = described["axes"][place].get("unit") if place >= 0 and isinstance(described["axes"][place], dict) else None
-    if unit is None:
-        return None
-    for one in (
-        *described.get("coordinateTransformations", ()),
-        *described["datasets"][0]["coordinateTransformations"],
-    ):
-        step *= one["scale"][place] if one["type"] == "scale" else 1.0
-    return duration(step, unit)
+    step = 1.0
+    if unit is not None:
+        for one in (
+            *described.get("coordinateTransformations", ()),
+            *described["datasets"][0]["coordinateTransformations"],
+        ):
+            step *= one["scale"][place] if one["type"] == "scale" else 1.0
+    return step, unit
 
 
 class _Parts:

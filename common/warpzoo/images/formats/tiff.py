@@ -9,6 +9,7 @@ import re
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -25,6 +26,7 @@ from warpzoo.images.source import (
     IN_MEMORY,
     MOST_PACKED,
     OnDisk,
+    PixelSize,
     Source,
     Stored,
     Unpacked,
@@ -52,8 +54,8 @@ def open_file(path: Path, labels: bool = False, channels: bool = False) -> Sourc
             stored: Stored = OnDisk(path, dtype.newbyteorder(file.byteorder), offset, series.shape)
         else:  # compressed, or in pieces
             stored = Unpacked(path, _unpack, _copy_on_disk if series.nbytes > IN_MEMORY else None)
-        seconds = _seconds(file)
-        return in_pixels(path, series.axes, series.shape, dtype, stored, _details(file, series), seconds)
+        seconds, details = _seconds(file), _details(file, series)
+        return in_pixels(path, series.axes, series.shape, dtype, stored, details, seconds, _pixel(file, details))
 
 
 def _check_pages(path: Path, file: Any) -> None:
@@ -111,6 +113,27 @@ def _seconds(file: Any) -> float | None:
     return None if step is None else duration(float(step), str(file.imagej_metadata.get("tunit", "s")))
 
 
+def _pixel(file: Any, details: dict[str, Any]) -> PixelSize | None:
+    """By OME-XML or ImageJ; dots per inch are those of a print."""
+    if file.is_ome:
+        for element in ElementTree.fromstring(file.ome_metadata.encode()).iter():
+            if element.tag.rpartition("}")[2] == "Pixels":
+                sides = [element.get(f"PhysicalSize{axis}") for axis in "XYZ"]
+                if sides[0] is None or sides[1] is None:
+                    return None
+                return PixelSize(
+                    float(sides[0]), float(sides[1]), float(sides[2] or 1), element.get("PhysicalSizeXUnit", "µm")
+                )
+    if not file.is_imagej or "resolution" not in details or min(details["resolution"]) <= 0:
+        return None
+    unit = str(file.imagej_metadata.get("unit", "")).replace("\\u00B5", "µ")
+    unit = "µm" if unit in ("micron", "microns", "um", "\u03bcm") else unit
+    if unit in ("", "pixel", "pixels"):
+        return None
+    across, down = details["resolution"]
+    return PixelSize(1 / across, 1 / down, float(file.imagej_metadata.get("spacing", 1)), unit)
+
+
 def _details(file: Any, series: Any) -> dict[str, Any]:
     """The arguments with which `tifffile.imwrite` writes the same axes, pixel size and metadata."""
     page = series.keyframe
@@ -138,6 +161,35 @@ def _details(file: Any, series: Any) -> dict[str, Any]:
         if not file.is_shaped and page.description:
             details |= {"description": page.description, "metadata": None}
     return details
+
+
+def as_ome(source: Source, time: int | None = None) -> Source:
+    """The same image to be written as an OME-TIFF, whatever its file is; `time` says which axis, x first, is time.
+
+    OME knows the axes T, Z and C beside rows, columns and colours: others take the names that are free.
+    """
+    if isinstance(source.details, dict) and str(source.details.get("description", "")).lstrip().startswith("<?xml"):
+        return source
+    axes = list(source.axes)
+    if time is not None:
+        axes = ["?" if axis == "T" else axis for axis in axes]
+        axes[time] = "T"
+    free = [letter for letter in "ZCT" if letter not in axes]
+    axes = [axis if axis in "XYZCTS" else free.pop(0) for axis in axes]
+    named = "".join(axes[::-1])
+    metadata: dict[str, Any] = {"axes": named}
+    if source.pixel is not None:
+        *sides, unit = source.pixel
+        for axis, side in zip("XYZ" if "Z" in axes else "XY", sides, strict=False):
+            metadata |= {f"PhysicalSize{axis}": side, f"PhysicalSize{axis}Unit": unit}
+    if source.seconds is not None:
+        metadata |= {"TimeIncrement": source.seconds, "TimeIncrementUnit": "s"}
+    kept = source.details if isinstance(source.details, dict) else {}
+    colours = axes[0] == "S" and source.shape[0] in (3, 4)
+    details = {name: kept[name] for name in ("resolution", "resolutionunit") if name in kept}
+    details |= {"photometric": kept.get("photometric", "rgb" if colours else "minisblack")}
+    details |= {"shape": source.shape[::-1], "ome": True, "metadata": metadata}
+    return replace(source, details=details, axes="".join(axes))
 
 
 def write(file: Any, path: Path, values: np.ndarray, like: Header) -> None:

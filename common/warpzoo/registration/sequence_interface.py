@@ -1,0 +1,121 @@
+"""`warpzoo.register_sequence`: frames of a microscope as programs hold them in, and the result likewise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from warpzoo.images.image import Image
+from warpzoo.images.resampling import Resampling
+from warpzoo.images.series import Series, WrittenSeries, open_series, open_timed
+from warpzoo.images.source import PixelSize, Source, in_pixels
+from warpzoo.registration.computing import computing
+from warpzoo.registration.sequence import STEPS, prepared, sequence_methods, time_axis_of, usual_method
+from warpzoo.registration.series import SeriesCompanions
+from warpzoo.registration.series import register_series as register_frames
+from warpzoo.registration.series_interface import SeriesResult
+from warpzoo.registration.series_results import SEQUENCE
+
+AXES = {3: "TYX", 4: "TZYX", 5: "TZCYX"}
+
+
+def register_sequence(
+    frames: Any,
+    method: str | None = None,
+    *,
+    axes: str | None = None,
+    reference: str | int = "first",
+    channel: int | None = None,
+    points: str | Path | None = None,
+    roi: str | None = None,
+    train: str | None = None,
+    refine: str | float = STEPS,
+    consistent: bool = True,
+    time_axis: int | None = None,
+    pixel_size: tuple[float, ...] | None = None,
+    seconds: float | None = None,
+    interpolation: str = "linear",
+    outside: float | None = None,
+    strict: bool = False,
+    seed: int = 0,
+    threads: int | None = None,
+    device: str | None = None,
+    weights: str | None = None,
+    variant: str | None = None,
+) -> SeriesResult:
+    """Registers the frames of a time-lapse to one of them, as the command `warpzoo sequence` does.
+
+    Args:
+        frames: an array or tensor, or the path of a file or of a folder of numbered files.
+        method: a chain of methods, see `warpzoo methods`; default: a network that denoises, or affine.
+        axes: of the array, the slowest first; default: TYX, TZYX or, with a channel, TCYX, or TZCYX.
+        reference: "first", "previous", "mean" or the number of a frame.
+        channel: which of several channels is registered; all are warped by what it gives.
+        points, roi, train, refine, consistent, time_axis: as of the command; what is learnt by `train` is not kept.
+        pixel_size: of an array, (x, y) or (x, y, z) in µm, for what is saved.
+        seconds: from one frame of an array to the next, likewise.
+
+    Returns:
+        a result with `warped` and `denoised`, arrays with the axes of what went in, `matrices`, `frames` (numbers of
+        each), `flagged`, `moved(frame, positions)` and `save(folder)`.
+
+    Example:
+        >>> result = warpzoo.register_sequence(frames, "affine")
+        >>> result.warped, result.matrices[7], result.flagged
+    """
+    if isinstance(frames, (str, Path)):
+        source = open_timed(frames, channels=True)
+    else:
+        source = source_of(frames, axes, channel, pixel_size, seconds)
+    axis = time_axis_of(source)[0] if time_axis is None else time_axis
+    series = open_series(source, time_axis=axis, channel=channel)
+    whole = None if channel is None else open_series(source, time_axis=axis, channels=True)
+    methods = sequence_methods(method or usual_method(series.grid.dims), refine, weights, variant, device)
+    given: dict[str, Any] = {"series": series, "companions": SeriesCompanions(whole=whole, channel=channel or 0)}
+    with computing(seed, threads), TemporaryDirectory() as folder:
+        learnt = Path(folder) / "learnt"
+        learnt.mkdir()
+        prepared(given, methods, roi, None if points is None else Path(points), train, seed, learnt)
+        done = register_frames(
+            **given,
+            methods=methods,
+            to=str(reference),
+            resampling=Resampling(interpolation, outside),
+            strict=strict,
+            consistent=consistent,
+        )
+    tensor = isinstance(frames, Tensor)
+    return SeriesResult(done, lambda images: _joined(whole or series, images, frames if tensor else None), SEQUENCE)
+
+
+def source_of(
+    frames: Any, axes: str | None, channel: int | None, pixel_size: tuple[float, ...] | None, seconds: float | None
+) -> Source:
+    """An array as a file would hold it."""
+    values = frames.detach().cpu().numpy() if isinstance(frames, Tensor) else frames
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "iuf":
+        raise ValueError(f"frames must be a path or an array of real numbers, got {type(frames).__name__}.")
+    named = axes or ("TCYX" if values.ndim == 4 and channel is not None else AXES.get(values.ndim, ""))
+    if len(named) != values.ndim or len(set(named)) != len(named) or "T" not in named:
+        raise ValueError(
+            f"axes must be a letter for each of {values.ndim} axes, T among them, such as TYX or TCYX, got {named!r} "
+            f"for frames of shape {values.shape}."
+        )
+    x, y, z = (*(pixel_size or ()), *[1.0] * 3)[:3]
+    pixel = None if pixel_size is None else PixelSize(x, y, z, "µm")
+    return in_pixels(Path("frames"), named, values.shape, values.dtype, values, {}, seconds, pixel)
+
+
+def _joined(series: Series, images: list[Image], like: Tensor | None) -> Any:
+    """Frames as one array, of the type and with the axes that they came in."""
+    assert series.stack is not None
+    layout = series.stack.layout
+    joined = np.zeros(layout.sizes[::-1], series.header.dtype)
+    written = WrittenSeries(joined, layout)
+    for frame, image in enumerate(images):
+        written.put(frame, image)
+    return joined if like is None else like.new_tensor(joined)

@@ -1,0 +1,127 @@
+"""Points over time, as tracking programs write them: read, and written again with other positions and all else kept.
+
+Convention: positions are (x, y[, z]) in pixels, frames count from 0. A CSV has the columns frame, x, y[, z] in any
+order among others, or is TrackMate's (FRAME, POSITION_X …, with lines of names and units below the header); TrackMate's
+XML has a Spot for each. TrackMate's positions are lengths where it knew the size of a pixel.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+
+from warpzoo.files import FileError, reading, shortened, whole_file
+from warpzoo.images.source import PixelSize
+
+KINDS = "a CSV with the columns frame, y, x (and z), or TrackMate's CSV or XML"
+AXES = ("x", "y", "z")
+
+
+@dataclass(frozen=True)
+class Tracks:
+    """frames (count,), positions (count, dims) in pixels, x first; `write(path, positions)` writes the same file with
+    other positions."""
+
+    path: Path
+    frames: np.ndarray
+    positions: np.ndarray
+    write: Callable[[Path, np.ndarray], None]
+
+    @property
+    def suffix(self) -> str:
+        return self.path.suffix.lower()
+
+
+def read_tracks(path: Path, dims: int, pixel: PixelSize | None = None) -> Tracks:
+    """The points of images of `dims` axes; `pixel` is the size of their pixels, if TrackMate's file does not say it."""
+    with reading(path, KINDS):
+        if path.suffix.lower() == ".xml":
+            tracks = _read_xml(path, dims)
+        elif path.suffix.lower() == ".csv":
+            tracks = _read_csv(path, dims, pixel)
+        else:
+            raise FileError(f"{path} must be {KINDS}, got another suffix.")
+    if not len(tracks.frames) or not np.isfinite(tracks.positions).all():
+        raise FileError(f"{path} must hold finite positions, got {'NaN' if len(tracks.frames) else 'no point'}.")
+    return tracks
+
+
+def _read_csv(path: Path, dims: int, pixel: PixelSize | None) -> Tracks:
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        rows = list(csv.reader(file))
+    header = [name.strip().lower() for name in rows[0]] if rows else []
+    names = [f"position_{axis}" if "position_x" in header else axis for axis in AXES[:dims]]
+    missing = [name for name in ("frame", *names) if name not in header]
+    if missing:
+        raise FileError(f"{path} must be {KINDS}, got the columns {shortened(', '.join(header))}.")
+    columns, frame = [header.index(name) for name in names], header.index("frame")
+    # TrackMate has its features' names, short names and units below the header
+    first = next((number for number in range(1, len(rows)) if _is_number(rows[number], frame)), len(rows))
+    sides = np.ones(dims)
+    if names[0] != "x" and first > 1:
+        unit = rows[first - 1][columns[0]].strip("() ").lower()
+        if unit not in ("", "pixel", "pixels"):
+            if pixel is None:
+                raise FileError(
+                    f"{path} has positions in {shortened(unit)}, and the images do not say the size of a pixel; save "
+                    f"the sequence with its pixel size, or the positions in pixels."
+                )
+            sides = np.array(pixel[:dims])
+    positions, frames = [], []
+    for number, row in enumerate(rows[first:], first + 1):
+        if not all(_is_number(row, column) for column in (frame, *columns)) or float(row[frame]) % 1:
+            raise FileError(
+                f"{path}, line {number}: {shortened(','.join(row))} must have a frame and numbers as {names}."
+            )
+        frames.append(int(float(row[frame])))
+        positions.append([float(row[column]) for column in columns])
+
+    def write(out: Path, moved: np.ndarray) -> None:
+        changed = [list(row) for row in rows]
+        for row, position in zip(changed[first:], moved * sides, strict=True):
+            for column, value in zip(columns, position, strict=True):
+                row[column] = number_of(value)
+        with whole_file(out) as unfinished, open(unfinished, "w", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerows(changed)
+
+    return Tracks(path, np.array(frames, int), np.array(positions).reshape(-1, dims) / sides, write)
+
+
+def _read_xml(path: Path, dims: int) -> Tracks:
+    text = path.read_text(encoding="utf-8")
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:
+        raise FileError(f"{path} declares a document type or entities, which are not read: remove them.")
+    root = ElementTree.fromstring(text)
+    spots = [spot for spot in root.iter("Spot") if "POSITION_X" in spot.attrib]
+    image: Any = next(root.iter("ImageData"), ElementTree.Element("ImageData"))
+    sides = np.array([float(image.get(name, 1) or 1) for name in ("pixelwidth", "pixelheight", "voxeldepth")][:dims])
+    names = [f"POSITION_{axis.upper()}" for axis in AXES[:dims]]
+    positions = np.array([[float(spot.attrib[name]) for name in names] for spot in spots]).reshape(-1, dims)
+
+    def write(out: Path, moved: np.ndarray) -> None:
+        for spot, position in zip(spots, moved * sides, strict=True):
+            for name, value in zip(names, position, strict=True):
+                spot.set(name, number_of(value))
+        with whole_file(out) as unfinished:
+            ElementTree.ElementTree(root).write(unfinished, encoding="UTF-8", xml_declaration=True)
+
+    return Tracks(path, np.array([int(float(spot.attrib["FRAME"])) for spot in spots], int), positions / sides, write)
+
+
+def _is_number(row: list[str], column: int) -> bool:
+    try:
+        float(row[column])
+    except (ValueError, IndexError):
+        return False
+    return True
+
+
+def number_of(value: float) -> str:
+    """To a millionth, without the digits that arithmetic leaves; a point that has gone is NaN."""
+    return f"{value:.6f}".rstrip("0").rstrip(".") if np.isfinite(value) else "NaN"

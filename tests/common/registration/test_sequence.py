@@ -1,0 +1,401 @@
+"""`warpzoo sequence`: what it writes, seen by tifffile, scikit-image and scipy; known motion; what cannot be read."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from PIL import Image as Picture
+from scipy import ndimage
+from skimage.transform import AffineTransform, warp
+
+import warpzoo as package
+from warpzoo.registration import settling
+from warpzoo.registration.alignment import align
+from warpzoo.registration.consistency import solved_together
+
+Call = Callable[..., object]
+SHAPE = (64, 72)
+MIDDLE = np.array([31.0, 35.0])
+DENOISER = '''
+
+class Denoiser(Known):
+    """Finds no motion at all, and denoises by the mean of 5 × 5 pixels."""
+
+    def transform(self, image, grid):
+        from warpzoo.geometry.composition import identity
+        return identity(grid)
+
+    def denoised(self, image):
+        return torch.nn.functional.avg_pool2d(image, 5, 1, 2, count_include_pad=False)
+'''
+
+
+def matrix_of(frame: int) -> np.ndarray:
+    """From rows and columns of frame 0 to those of another one."""
+    angle, scale = np.deg2rad(2.0 * frame), 1 + 0.008 * frame
+    linear = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    matrix = np.eye(3)
+    matrix[:2, :2], matrix[:2, 2] = linear, MIDDLE - linear @ MIDDLE + frame * np.array([0.9, -0.6])
+    return matrix
+
+
+def content(shape: tuple[int, ...] = SHAPE, seed: int = 0) -> np.ndarray:
+    places = np.indices(shape) - (np.array(shape) / 2 - 1).reshape(-1, *[1] * len(shape))
+    radii = (0.32 * np.array(shape) * np.linspace(1, 0.8, len(shape))).reshape(-1, *[1] * len(shape))
+    body = ndimage.gaussian_filter((((places / radii) ** 2).sum(0) < 1).astype(float), 1.5)
+    texture = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=shape), 2.5)
+    return 300 + 1000 * body * (1 + 0.3 * texture / texture.std())
+
+
+def drifting(count: int = 6, noise: float = 40.0) -> np.ndarray:
+    back = [np.linalg.inv(matrix_of(frame)) for frame in range(count)]
+    frames = [ndimage.affine_transform(content(), one[:2, :2], one[:2, 2], order=3, mode="nearest") for one in back]
+    noisy = np.array(frames) + noise * np.random.default_rng(1).normal(size=(count, *SHAPE))
+    return noisy.clip(0, 65535).round().astype(np.uint16)
+
+
+POINTS = np.array([[25.0, 30], [36, 42], [31, 35], [40, 28]])
+
+
+def true_points(frame: int) -> np.ndarray:
+    return POINTS @ matrix_of(frame)[:2, :2].T + matrix_of(frame)[:2, 2]
+
+
+def save_imagej(path: Path, frames: np.ndarray, axes: str = "TYX") -> Path:
+    metadata = {"axes": axes, "unit": "um", "finterval": 30.0, "spacing": 0.5}
+    tifffile.imwrite(path, frames, imagej=True, resolution=(5.0, 5.0), metadata=metadata)
+    return path
+
+
+def table_of(folder: Path) -> tuple[list[str], list[dict[str, str]]]:
+    lines = (folder / "transforms.csv").read_text().splitlines()
+    return [line for line in lines if line[0] == "#"], list(csv.DictReader(line for line in lines if line[0] != "#"))
+
+
+def matrices_of(folder: Path) -> np.ndarray:
+    """As scikit-image takes them: x first."""
+    names = [["xx", "xy", "x0"], ["yx", "yy", "y0"]]
+    rows = [[[float(row[name]) for name in line] for line in names] for row in table_of(folder)[1]]
+    return np.concatenate([rows, np.broadcast_to([[[0, 0, 1]]], (len(rows), 1, 3))], axis=1)
+
+
+def error(matrices: np.ndarray, reference: int = 0) -> float:
+    """Mean distance in pixels of the points that matrices (x first) take from the reference to each frame."""
+    here = np.column_stack([true_points(reference)[:, ::-1], np.ones(len(POINTS))])
+    apart = [
+        np.linalg.norm(here @ one[:2].T - true_points(frame)[:, ::-1], axis=1) for frame, one in enumerate(matrices)
+    ]
+    return float(np.mean(apart))
+
+
+def write_tracks(path: Path, frames: int = 6) -> Path:
+    rows = [f"{frame},{n},{y},{x}" for frame in range(frames) for n, (y, x) in enumerate(true_points(frame))]
+    path.write_text("\n".join(["frame,id,y,x", *rows]) + "\n")
+    return path
+
+
+@pytest.fixture
+def denoiser(make_bundle: Call) -> str:
+    root = make_bundle("quiet", [0.0, 0.0])
+    with open(root / "quiet_network.py", "a") as file:  # type: ignore[operator]
+        file.write(DENOISER)
+    for name in ("inference", "metadata"):
+        path = root / f"configs/{name}.json"  # type: ignore[operator]
+        path.write_text(path.read_text().replace("quiet_network.Known", "quiet_network.Denoiser"))
+    return "quiet"
+
+
+def test_from_an_imagej_tiff_to_tables_points_and_a_film(warpzoo: Call, tmp_path: Path) -> None:
+    """transforms.csv, applied by scikit-image to the input, gives registered.ome.tif."""
+    frames, out = drifting(), tmp_path / "out"
+    ended = warpzoo(
+        *("sequence", save_imagej(tmp_path / "cells.tif", frames), "--method=rigid,affine", "--output", out),
+        *("--points", write_tracks(tmp_path / "tracks.csv")),
+    )
+    assert ended.code == 0, ended.err  # type: ignore[attr-defined]
+    assert {path.name for path in out.iterdir()} == {
+        *("registered.ome.tif", "transforms.csv", "points.csv", "report.html", "animation.gif", "metrics.json")
+    }
+    with tifffile.TiffFile(out / "registered.ome.tif") as file:
+        registered, pixels = file.asarray(), ElementTree.fromstring(file.ome_metadata or "")
+        assert file.is_ome
+        assert (file.series[0].axes, registered.dtype.name) == ("TYX", "uint16")
+    said = next(one for one in pixels.iter() if one.tag.endswith("Pixels")).attrib
+    assert [said[name] for name in ("PhysicalSizeX", "PhysicalSizeY", "TimeIncrement")] == ["0.2", "0.2", "30.0"]
+    assert said["PhysicalSizeXUnit"] == "µm"
+    matrices, (explained, rows) = matrices_of(out), table_of(out)
+    assert "x' = xx*x + xy*y + x0" in explained[0]
+    assert "registered(x, y) = frame(x', y')" in explained[1]
+    assert error(matrices) < 0.35
+    for frame, matrix in enumerate(matrices):
+        expected = warp(frames[frame].astype(float), AffineTransform(matrix), order=1, cval=np.nan, preserve_range=True)
+        inside = np.isfinite(expected)
+        assert inside.mean() > 0.7
+        assert np.abs(registered[frame] - expected)[inside].max() <= 0.51  # rounded
+        assert float(rows[frame]["angle"]) == pytest.approx(-2 * frame, abs=0.5)  # x first turns the other way
+        assert rows[frame]["ok"] == "True"
+    written = (out / "points.csv").read_text().splitlines()
+    assert written[0] == "frame,id,y,x"
+    moved = np.array([line.split(",") for line in written[1:]], float)
+    assert moved[:, 1].tolist() == [0, 1, 2, 3] * 6
+    assert np.linalg.norm(moved[:, 2:] - np.tile(POINTS, (6, 1)), axis=1).mean() < 0.35
+    with Picture.open(out / "animation.gif") as film:
+        assert film.n_frames == 6  # type: ignore[attr-defined]
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "data:image/gif;base64" in page
+    assert "Kymographs" in page
+
+
+def test_a_network_that_denoises_then_refinement_then_a_deformation(
+    warpzoo: Call, denoiser: str, tmp_path: Path
+) -> None:
+    """The network places nothing: refinement on its denoised frames does, each from the frame before."""
+    frames, out = drifting(noise=300.0), tmp_path / "out"
+    path = save_imagej(tmp_path / "cells.tif", frames)
+    ended = warpzoo("sequence", path, "--method", f"{denoiser},demons", "--output", out, "--save=warped")
+    assert ended.code == 0, ended.err  # type: ignore[attr-defined]
+    assert error(matrices_of(out)) < 0.6
+    clean = tifffile.imread(out / "denoised.ome.tif").astype(float)
+    noisy = tifffile.imread(out / "registered.ome.tif").astype(float)
+    inner = (slice(None), slice(24, 40), slice(28, 44))
+    assert np.abs(clean - content())[inner].mean() < 0.5 * np.abs(noisy - content())[inner].mean()
+    result = package.register_sequence(frames, denoiser, refine=0, consistent=False)
+    assert np.allclose(result.matrices, np.eye(3), atol=1e-6)
+    assert result.denoised.shape == frames.shape
+
+
+@pytest.mark.parametrize("reference", ["previous", "mean", "3"])
+def test_any_frame_may_be_the_reference(reference: str) -> None:
+    result = package.register_sequence(drifting(), "affine", reference=reference)
+    own = {"previous": 0, "mean": None, "3": 3}[reference]
+    matrices = result.matrices
+    if own is None:  # the mean lies near the first frame, but nowhere exactly
+        matrices = matrices @ np.linalg.inv(matrices[0])
+    else:
+        assert np.allclose(matrices[own], np.eye(3), atol=1e-6)
+    assert error(matrices, own or 0) < 0.4
+
+
+def test_one_channel_is_registered_and_all_are_warped(tmp_path: Path) -> None:
+    frames = drifting(4)
+    both = np.stack([np.zeros_like(frames), frames], 1)
+    both[:, 0, 20:40, 20:40] = 500
+    result = package.register_sequence(both, "affine", axes="TCYX", channel=1, pixel_size=(0.3, 0.3), seconds=60)
+    alone = package.register_sequence(frames, "affine")
+    assert np.allclose(result.matrices, alone.matrices)
+    assert np.array_equal(result.warped[:, 1], alone.warped)
+    square = warp(both[3, 0].astype(float), AffineTransform(result.matrices[3]), order=1, preserve_range=True)
+    assert np.abs(result.warped[3, 0] - square).max() <= 0.51
+    result.save(tmp_path / "out")
+    with tifffile.TiffFile(tmp_path / "out/registered.ome.tif") as file:
+        assert (file.series[0].axes, file.series[0].shape) == ("TCYX", both.shape)
+        assert 'PhysicalSizeX="0.3"' in (file.ome_metadata or "")
+        assert 'TimeIncrement="60' in (file.ome_metadata or "")
+
+
+def test_volumes_and_an_ome_zarr(warpzoo: Call, tmp_path: Path) -> None:
+    zarr = pytest.importorskip("zarr")
+    volume = content((14, 40, 44))
+    shifts = np.array([[0, 0, 0], [0.8, -1.5, 2.0], [1.0, -3.0, 3.4]])
+    frames = np.stack([ndimage.shift(volume, shift, mode="nearest") for shift in shifts]).astype(np.uint16)
+    group = zarr.create_group(tmp_path / "cells.ome.zarr", zarr_format=2)
+    group.create_array("0", data=frames, chunks=(1, 14, 40, 44))
+    axes = [{"name": "t", "type": "time"}, *({"name": name, "type": "space"} for name in "zyx")]
+    levels = [{"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [1, 2, 0.4, 0.4]}]}]
+    group.attrs["multiscales"] = [{"version": "0.4", "axes": axes, "datasets": levels}]
+    out = tmp_path / "out"
+    ended = warpzoo("sequence", tmp_path / "cells.ome.zarr", "--method=rigid", "--output", out)
+    assert ended.code == 0, ended.err  # type: ignore[attr-defined]
+    written = zarr.open_group(out / "registered.ome.zarr")
+    assert (written["0"].shape, written["0"].dtype) == (frames.shape, np.uint16)
+    assert written.attrs["multiscales"][0]["datasets"] == levels
+    row = table_of(out)[1][2]
+    assert [float(row[f"shift_{axis}"]) for axis in "zyx"] == pytest.approx(shifts[2], abs=0.25)
+
+
+def test_a_folder_of_numbered_files(warpzoo: Call, tmp_path: Path) -> None:
+    frames, folder = drifting(11), tmp_path / "frames"
+    folder.mkdir()
+    for number, frame in enumerate(frames):
+        tifffile.imwrite(folder / f"cell_{number + 1}.tif", frame)  # 10 and 11 after 9
+    ended = warpzoo("sequence", folder, "--method=rigid,affine", "--output", tmp_path / "out", "--noreport")
+    assert ended.code == 0, ended.err  # type: ignore[attr-defined]
+    assert error(matrices_of(tmp_path / "out")) < 0.4
+    tifffile.imwrite(folder / "cell_4.tif", frames[3][:-2])
+    ended = warpzoo("sequence", folder, "--method=rigid", "--output", tmp_path / "other")
+    assert re.search("cell_4.tif must be like cell_1.tif, .* frames must be of one size", ended.err)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("kind", ["csv", "xml"])
+def test_trackmate_files_come_back_with_other_positions(warpzoo: Call, kind: str, tmp_path: Path) -> None:
+    """Positions in microns; of the XML also the size of a pixel; everything else as it was."""
+    frames, path = drifting(3), tmp_path / f"tracks.{kind}"
+    spots = [(frame, y, x) for frame in range(3) for y, x in true_points(frame)]
+    if kind == "csv":
+        head = ["LABEL,ID,POSITION_X,POSITION_Y,POSITION_Z,FRAME", "Label,Spot ID,X,Y,Z,Frame", "Label,ID,X,Y,Z,Frame"]
+        lines = [f"ID{n},{n},{0.2 * x},{0.2 * y},0,{frame}" for n, (frame, y, x) in enumerate(spots)]
+        path.write_text("\n".join([*head, ",,(micron),(micron),(micron),", *lines]) + "\n")
+    else:
+        one = '<Spot ID="{}" name="ID{}" FRAME="{}" POSITION_X="{}" POSITION_Y="{}" POSITION_Z="0.0"/>'
+        text = "".join(one.format(n, n, frame, 0.2 * x, 0.2 * y) for n, (frame, y, x) in enumerate(spots))
+        image = '<Settings><ImageData pixelwidth="0.2" pixelheight="0.2" voxeldepth="1.0"/></Settings>'
+        path.write_text(f"<TrackMate><Model><AllSpots>{text}</AllSpots></Model>{image}</TrackMate>")
+    ended = warpzoo(
+        *("sequence", save_imagej(tmp_path / "cells.tif", frames), "--method=rigid,affine", "--points", path),
+        *("--noreport", "--output", tmp_path / "out"),
+    )
+    assert ended.code == 0, ended.err  # type: ignore[attr-defined]
+    written = (tmp_path / f"out/points.{kind}").read_text()
+    if kind == "csv":
+        assert written.splitlines()[:4] == path.read_text().splitlines()[:4]
+        rows = list(csv.reader(written.splitlines()[4:]))
+        moved = np.array([[float(row[3]), float(row[2])] for row in rows])
+        assert [row[1] for row in rows] == [str(n) for n in range(12)]
+    else:
+        found = list(ElementTree.fromstring(written).iter("Spot"))
+        moved = np.array([[float(one.attrib["POSITION_Y"]), float(one.attrib["POSITION_X"])] for one in found])
+        assert found[5].attrib["name"] == "ID5"
+    assert np.linalg.norm(moved / 0.2 - np.tile(POINTS, (3, 1)), axis=1).mean() < 0.3
+
+
+def test_a_stopped_run_goes_on_where_it_was(warpzoo: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While frames are registered to each other; the results are those of a run that was not stopped."""
+    path, between, calls = save_imagej(tmp_path / "cells.tif", drifting()), settling._between, []
+
+    def stopping(*arguments: object) -> object:
+        calls.append(arguments)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return between(*arguments)  # type: ignore[arg-type]
+
+    common = ["sequence", path, "--method=rigid", "--noreport", "--output"]
+    assert warpzoo(*common, tmp_path / "whole").code == 0  # type: ignore[attr-defined]
+    monkeypatch.setattr(settling, "_between", stopping)
+    assert warpzoo(*common, tmp_path / "out").code == 130  # type: ignore[attr-defined]
+    assert (tmp_path / "out/unfinished").exists()
+    assert warpzoo(*common, tmp_path / "out").code == 0  # type: ignore[attr-defined]
+    assert len(calls) == 4 + 7 - 3  # of seven pairs three were there already
+    assert not (tmp_path / "out/unfinished").exists()
+    whole, again = tmp_path / "whole", tmp_path / "out"
+    assert (again / "transforms.csv").read_text() == (whole / "transforms.csv").read_text()
+    name = "registered.ome.tif"
+    assert np.array_equal(tifffile.imread(again / name), tifffile.imread(whole / name))
+
+
+def test_doubtful_input_is_said_and_doubtful_frames_are_flagged(warpzoo: Call, tmp_path: Path) -> None:
+    """Frames saved as slices; a blank frame, a saturated one; points outside; a region."""
+    frames = drifting(8)
+    frames[2], frames[5] = 0, 65535
+    write_tracks(tmp_path / "tracks.csv", 8)
+    with open(tmp_path / "tracks.csv", "a") as file:
+        file.write("1,9,-30,5\n")
+    ended = warpzoo(
+        *("sequence", save_imagej(tmp_path / "cells.tif", frames, "ZYX"), "--method=rigid,affine"),
+        *("--points", tmp_path / "tracks.csv", "--roi=4,4,60,56", "--output", tmp_path / "out", "--noreport"),
+    )
+    assert ended.code == 0, ended.err  # type: ignore[attr-defined]
+    said = json.loads((tmp_path / "out/metrics.json").read_text())
+    warnings = "\n".join(said["warnings"])
+    assert "calls its axis of 8 slices (Z): they are taken as frames" in warnings
+    assert "1 of 33 points outside the images, the first in frame 1" in warnings
+    assert [*said["flagged"]] == ["2", "5"]
+    rows = table_of(tmp_path / "out")[1]
+    assert [row["frame"] for row in rows if row["ok"] == "False"] == ["2", "5"]
+    assert error(np.delete(matrices_of(tmp_path / "out"), [2, 5], 0)[:2]) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("one.tif", [], "none of them is time"),
+        ("two.tif", ["--channel=0"], "none of them is time"),
+        ("both.tif", [], "has 2 channels; register with --channels by all together, or by one of them, .* --channel 0"),
+        ("cells.tif", ["--reference=9"], r"number of a frame from 0 to 2, got '9'"),
+        ("cells.tif", ["--reference=last"], r"must be first, previous, mean or the number of a frame, got 'last'"),
+        ("cells.tif", ["--points=late.csv"], "late.csv must have points in the frames 0 to 2, got frame 7"),
+        ("cells.tif", ["--points=other.csv"], "other.csv must be a CSV with the columns frame, y, x"),
+        ("cells.tif", ["--roi=90,0,5,5"], "roi must lie in the 72 columns and 64 rows of the frames"),
+        ("cells.tif", ["--roi=nowhere.tif"], "roi must be x,y,width,height in pixels, or an image file"),
+        ("cells.tif", ["--train=3min"], "train must not be given for a method without a network"),
+        ("cells.tif", ["--refine=5s"], "refine must be a number of steps"),
+    ],
+)
+def test_what_cannot_be_registered_is_said_in_one_sentence(
+    warpzoo: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, options: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    frames = drifting(3)
+    save_imagej(Path("cells.tif"), frames)
+    tifffile.imwrite("one.tif", frames[0])
+    save_imagej(Path("two.tif"), frames[:2], "CYX")
+    save_imagej(Path("both.tif"), np.stack([frames, frames], 1), "TCYX")
+    Path("late.csv").write_text("frame,id,y,x\n7,1,2,3\n")
+    Path("other.csv").write_text("a,b\n1,2\n")
+    ended = warpzoo("sequence", name, "--method=rigid", "--output=out", *options)
+    assert ended.code == 1  # type: ignore[attr-defined]
+    text = ended.err.strip().splitlines()[-1]  # type: ignore[attr-defined]
+    assert re.search(message, text), text
+    assert not (tmp_path / "out/metrics.json").exists()
+
+
+def test_a_cell_that_leaves_is_flagged() -> None:
+    """Half of it, and then all, is out of the image: what is compared is the background."""
+    clean = np.stack([np.roll(np.pad(content(), ((0, 0), (0, 60)), "edge"), 12 * n, 1)[:, :72] for n in range(7)])
+    frames = clean + 30 * np.random.default_rng(4).normal(size=clean.shape)
+    result = package.register_sequence(frames.astype(np.uint16), "rigid", consistent=False)
+    assert {5, 6} <= set(result.flagged)
+    assert not {0, 1, 2} & set(result.flagged)
+
+
+def test_gauss_newton_finds_known_matrices_in_two_and_three_dimensions() -> None:
+    """What scipy has resampled by a matrix."""
+    for shape in (SHAPE, (16, 40, 44)):
+        dims = len(shape)
+        linear = np.eye(dims) + 0.06 * np.random.default_rng(2).normal(size=(dims, dims))
+        middle = (np.array(shape) - 1) / 2
+        truth = np.eye(dims + 1)
+        truth[:-1, :-1], truth[:-1, -1] = linear, middle - linear @ middle + 1.5
+        back = np.linalg.inv(truth)
+        fixed = content(shape)
+        moving = ndimage.affine_transform(fixed, back[:-1, :-1], back[:-1, -1], order=3, mode="nearest")
+        images = [torch.from_numpy(one[None, None]).float() for one in (fixed, 0.5 * moving + 7)]
+        found = align(images[0], images[1], np.eye(dims + 1))
+        places = np.column_stack([np.argwhere(fixed > 800), np.ones((fixed > 800).sum())])
+        assert np.linalg.norm(places @ (found - truth)[:-1].T, axis=1).mean() < 0.12
+
+
+def test_placements_solved_together_outvote_the_wrong_ones() -> None:
+    """Of twenty frames two are far off, and so is a pair: all come within the others' errors; the reference stays."""
+    rng, count = np.random.default_rng(0), 20
+    truth = {frame: matrix_of(frame) for frame in range(count)}
+
+    def near(matrix: np.ndarray, far: float) -> np.ndarray:
+        shifted = matrix.copy()
+        shifted[:2, 2] += far * rng.normal(size=2)
+        return shifted
+
+    frames = {frame: near(one, 0.8) for frame, one in truth.items()} | {0: np.eye(3)}
+    frames |= {7: near(truth[7], 40), 13: near(truth[13], 40)}
+    pairs = {(i, i + k): near(truth[i + k] @ np.linalg.inv(truth[i]), 0.2) for k in (1, 4) for i in range(count - k)}
+    pairs[3, 4] = near(pairs[3, 4], 40)
+    points = POINTS
+    solved = solved_together(frames, pairs, points, own=0)
+    homogeneous = np.column_stack([points, np.ones(len(points))])
+
+    def apart(found: dict[int, np.ndarray]) -> np.ndarray:
+        return np.array(
+            [np.linalg.norm(homogeneous @ (found[n] - truth[n])[:2].T, axis=1).mean() for n in range(count)]
+        )
+
+    assert np.allclose(solved[0], np.eye(3), atol=1e-6)
+    assert apart(solved).max() < 1.2
+    assert apart(solved).mean() < 0.6 * np.median(apart(frames))

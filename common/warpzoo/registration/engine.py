@@ -55,7 +55,7 @@ class RegistrationInferer(Inferer):
 
     Args:
         method: the bundle's.
-        first: a chain that runs before it, such as affine or stn_affine:hippocampus.
+        first: a chain that runs before it, such as affine.
         refine: iterations, or seconds such as "10s", of optimisation on the pair at hand from the network's answer.
         similarity: what refinement maximises; see `warpzoo.registration.similarities`.
         strict: whether the preflight's warnings are errors.

@@ -50,7 +50,7 @@ def find_methods(
 
     Args:
         chain: names of methods and bundles, or folders of bundles, joined by commas; a bundle's variants may follow
-            its name, as in stn_affine:hippocampus,dirnet:folder+3d. A bundle named several times in a row is one
+            its name, as in bundle:variant+another. A bundle named several times in a row is one
             network that looks as often, see `NetworkMethod`; default: see `usual_method`.
         similarity: what methods without a network, and refinement, maximise.
         refine: iterations or seconds of refinement after the last network.
@@ -116,7 +116,7 @@ def _stage(text: str) -> tuple[str, str | None]:
     if not colon or "\\" in variants or "/" in variants:
         return text.strip(), None
     if name in WITHOUT_NETWORK or not variants:
-        raise ValueError(f"variants must follow the name of a bundle, as in dirnet:folder+3d, got {text.strip()!r}.")
+        raise ValueError(f"variants must follow the name of a bundle, as in bundle:variant+another, got {text.strip()!r}.")
     return name, variants.replace("+", ",")
 
 

@@ -33,8 +33,8 @@ SMOOTHED = ("rigid", "affine", "align")
 """The methods that it is done for."""
 FEW_VOXELS = 2**14
 """That denoised frames are compared at: they show nothing that is finer."""
-KEPT = 6
-"""Frames that are kept as methods see them: pairs of frames need each of them several times."""
+KEPT, KEPT_VOXELS = 6, 2**20
+"""Frames that are kept as they were cleaned: so many at least, and as many as have so many voxels together."""
 RECENT = 5
 """Frames before that say what likeness is usual."""
 DOUBTFUL = 0.8
@@ -116,8 +116,8 @@ class Cleaning:
 
     def frame(self, number: int) -> Seen:
         if number not in self.kept:
-            self.kept[number] = self(self.series[number])
-            if len(self.kept) > KEPT:
+            seen = self.kept[number] = self(self.series[number])
+            if len(self.kept) > max(KEPT, KEPT_VOXELS // seen.raw.array.numel()):
                 self.kept.popitem(last=False)
         self.kept.move_to_end(number)
         return self.kept[number]

@@ -118,7 +118,7 @@ class NetworkMethod:
         """An image as the network sees it without noise, in its own intensities."""
         array = image.array[None].to(self.device)
         with torch.no_grad():
-            clean = self.ready().denoised(torch.cat([array, array], 1))[0, :1]  # type: ignore[operator]
+            clean = self.ready().denoised(array)[0]  # type: ignore[operator]
         return replace(image, array=clean.cpu())
 
     @property

@@ -79,7 +79,7 @@ def test_found_by_path_and_by_name(toy: Path, monkeypatch: pytest.MonkeyPatch) -
     assert find_bundle(str(toy), "registration").root == toy
     monkeypatch.chdir(toy.parent)
     assert find_bundle("./toy", "registration").root == toy
-    with pytest.raises(ValueError, match="method must be one of affine, deep_affine, dirnet, .* got 'toy'"):
+    with pytest.raises(ValueError, match="method must be one of affine, deep_affine, denoisereg, dirnet, .* got 'toy'"):
         find_bundle("toy", "registration", ["affine"])
     shelves = os.pathsep.join([str(toy.parent / "none"), str(toy.parent)])
     monkeypatch.setenv("WARPZOO_BUNDLES", shelves)

@@ -217,7 +217,7 @@ def test_hippocampi_are_measured_and_averaged(
     assert len(result["pairs"]) == 2  # three test subjects, two of them onto the first
     assert all(pair.endswith(result["fixed"]) for pair in result["pairs"])
     rows = result["rows"]
-    assert set(rows) == {"before", "coarse", "plain", "ours", "refined", "adapted", "optimised"}
+    assert set(rows) == {"before", "coarse", "plain", "ours", "placed", "refined", "adapted", "optimised"}
     for row in ("coarse", "plain"):  # the displacement is right for the first pair, and wrong for the second
         for structure in ("whole", "anterior", "posterior"):
             right, wrong = rows[row][f"dice_{structure}"]

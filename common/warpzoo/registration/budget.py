@@ -27,8 +27,7 @@ class Budget:
         if re.fullmatch(r"\d+(\.\d+)?\s*min", text):
             return cls(60 * float(text[:-3]), seconds=True)
         raise ValueError(
-            f"{name} must be a number of iterations such as 50, or seconds such as 10s, or minutes such as 3min, got "
-            f"{text!r}."
+            f"{name} must be a number of iterations such as 50, or a time such as 10s or 3min, got {text!r}."
         )
 
     def within(self, seconds: float) -> Budget:
@@ -43,10 +42,11 @@ class Budget:
 
 
 def time_limit(value: str | float | None) -> float | None:
-    """Seconds, from a number or a text such as "20s"."""
+    """Seconds, from a number or a text such as "20s" or "2min"."""
     if value is None:
         return None
-    text = str(value).strip().removesuffix("s").strip()
-    if not re.fullmatch(r"\d+(\.\d+)?", text) or isinstance(value, bool) or not float(text):
-        raise ValueError(f"budget must be a time in seconds above 0, such as 20s, got {value!r}.")
-    return float(text)
+    text = str(value).strip()
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|min)?", text)
+    if found is None or isinstance(value, bool) or not float(found[1]):
+        raise ValueError(f"budget must be a time above 0 such as 20s or 2min, got {value!r}.")
+    return float(found[1]) * (60 if found[2] == "min" else 1)

@@ -116,7 +116,9 @@ def _stage(text: str) -> tuple[str, str | None]:
     if not colon or "\\" in variants or "/" in variants:
         return text.strip(), None
     if name in WITHOUT_NETWORK or not variants:
-        raise ValueError(f"variants must follow the name of a bundle, as in bundle:variant+another, got {text.strip()!r}.")
+        raise ValueError(
+            f"variants must follow the name of a bundle, as in bundle:variant+another, got {text.strip()!r}."
+        )
     return name, variants.replace("+", ",")
 
 

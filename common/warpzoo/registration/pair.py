@@ -229,11 +229,11 @@ def register_pair(
     resolution: dict[str, tuple[float, ...]] = {}
     alike: dict[str, Likeness] = {}
     first = entered = time.perf_counter()
-    if methods and not are_labels(fixed, moving) and fixed.grid.dims == moving.grid.dims:  # else preflight refuses
-        alike["start"] = best = likeness(fixed, moving, start, guidance)
     for number, method in enumerate(methods):
         findings += preflight(fixed, moving, method.expectations, placed=transform is not None)
         raise_if(findings, strict)
+        if number == 0 and not are_labels(fixed, moving):
+            alike["start"] = best = likeness(fixed, moving, start, guidance)
         if finest := getattr(method, "finest", None):
             resolution[method.name] = finest(fixed, transform).spacing
         begun = time.perf_counter()

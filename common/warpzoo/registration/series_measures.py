@@ -177,7 +177,7 @@ def flags(done: SeriesRegistration, rows: Sequence[Mapping[str, Any]]) -> dict[i
             reasons.append("hardly like what it was registered to, so that it may lie anywhere")
         if steps.get(frame, 0.0) > leap and value < (1 - LESS) * median:
             reasons.append(f"{steps[frame]:.3g} {unit} from the frame before, where {usual_step:.3g} is usual")
-        if row.get("reached", 1.0) < REACHED:
+        if row.get("reached", 1.0) < REACHED and value < (1 - LESS) * median:
             reasons.append(f"it reaches {row['reached']:.0%} of what the reference shows")
         far = 0.0 if last is None else np.linalg.norm([row[name] - last[name] for name in _shifts(row)])
         if not reasons and far > leap and value < (1 - LESS) * median:

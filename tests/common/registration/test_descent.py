@@ -41,7 +41,7 @@ def test_budgets(value: str | int, amount: float, seconds: bool) -> None:
 
 @pytest.mark.parametrize("value", ["10 parsecs", "-3", "", "s", "1.5", "True", "nan"])
 def test_no_budgets(value: str) -> None:
-    with pytest.raises(ValueError, match=f"refine must be .* 50, or seconds such as 10s, got '{value}'"):
+    with pytest.raises(ValueError, match=f"refine must be .* 50, or a time such as 10s or 3min, got '{value}'"):
         Budget.read("refine", value)
 
 

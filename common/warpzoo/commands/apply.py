@@ -36,7 +36,7 @@ def apply(
         transform: an ITK transform (.tfm, .txt, .mat, .h5) or displacement field (.nii.gz, .mha, .nrrd), by warpzoo,
             ANTs, SimpleITK or elastix. Several are joined by commas, in the order in which points of the fixed image
             go through them; that is the order of `antsApplyTransforms -t`. One may be a folder with a transform for
-            each frame, such as registered/transforms: the image is then a series, landmarks have a column frame.
+            each frame, such as registered/transforms; the image is then a series, landmarks have a column frame.
         image: the image to be warped, or landmarks (.csv with columns x, y, z in RAS millimetres, or in pixels for
             images without a header; .fcsv; .mrk.json).
         reference: the image that defines the result's grid: the fixed image, or with --inverse the moving image.

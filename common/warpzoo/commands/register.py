@@ -72,7 +72,7 @@ def register(
         moving: the image that is warped.
         method: one of `warpzoo methods`, the folder of a bundle such as ./my_bundle, or a chain of them such as
             affine,svf, which is composed and resampled once. rigid, affine, ffd and svf need no network; rigid and
-            affine find large misplacements. Default: affine,svf, or the network of the weights.
+            affine find large misplacements. Without, it is affine,svf, or the network of the weights.
         output: folder for the results.
         pairs: instead of fixed and moving, a CSV with the columns fixed and moving, and optionally id, fixed_labels,
             moving_labels, fixed_points, moving_points, fixed_mask, moving_mask, initial; each pair gets a folder below
@@ -100,7 +100,7 @@ def register(
             40, or seconds such as 10s.
         adapt: training of the last network on the pair at hand before its pass, in iterations, or seconds such as 10s.
         budget: seconds such as 20s for the methods of a pair: no further one begins after that, and what
-            optimises ends with its best; a network's pass is not cut short. Default: as long as it takes.
+            optimises ends with its best; a network's pass is not cut short. Without, it takes as long as it takes.
         channels: the images have several channels: colours, vector images, the fourth axis of a NIfTI. Their
             similarities are averaged, and warped.nii.gz is a vector image.
         landmarks_weight: above 0, the landmarks drive the registration as well: what their mean squared distance, in
@@ -126,8 +126,8 @@ def register(
         threads: how many to compute with; default: as PyTorch chooses.
         device: such as cuda:1 or cpu; default: the GPU if there is one.
         resolution: voxels, in mm (pixels for images without a spacing), at which ffd, svf and refine compare the images
-            at their finest; default: the fixed image's own, or larger ones if it has more than 8 million. metrics.json
-            and the report say what it was.
+            at their finest. Without, they are the fixed image's own, or larger if it has more than 8 million.
+            metrics.json and the report say what it was.
         weights: file of weights for the (last) network, instead of the shipped ones.
         variant: the (last) network's variant, such as digits or paper,coarse, that the weights were trained with;
             without weights, the variant's shipped ones are used. Weights of `warpzoo train` know it themselves.

@@ -47,7 +47,7 @@ def sequence(
         output: folder for the results.
         method: one of `warpzoo methods`, or a chain such as affine,svf: what finds matrices first, then what finds
             deformations, which is composed and resampled once. What comes after a network that denoises is given
-            denoised frames. Default: such a network, if its weights are there, or else affine.
+            denoised frames. Without, it is such a network, if its weights are there, or else affine.
         reference: first, mean, previous (each frame to the one before it, composed) or the number of a frame, from 0.
         channel: which of several channels is registered, counted from 0; all are warped by what it gives.
         points: points of the frames, to be taken to the reference: a CSV with the columns frame, y, x (z) and any
@@ -57,10 +57,11 @@ def sequence(
             are kept as model.pt.
         refine: how often, at each of some resolutions, the matrix that a network gives is refined on the frames; 0 for
             not at all.
-        consistent: whether frames are registered to each other as well, and all matrices solved together.
+        consistent: whether frames are registered to each other as well, and all matrices solved together, unless the
+            method finds none but rotations or shifts (rigid, phase_correlation).
         time_axis: which axis is time, counted from 0, the slowest first, if the file does not say.
         save: what to write beside the tables, out of warped (the frames), transform (a file for each frame, for ITK),
-            displacement (likewise) and report; default: warped,report.
+            displacement (likewise) and report. Without, it is warped,report.
         interpolation: of the frames that are written: linear, cubic or nearest.
         outside: value beyond a frame's edge; default: its least value.
         report: write the report and the animation.

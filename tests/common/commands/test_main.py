@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
+from fire import docstrings
 from PIL import Image
 
 from warpzoo.__main__ import COMMANDS, annotated, main, reading
@@ -55,6 +58,14 @@ def test_help_is_for_people(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
         assert said.out.startswith(f"NAME\n    warpzoo {name}")
         assert "FIRE" not in said.out
         assert "'str" not in said.out
+
+
+@pytest.mark.parametrize("name", [*COMMANDS])
+def test_help_says_all_of_every_option(name: str) -> None:
+    """A line of an option's text that Fire takes for another option would end the text, and not be shown."""
+    function = getattr(import_module(COMMANDS[name][0]), name)
+    described = [one.name for one in docstrings.parse(inspect.getdoc(function)).args or []]
+    assert set(described) <= set(inspect.signature(function).parameters)
 
 
 def test_an_unknown_command_is_said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -173,6 +173,13 @@ def test_distance_from_what_is_known_counts_at_every_level(shape):
     terms["loss"].backward()
     assert network.voxels.grad is not None
     assert network.voxels.grad.isfinite()
+    slope = float(network.voxels.grad)
+    network.zero_grad()
+    without_known = MultiResolutionObjective(network, level_loss())
+    without_known(image)["loss"].backward()
+    slopes = [dims**0.5 / 2**level * a / (a * a + 0.01) ** 0.5 for level, a in enumerate(apart)]
+    expected = 0.3 * sum(w * one for w, one in zip((1.0, 0.5, 0.25), slopes, strict=True))
+    assert slope - float(network.voxels.grad) == pytest.approx(expected, rel=1e-3)
 
 
 def test_what_earlier_passes_found_counts_as_well():

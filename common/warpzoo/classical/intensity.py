@@ -33,6 +33,7 @@ class PhaseCorrelation:
 
     name: str = "phase_correlation"
     linear: bool = True
+    constrained: bool = True
     expectations: Mapping[str, Any] = field(default_factory=lambda: {"displacement": float("inf")})
 
     def __call__(self, fixed: Image, moving: Image, start: Transform | None, guidance: Any = None) -> Transform:

@@ -119,19 +119,25 @@ def open_series(
     time = axes.find("T") if time_axis is None else len(axes) - 1 - time_axis
     if time_axis is not None and not 0 <= time < len(axes):
         raise FileError(f"{named}; time_axis must be in [0, {len(axes) - 1}], got {time_axis}.")
-    if time < 0:
+    more = [name for name, size in zip(axes, sizes, strict=True) if name not in "XYCS" and size > 1]
+    if time < 0 and more:
         raise FileError(f"{named}, and none of them is time (T): if one is, say which by time_axis, counted from 0.")
-    if sizes[time] < 2:
+    if time < 0 or sizes[time] < 2:
         raise FileError(f"{named}: it has one frame; a series must have two or more.")
     count = max([1, *(sizes[axis] for axis in range(len(axes)) if axes[axis] in "CS" and axis != time)])
     if channel is not None and not 0 <= channel < count:
         raise FileError(f"{path}: channel must be in [0, {count - 1}], counted from 0, got {channel}.")
     if count > 1 and channel is None and not channels:
         raise FileError(
-            f"{path} has {count} channels; register with --channels by all together, or by one of them, and the others "
-            f"along, by warpzoo sequence with --channel 0."
+            f"{path} has {count} channels; choose one to register by, such as --channel 0 of warpzoo sequence, which "
+            f"takes the others along, or all together, --channels of warpzoo register."
         )
     deep = [axis for axis, size in enumerate(sizes) if axes[axis] not in "XYTCS" and axis != time and size > 1]
+    if deep and axes[deep[0]] not in "XYZ":
+        raise FileError(
+            f"{named}: beside time, the axis of {sizes[deep[0]]} must have a name, such as Z for slices (OME-TIFF and "
+            f"ImageJ TIFF say it)."
+        )
     if len(deep) > 1:
         raise several(source.header.path, sizes)
     layout = layout_of(source, 2 + len(deep), 0 if count > 1 else None, time_axis)

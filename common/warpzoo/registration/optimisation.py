@@ -52,6 +52,11 @@ class Optimisation:
         """Whether it finds a matrix."""
         return self.name in PARTS
 
+    @property
+    def constrained(self) -> bool:
+        """Whether that is not any affine one."""
+        return self.name == "rigid"
+
     def __call__(
         self, fixed: Image, moving: Image, start: Transform | None, guidance: Guidance | None = None
     ) -> Transform:

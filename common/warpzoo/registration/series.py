@@ -34,7 +34,7 @@ from warpzoo.registration.frames import (
 from warpzoo.registration.guidance import Guidance
 from warpzoo.registration.pair import Companions, Method, Registration, register_pair
 from warpzoo.registration.preflight import broken_values, preflight
-from warpzoo.registration.settling import linear_count, settle, shown_in
+from warpzoo.registration.settling import is_free, linear_count, settle, shown_in
 from warpzoo.transforms.landmarks import Landmarks
 from warpzoo.transforms.tracks import Tracks
 
@@ -233,8 +233,9 @@ def register_series(
         raise_if(preflight(fixed, series[0]))
     alone = fixed is None or to is None
     cleaning = Cleaning(series, methods)
-    together = consistent and to is not None
-    count = linear_count(methods) if together else len(methods)
+    count = linear_count(methods)
+    together = consistent and to is not None and is_free(methods[:count])
+    count = count if together else len(methods)
     guidance = partial(companions.guidance, fixed=alone)
     method = FrameMethod(
         *(series, methods[:count], guidance, start if alone else None, strict, safe, cleaning),

@@ -30,6 +30,8 @@ FAR = 5.0
 """Robust standard deviations below the median at which a frame is unlike the others,"""
 LESS = 0.1
 """and by how much of the median at least."""
+MIRRORED = 0.5
+"""A larger part of a frame does not fold: the whole is mirrored."""
 REACHED = 0.5
 """Of what the reference shows, below which a frame that does not reach it may lie anywhere: the cell has left."""
 MOTION = ("shift", "angle", "scale", "shear")
@@ -177,6 +179,8 @@ def flags(done: SeriesRegistration, rows: Sequence[Mapping[str, Any]]) -> dict[i
             reasons.append("hardly like what it was registered to, so that it may lie anywhere")
         if steps.get(frame, 0.0) > leap and value < (1 - LESS) * median:
             reasons.append(f"{steps[frame]:.3g} {unit} from the frame before, where {usual_step:.3g} is usual")
+        if row.get("folding", 0.0) > MIRRORED:
+            reasons.append("its transform turns it inside out")
         if row.get("reached", 1.0) < REACHED and value < (1 - LESS) * median:
             reasons.append(f"it reaches {row['reached']:.0%} of what the reference shows")
         far = 0.0 if last is None else np.linalg.norm([row[name] - last[name] for name in _shifts(row)])

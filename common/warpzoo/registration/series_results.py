@@ -240,7 +240,9 @@ def _write_rows(path: Path, rows: Sequence[Mapping[str, Any]], flagged: Mapping[
         file.write(explained)
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
-        writer.writerows({**row, "note": flagged.get(row["frame"], "")} for row in rows)
+        for row in rows:
+            note = flagged.get(row["frame"], "")
+            writer.writerow({**row, "ok": row["ok"] and not note, "note": note})
 
 
 def draw_series(

@@ -31,6 +31,11 @@ MOVED = 0.05
 """Of the longest side: what was found for a frame alone, and lies further off than that, was wrong."""
 
 
+def is_free(methods: Sequence[Method]) -> bool:
+    """Whether what the last of them finds may be any affine transform, as those that are solved together are."""
+    return bool(methods) and not getattr(methods[-1], "constrained", False)
+
+
 def linear_count(methods: Sequence[Method]) -> int:
     """How many methods of a chain, from its beginning on, find affine transforms alone."""
     count = next((number for number, one in enumerate(methods) if not getattr(one, "linear", False)), len(methods))

@@ -137,7 +137,7 @@ def test_on_another_grid_it_is_a_nifti_with_time_as_itk_reads_it(tmp_path: Path)
 def test_channels_stay_together(tmp_path: Path) -> None:
     values = np.stack([SERIES[:, 0], SERIES[:, 1]], 1)
     tifffile.imwrite(tmp_path / "a.ome.tif", values, metadata={"axes": "TCYX"})
-    with pytest.raises(FileError, match=r"a.ome.tif has 2 channels; register with --channels"):
+    with pytest.raises(FileError, match=r"a.ome.tif has 2 channels; choose one to register by"):
         open_series(tmp_path / "a.ome.tif")
     series = open_series(tmp_path / "a.ome.tif", channels=True)
     assert np.array_equal(series[2].array, values[2].swapaxes(1, 2))

@@ -277,7 +277,7 @@ def test_a_stopped_run_goes_on_where_it_was(warpzoo: Call, tmp_path: Path, monke
             raise KeyboardInterrupt
         return between(*arguments)  # type: ignore[arg-type]
 
-    common = ["sequence", path, "--method=rigid", "--noreport", "--output"]
+    common = ["sequence", path, "--method=affine", "--noreport", "--output"]
     assert warpzoo(*common, tmp_path / "whole").code == 0  # type: ignore[attr-defined]
     monkeypatch.setattr(settling, "_between", stopping)
     assert warpzoo(*common, tmp_path / "out").code == 130  # type: ignore[attr-defined]
@@ -316,9 +316,13 @@ def test_doubtful_input_is_said_and_doubtful_frames_are_flagged(warpzoo: Call, t
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("one.tif", [], "none of them is time"),
-        ("two.tif", ["--channel=0"], "none of them is time"),
-        ("both.tif", [], "has 2 channels; register with --channels by all together, or by one of them, .* --channel 0"),
+        ("one.tif", [], "axes YX of 64 × 72: it has one frame"),
+        ("two.tif", ["--channel=0"], "axes CYX of .*: it has one frame"),
+        (
+            "both.tif",
+            [],
+            "has 2 channels; choose one to register by, such as --channel 0 .* --channels of warpzoo register",
+        ),
         ("cells.tif", ["--reference=9"], r"number of a frame from 0 to 2, got '9'"),
         ("cells.tif", ["--reference=last"], r"must be first, previous, mean or the number of a frame, got 'last'"),
         ("cells.tif", ["--points=late.csv"], "late.csv must have points in the frames 0 to 2, got frame 7"),
@@ -399,3 +403,39 @@ def test_placements_solved_together_outvote_the_wrong_ones() -> None:
     assert np.allclose(solved[0], np.eye(3), atol=1e-6)
     assert apart(solved).max() < 1.2
     assert apart(solved).mean() < 0.6 * np.median(apart(frames))
+
+
+@pytest.mark.parametrize("method", ["rigid", "phase_correlation"])
+def test_what_may_not_deform_stays_so(warpzoo: Call, tmp_path: Path, method: str) -> None:
+    """Though the frames grow and turn: a rotation is one, and a shift is one."""
+    line = ("sequence", save_imagej(tmp_path / "cells.tif", drifting()), f"--method={method}", "--noreport")
+    assert warpzoo(*line, "--output", tmp_path / "out").code == 0  # type: ignore[attr-defined]
+    linear = matrices_of(tmp_path / "out")[:, :2, :2]
+    np.testing.assert_allclose(linear @ linear.transpose(0, 2, 1), np.tile(np.eye(2), (6, 1, 1)), atol=1e-5)
+    if method == "phase_correlation":
+        np.testing.assert_allclose(linear, np.tile(np.eye(2), (6, 1, 1)), atol=1e-6)
+
+
+def test_frames_of_noise_alone_are_not_ok(warpzoo: Call, tmp_path: Path) -> None:
+    frames = drifting(8)
+    frames[4] = np.random.default_rng(3).normal(900, 60, SHAPE)
+    line = ("sequence", save_imagej(tmp_path / "cells.tif", frames), "--method=affine", "--noreport")
+    assert warpzoo(*line, "--output", tmp_path / "out").code == 0  # type: ignore[attr-defined]
+    rows = table_of(tmp_path / "out")[1]
+    flagged = json.loads((tmp_path / "out/metrics.json").read_text())["flagged"]
+    assert [row["frame"] for row in rows if row["ok"] == "False"] == [*flagged] == ["4"]
+    assert [bool(row["note"]) for row in rows] == [row["ok"] == "False" for row in rows]
+
+
+def test_axes_without_names_are_not_guessed(warpzoo: Call, tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "plain.tif", np.zeros((5, 10, 64, 56), np.uint16), photometric="minisblack")
+    tifffile.imwrite(tmp_path / "one.tif", np.zeros((64, 56), np.uint16))
+    for options, words in (
+        (["plain.tif"], "none of them is time (T)"),
+        (["plain.tif", "--time_axis=0"], "beside time, the axis of 10 must have a name, such as Z"),
+        (["one.tif"], "it has one frame; a series must have two or more"),
+    ):
+        ended = warpzoo("sequence", tmp_path / options[0], *options[1:], "--method=affine", "--output", tmp_path / "o")
+        assert ended.code == 1  # type: ignore[attr-defined]
+        assert words in ended.err  # type: ignore[attr-defined]
+        assert len(ended.err.strip().splitlines()) == 1  # type: ignore[attr-defined]

@@ -440,7 +440,7 @@ def test_transforms_of_frames_are_applied_again(warpzoo: Call, sequence: Path, t
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--moving", "still.tif", "--to=first"], "still.tif has the axes YX of 48 × 60, and none of them is time"),
+        (["--moving", "still.tif", "--to=first"], "still.tif has the axes YX of 48 × 60: it has one frame"),
         (
             ["--moving", "stack.tif", "--to=first"],
             r"stack.tif has the axes ZYX of 6 × 48 × 60, .*say which by time_axis",

@@ -105,14 +105,16 @@ def _misplaced(fixed: Tensor, displacement: Tensor, truth: Tensor) -> float:
 
 
 class PairMetric(Metric):
-    """The mean of one of `PairMetricsd`'s numbers over all pairs, of all processes, as a metric of the evaluator."""
+    """The mean of one of `PairMetricsd`'s numbers over all pairs that have it, of all processes, as a metric of the
+    evaluator."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         super().__init__()
 
     def reset(self) -> None:
-        self.values: list[float] = []
+        self.values: list[float | None] = []
+        self.others: set[str] = set()
 
     def iteration_completed(self, engine: Engine) -> None:
         self.engine = engine
@@ -120,14 +122,14 @@ class PairMetric(Metric):
 
     def update(self, output: Sequence[dict[str, Any]]) -> None:
         for pair in output:
-            if self.name not in pair["metrics"]:
-                raise ValueError(
-                    f"the metric {self.name!r} is not there; {sorted(pair['metrics'])} are. Are there labels?"
-                )
-            self.values.append(pair["metrics"][self.name])
+            self.values.append(pair["metrics"].get(self.name))
+            self.others |= set(pair["metrics"])
 
     def compute(self) -> float:
-        return float(np.mean(of_all_processes(self.values, self.engine)))
+        values = [one for one in of_all_processes(self.values, self.engine) if one is not None]
+        if not values:
+            raise ValueError(f"the metric {self.name!r} is not there; {sorted(self.others)} are. Are there labels?")
+        return float(np.mean(values))
 
     def attach(self, engine: Engine, name: str, usage: str | MetricUsage = EpochWise()) -> None:  # noqa: B008
         """Refuses a metric of labels where MONAI's engine is to validate on images without: before, not after hours."""

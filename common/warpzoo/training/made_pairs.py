@@ -30,6 +30,10 @@ from warpzoo.geometry.sampling import sample, sample_labels, voxel_coordinates, 
 from warpzoo.images.image import read_image
 from warpzoo.images.orientation import canonical
 from warpzoo.training.lists import Record
+from warpzoo.training.objectives import shows
+
+EVERY = 3
+"""Voxels from point to point of what is known."""
 
 
 class View(NamedTuple):
@@ -52,7 +56,8 @@ class MadePairs(Dataset):
         contrasts: how often fixed and moving differ in contrast.
         zoom: smallest and largest number of voxels of a real image that a voxel of the pair is.
         seed: pairs do not change from epoch to epoch, for validation: {"image": (2, *size)[, "fixed_labels",
-            "moving_labels"], "id"}.
+            "moving_labels"][, "fixed_points", "moving_points"], "id"}, points where the displacement is known and the
+            fixed image shows something.
         count: of pairs.
     """
 
@@ -86,7 +91,17 @@ class MadePairs(Dataset):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed * 1_000_003 + index)
             pair = self._made()
-        return pair | {"image": pair["image"][:2]}
+        return pair | {"image": pair["image"][:2]} | self._points(pair["image"])
+
+    def _points(self, image: Tensor) -> dict[str, Tensor]:
+        """What the displacement in an image of `_made` takes where, in voxels, if it is known."""
+        known = image[4:]
+        if not bool(known.isfinite().all()):
+            return {}
+        steps = (slice(EVERY // 2, None, EVERY),) * len(self.size)
+        there = shows(image[None, 3:4])[0, 0][steps] == 1
+        fixed, change = (one[:, *steps][:, there].t() for one in (self._voxels(), known))
+        return {"fixed_points": fixed, "moving_points": fixed + change}
 
     def _made(self) -> dict[str, Any]:
         differ = chance(self.contrasts)

@@ -92,6 +92,11 @@ def test_metric_is_the_mean_over_pairs_whatever_the_batches():
         assert evaluate("ncc", batches) == pytest.approx(np.mean(values))
 
 
+def test_pairs_that_lack_a_metric_do_not_count():
+    outputs = [{"metrics": {"ncc": 0.5}}, {"metrics": {"ncc": 0.1, "dice": 0.8}}, {"metrics": {"dice": 0.6}}]
+    assert evaluate("dice", [outputs]) == pytest.approx(0.7)
+
+
 def test_a_metric_that_needs_labels_says_so_where_there_are_none():
     with pytest.raises(ValueError, match=r"the metric 'dice' is not there; \['ncc'\] are\. Are there labels\?"):
         evaluate("dice", [[{"metrics": {"ncc": 0.5}}]])

@@ -59,6 +59,26 @@ def test_what_is_known_takes_moving_onto_fixed() -> None:
             assert after > max(before, least)
 
 
+def test_points_of_validation_pairs_lie_on_the_same_anatomy() -> None:
+    smooth = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(60, 64, 62)), 3).astype(np.float32)
+    record = {"id": "a", "group": "", "image": torch.from_numpy(smooth)[None]}
+    pairs = MadePairs([record], (32, 36, 30), imagined=0, contrasts=0, zoom=(0.7, 0.8), seed=0)
+    alike = []
+    for index in range(4):
+        pair = pairs[index]
+        (moving, fixed), places = (
+            pair["image"].numpy(),
+            [pair[f"{which}_points"].numpy() for which in ("moving", "fixed")],
+        )
+        assert len(places[0]) > 200
+        ends = np.array(moving.shape) - 2
+        inside = ((places[0] >= 1) & (places[0] <= ends)).all(1)
+        there, here = (ndimage.map_coordinates(one, at[inside].T, order=1) for one, at in zip((moving, fixed), places))
+        apart = ndimage.map_coordinates(moving, places[1][inside].T, order=1)
+        alike.append([np.corrcoef(one, here)[0, 1] for one in (apart, there)])
+    assert (np.diff(alike) > 0).all() and np.mean(alike, 0)[1] > 0.8
+
+
 def test_between_two_images_nothing_is_known(records: list[dict]) -> None:
     torch.manual_seed(0)
     images = [MadePairs(records, (16, 16, 16), imagined=0)[0] for _ in range(12)]

@@ -98,9 +98,9 @@ class MadePairs(Dataset):
         known = image[4:]
         if not bool(known.isfinite().all()):
             return {}
-        steps = (slice(EVERY // 2, None, EVERY),) * len(self.size)
-        there = shows(image[None, 3:4])[0, 0][steps] == 1
-        fixed, change = (one[:, *steps][:, there].t() for one in (self._voxels(), known))
+        steps = (slice(None), *(slice(EVERY // 2, None, EVERY),) * len(self.size))
+        there = shows(image[None, 3:4])[0][steps][0] == 1
+        fixed, change = (one[steps][:, there].t() for one in (self._voxels(), known))
         return {"fixed_points": fixed, "moving_points": fixed + change}
 
     def _made(self) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from warpzoo.errors import FAILURES, plain_reason
 from warpzoo.registration.budget import time_limit
-from warpzoo.registration.methods import find_methods, usual_method
+from warpzoo.registration.methods import find_methods, is_usual, method_of
+from warpzoo.registration.usual import USUAL_QUALITY
 
 if TYPE_CHECKING:
     from warpzoo.images.resampling import Resampling
@@ -23,6 +24,7 @@ def register(
     moving: str | None = None,
     *,
     method: str | None = None,
+    quality: str | None = None,
     output: str = "registered",
     pairs: str | None = None,
     to: str | None = None,
@@ -72,7 +74,13 @@ def register(
         moving: the image that is warped.
         method: one of `warpzoo methods`, the folder of a bundle such as ./my_bundle, or a chain of them such as
             affine,svf, which is composed and resampled once. rigid, affine, ffd and svf need no network; rigid and
-            affine find large misplacements. Without, it is affine,svf, or the network of the weights.
+            affine find large misplacements. Without, it is the network of the weights, or what suits any two
+            images, see quality.
+        quality: without a method, how good the result is to be: fast, usual (the default) or best. First comes affine
+            by mutual information, then the network for any pair of volumes, which looks once, or twice if not fast, and
+            then svf with 20, 60 or 200 iterations. What does not suit the images, as the network does not suit images
+            of two dimensions or of several channels and label maps, and what does not make them more alike, is left
+            out. A moving image with time is registered by affine,svf.
         output: folder for the results.
         pairs: instead of fixed and moving, a CSV with the columns fixed and moving, and optionally id, fixed_labels,
             moving_labels, fixed_points, moving_points, fixed_mask, moving_mask, initial; each pair gets a folder below
@@ -136,6 +144,7 @@ def register(
     from warpzoo.registration.computing import computing
     from warpzoo.registration.listing import list_pairs
     from warpzoo.registration.results import SERIES_OUTPUTS, chosen_outputs
+    from warpzoo.registration.series import OF_FRAMES
     from warpzoo.registration.series_files import is_series, register_series_files
 
     series = is_series(moving, to, time_axis, pairs, channels)
@@ -159,13 +168,17 @@ def register(
     folder = Path(output).absolute()
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"output must be a folder, got the file {output}.")
-    method = usual_method(weights) if method is None else method
+    if series and quality is not None:
+        raise ValueError(f"quality must not be given for a moving image with time, got {quality}.")
+    if method is None and (series or weights is not None):
+        method = OF_FRAMES if weights is None else method_of(weights)
     outputs = chosen_outputs(SERIES_OUTPUTS if series and save is None else save, report, inverse)
     resampling = Resampling(interpolation, outside)
-    methods = find_methods(method, similarity, refine, adapt, weights, variant, device, resolution)
+    methods = find_methods(method, similarity, refine, adapt, weights, variant, device, resolution, quality)
     seconds = time_limit(budget)
     settings = {
         "method": method,
+        "quality": (quality or USUAL_QUALITY) if is_usual(method, weights) else None,
         "refine": refine,
         "adapt": adapt,
         "budget": seconds,
@@ -262,6 +275,7 @@ def _register_files(
         strict=strict,
         interruptible=interruptible,
         safe=settings["safe"],
+        gaining=settings["quality"] is not None,
         budget=settings["budget"],
     )
     registration = replace(registration, seconds={**read, **registration.seconds})

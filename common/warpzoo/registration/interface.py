@@ -19,7 +19,7 @@ from warpzoo.images.resampling import Resampling
 from warpzoo.registration.budget import time_limit
 from warpzoo.registration.computing import computing
 from warpzoo.registration.guidance import Guidance
-from warpzoo.registration.methods import find_methods
+from warpzoo.registration.methods import find_methods, is_usual
 from warpzoo.registration.pair import Companions, Registration, register_pair
 from warpzoo.transforms import Landmarks, read_points, read_start
 from warpzoo.transforms.placed import PlacedTransform, as_points
@@ -89,6 +89,7 @@ def register(
     budget: str | float | None = None,
     weights: str | None = None,
     variant: str | None = None,
+    quality: str | None = None,
     device: str | None = None,
     resolution: float | None = None,
     seed: int = 0,
@@ -107,7 +108,7 @@ def register(
         fixed: the reference image. Without fixed and moving, the label maps are registered, or else the masks.
         moving: the image that is to be warped.
         method: a method, a bundle's name or folder, or a chain of them joined by commas, as for the command; default:
-            affine,svf, or the network of the weights.
+            the network of the weights, or what suits any two images, see quality.
         spacing: of arrays and tensors, one length for all axes or one each; default: their world is voxels.
         moving_spacing: of the moving array; default: `spacing`.
         start: a transform to start from, or files of some, joined by commas.
@@ -129,6 +130,7 @@ def register(
         budget: seconds after which no further method begins and what optimises ends with its best.
         weights: file of weights for the last network.
         variant: of the last network's configuration.
+        quality: without a method, "fast", "usual" (the default) or "best", see `warpzoo.registration.usual`.
         device: such as "cuda:1"; default: the GPU if there is one.
         resolution: of the finest level of ffd, svf and refinement, in the fixed image's unit; default: its own, or
             coarser if it has more than 8 million voxels. result.registration.resolution says what it was.
@@ -145,7 +147,7 @@ def register(
         >>> result.warped, result.metrics["ncc"], result.transform.apply(labels=moving_labels)
     """
     resampling = Resampling(interpolation, outside)
-    methods = find_methods(method, similarity, refine, adapt, weights, variant, device, resolution)
+    methods = find_methods(method, similarity, refine, adapt, weights, variant, device, resolution, quality)
     alone = ""
     if fixed is None and moving is None:
         alone = "labels" if fixed_labels is not None and moving_labels is not None else "mask"
@@ -201,6 +203,7 @@ def register(
             resampling,
             strict,
             safe=safe,
+            gaining=is_usual(method, weights),
             budget=time_limit(budget),
         )
     return Result(registration, PlacedTransform(registration.transform, reference, image), back)

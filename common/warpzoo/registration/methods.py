@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 from warpzoo.bundles import find_bundle, variant_names
 from warpzoo.classical import CLASSICAL, classical_method
 from warpzoo.registration.budget import Budget
+from warpzoo.registration.usual import USUAL_QUALITY, check_quality, usual_methods
 
 if TYPE_CHECKING:
+    from warpzoo.registration.network import NetworkMethod
     from warpzoo.registration.pair import Method
 
 OPTIMISED = {
@@ -20,14 +22,15 @@ OPTIMISED = {
 }
 """What each method finds that needs no network."""
 WITHOUT_NETWORK = (*OPTIMISED, *CLASSICAL)
-USUAL = "affine,svf"
-"""The chain that works on any two images."""
 
 
-def usual_method(weights: str | None = None) -> str:
-    """The chain that is taken if none is named: what these weights are of, if there are any, or the usual one."""
-    if weights is None:
-        return USUAL
+def is_usual(chain: str | None, weights: str | None) -> bool:
+    """Whether it is up to us what is done."""
+    return chain is None and weights is None
+
+
+def method_of(weights: str) -> str:
+    """The bundle that these weights are of."""
     from warpzoo.networks import read_about
 
     bundle = read_about(weights).get("bundle")
@@ -45,13 +48,15 @@ def find_methods(
     variant: str | None = None,
     device: str | None = None,
     resolution: float | None = None,
+    quality: str | None = None,
 ) -> list[Method]:
     """The methods of a chain such as "affine,svf", in order.
 
     Args:
         chain: names of methods and bundles, or folders of bundles, joined by commas; a bundle's variants may follow
             its name, as in bundle:variant+another. A bundle named several times in a row is one
-            network that looks as often, see `NetworkMethod`; default: see `usual_method`.
+            network that looks as often, see `NetworkMethod`; default: the network of the weights, or without weights
+            `usual_methods`.
         similarity: what methods without a network, and refinement, maximise.
         refine: iterations or seconds of refinement after the last network.
         adapt: iterations or seconds of the last network's training on the pair.
@@ -61,18 +66,30 @@ def find_methods(
         resolution: of the fixed image's voxels, in its world, at which ffd, svf and refinement compare the images at
             their finest, where they are smaller; without, their own, or if they are more than `MOST_VOXELS` just as
             much larger ones. rigid and affine, which need fewer voxels, do not go below it.
+        quality: of the usual methods, one of `QUALITIES`.
     """
-    chain = usual_method(weights) if chain is None else chain
+    if similarity is not None:
+        from warpzoo.registration.similarities import check_similarity
+
+        check_similarity(similarity)
+    if resolution is not None and (isinstance(resolution, (bool, str)) or not 0 < resolution < float("inf")):
+        raise ValueError(f"resolution must be a length above 0, got {resolution!r}.")
+    refinement, adaptation = Budget.read("refine", refine), Budget.read("adapt", adapt)
+    from warpzoo.checks import chosen_device
+
+    if is_usual(chain, weights):
+        for option, there in {"refine": refinement, "adapt": adaptation, "variant": variant}.items():
+            if there:
+                raise ValueError(f"method must be given with {option}, which is of a network of one's choice.")
+        return usual_methods(check_quality(quality or USUAL_QUALITY), similarity, chosen_device(device), resolution)
+    if quality is not None:
+        raise ValueError(f"quality must only be given where no method and no weights are, got {quality!r}.")
+    chain = method_of(str(weights)) if chain is None else chain
     if not isinstance(chain, str):
         raise ValueError(f"method must be names joined by commas, such as affine,svf, got {chain!r}.")
     stages = [(*stage, len(list(times))) for stage, times in groupby(map(_stage, chain.split(",")))]
     networks = [number for number, (name, _, _) in enumerate(stages) if name not in WITHOUT_NETWORK]
     optimised = any(name in OPTIMISED for name, _, _ in stages)
-    refinement, adaptation = Budget.read("refine", refine), Budget.read("adapt", adapt)
-    if similarity is not None:
-        from warpzoo.registration.similarities import check_similarity
-
-        check_similarity(similarity)
     for option, value in {
         "refine": refine if refinement else None,
         "adapt": adapt if adaptation else None,
@@ -84,14 +101,10 @@ def find_methods(
     for option, value in {"similarity": similarity, "resolution": resolution}.items():
         if value is not None and not refinement and not optimised:
             raise ValueError(f"{option} must not be given where nothing is optimised ({chain}), got {value!r}.")
-    if resolution is not None and (isinstance(resolution, (bool, str)) or not 0 < resolution < float("inf")):
-        raise ValueError(f"resolution must be a length above 0, got {resolution!r}.")
-
     if variant is not None and stages[networks[-1]][1] is not None:
         raise ValueError(f"variant must not be given twice, got {variant!r} and {chain!r}.")
     for number in networks:
         find_bundle(stages[number][0], "registration", WITHOUT_NETWORK)
-    from warpzoo.checks import chosen_device
     from warpzoo.registration.optimisation import Optimisation, Refinement
 
     device = chosen_device(device)
@@ -129,7 +142,7 @@ def network_method(
     variant: str | None = None,
     weights: str | None = None,
     adapt: str | float = 0,
-) -> Method:
+) -> NetworkMethod:
     """The method that a bundle's inference.json describes."""
     import torch
 
@@ -152,7 +165,7 @@ def network_method(
         stated = stated_range(about)
         settings |= {"method#spacing": stated["spacing"]} if "spacing" in stated else {}
         settings["method#trained_on"] = stated.get("training_data")
-    method: Method = bundle.part(
+    method: NetworkMethod = bundle.part(
         "method",
         "inference",
         variants,

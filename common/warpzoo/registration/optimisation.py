@@ -26,6 +26,8 @@ from warpzoo.registration.similarities import SIMILARITIES, check_similarity
 DEFORMATIONS: dict[str, type[Model]] = {"ffd": FreeFormModel, "svf": VelocityModel}
 USUAL = {"rigid": "ncc", "affine": "ncc", "ffd": "lncc", "svf": "lncc"}
 """The similarity that each method maximises if none is named."""
+BETWEEN_CONTRASTS = {"rigid": "mi", "affine": "mi"}
+"""And of images whose contrasts may differ: windows are compared whatever the contrast."""
 OF_LABELS = "mse"
 """And of label maps."""
 BUDGET = {"rigid": Budget(200), "affine": Budget(300), "ffd": Budget(200), "svf": Budget(200)}
@@ -42,6 +44,7 @@ class Optimisation:
     budget: Budget | None = None
     device: str = "cpu"
     resolution: float | None = None
+    between_contrasts: bool = False
 
     @property
     def expectations(self) -> Mapping[str, Any]:
@@ -63,7 +66,8 @@ class Optimisation:
         labels = are_labels(fixed, moving)
         arrays = as_channels(fixed.array, moving.array) if labels else (fixed.array, moving.array)
         one, other = (array[None].to(self.device) for array in arrays)
-        similarity = self.similarity or (OF_LABELS if labels else None)
+        usual = BETWEEN_CONTRASTS.get(self.name) if self.between_contrasts else None
+        similarity = self.similarity or (OF_LABELS if labels else usual)
         pair = one, fixed.grid, other, moving.grid
         steered: dict[str, Any] = {"guidance": guidance, "resolution": self.resolution}
         return optimise(self.name, *pair, start, similarity, self.budget, **steered)

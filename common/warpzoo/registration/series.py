@@ -40,6 +40,8 @@ from warpzoo.transforms.tracks import Tracks
 
 REFERENCES = ("first", "previous", "mean")
 """What frames may be registered to beside an image of its own, and a frame by its number."""
+OF_FRAMES = "affine,svf"
+"""The methods of a frame if none are named."""
 MEANS = 2
 """How many means frames are registered to, one after the other."""
 ACROSS = "reference"

@@ -19,9 +19,9 @@ from warpzoo.images.resampling import Resampling
 from warpzoo.images.series import Series, open_series
 from warpzoo.registration.computing import computing
 from warpzoo.registration.interface import known_start
-from warpzoo.registration.methods import USUAL, find_methods
+from warpzoo.registration.methods import find_methods
 from warpzoo.registration.results import chosen_outputs
-from warpzoo.registration.series import SeriesCompanions, SeriesRegistration
+from warpzoo.registration.series import OF_FRAMES, SeriesCompanions, SeriesRegistration
 from warpzoo.registration.series import register_series as register_frames
 from warpzoo.registration.series_measures import flags, matrix_in_pixels, row_of, seen_by
 from warpzoo.registration.series_results import SERIES, Names
@@ -112,7 +112,7 @@ def register_series(
     moving: Any,
     fixed: Any = None,
     to: str | None = None,
-    method: str = USUAL,
+    method: str = OF_FRAMES,
     *,
     spacing: float | Sequence[float] | None = None,
     time_axis: int | None = None,

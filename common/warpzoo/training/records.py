@@ -128,7 +128,8 @@ class RunRecord:
 
 
 class MetricsFile:
-    """Writes one JSON at the end of an evaluation: mean and standard deviation of every number, and the pairs' own."""
+    """Writes one JSON at the end of an evaluation: mean and standard deviation of every number, over the pairs that
+    have it, and the pairs' own."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -146,8 +147,8 @@ class MetricsFile:
     def write(self, engine: Engine) -> None:
         pairs = of_all_processes(self.pairs, engine)
         if idist.get_rank() == 0:
-            names = [name for name in pairs[0] if name != "id"]
-            values = {name: np.array([pair[name] for pair in pairs]) for name in names}
+            names = {name: None for pair in pairs for name in pair if name != "id"}
+            values = {name: np.array([pair[name] for pair in pairs if name in pair]) for name in names}
             summary = {name: {"mean": float(np.nanmean(v)), "std": float(np.nanstd(v))} for name, v in values.items()}
             record.write_json(self.path, {"pairs": len(pairs), "summary": summary, "each": pairs})
 

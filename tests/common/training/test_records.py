@@ -44,6 +44,18 @@ def test_metrics_file_has_mean_and_deviation_and_every_pair(tmp_path):
     assert written["each"][3]["ncc"] == pytest.approx(values[3])
 
 
+def test_metrics_file_takes_pairs_of_which_some_lack_a_number(tmp_path):
+    engine = Engine(lambda _, batch: batch)
+    MetricsFile(tmp_path / "metrics.json").attach(engine)
+    engine.run(
+        [[{"id": "a", "metrics": {"ncc": 0.5, "dice": 0.6}}, {"id": "b", "metrics": {"ncc": 0.7, "points": -2.0}}]]
+    )
+    summary = json.loads((tmp_path / "metrics.json").read_text())["summary"]
+    assert {name: values["mean"] for name, values in summary.items()} == pytest.approx(
+        {"ncc": 0.6, "dice": 0.6, "points": -2.0}
+    )
+
+
 def test_picture_is_a_picture(tmp_path):
     evaluation([Picture(tmp_path / "pictures")])
     (path,) = (tmp_path / "pictures").iterdir()

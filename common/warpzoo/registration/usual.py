@@ -1,0 +1,92 @@
+"""What is done to any two images if no method is named.
+
+Placement finds a matrix by mutual information, whatever the contrasts. Then a network that was trained for any pair
+looks once or twice, and a velocity is optimised, for as long as the quality asks. What does not suit the images, or
+does not make them more alike, is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from warpzoo.bundles import Bundle, bundles
+from warpzoo.registration.budget import Budget
+
+if TYPE_CHECKING:
+    from warpzoo.geometry.grid import Grid
+    from warpzoo.geometry.transforms import Transform
+    from warpzoo.images.image import Image
+    from warpzoo.registration.guidance import Guidance
+    from warpzoo.registration.network import NetworkMethod
+    from warpzoo.registration.pair import Method
+
+QUALITIES: Mapping[str, tuple[int, int]] = {"fast": (1, 20), "usual": (2, 60), "best": (2, 200)}
+"""Passes of the network, and iterations of what is optimised after it."""
+USUAL_QUALITY = "usual"
+
+
+def check_quality(quality: str) -> str:
+    if quality not in QUALITIES:
+        raise ValueError(f"quality must be one of {', '.join(QUALITIES)}, got {quality!r}.")
+    return quality
+
+
+def usual_methods(quality: str, similarity: str | None, device: str, resolution: float | None) -> list[Method]:
+    """The chain for any two images, of a quality."""
+    from warpzoo.registration.optimisation import Optimisation
+
+    passes, iterations = QUALITIES[quality]
+    return [
+        Optimisation("affine", similarity, device=device, resolution=resolution, between_contrasts=True),
+        *(NetworkForAny(bundle, variant, passes, device) for bundle, variant in networks_for_any()),
+        Optimisation("svf", similarity, Budget(iterations), device, resolution),
+    ]
+
+
+def networks_for_any() -> list[tuple[Bundle, str]]:
+    """Bundles with weights for any pair of images of their dimensions, as their metadata say: `any_pair` is the variant
+    for that."""
+    stated = [(bundle, bundle.metadata.get("any_pair")) for bundle in bundles("registration")]
+    return [(bundle, variant) for bundle, variant in stated if variant and bundle.weights([variant]).exists()]
+
+
+@dataclass(frozen=True)
+class NetworkForAny:
+    """A network for any pair, which is made when a pair comes that it suits: that takes longer than a small pair."""
+
+    bundle: Bundle
+    variant: str
+    passes: int
+    device: str
+
+    @property
+    def name(self) -> str:
+        return ",".join([f"{self.bundle.name}:{self.variant}"] * self.passes)
+
+    @property
+    def expectations(self) -> Mapping[str, Any]:
+        return self.method.expectations
+
+    @cached_property
+    def method(self) -> NetworkMethod:
+        from warpzoo.registration.methods import network_method
+
+        return network_method(str(self.bundle.root), self.device, self.passes, self.variant)
+
+    def suits(self, fixed: Image, moving: Image) -> bool:
+        """Whether it can take these images."""
+        from warpzoo.registration.label_maps import are_labels
+
+        dims = fixed.grid.dims == moving.grid.dims == self.bundle.spatial_dims
+        return dims and len(fixed.array) == len(moving.array) == 1 and not are_labels(fixed, moving)
+
+    def finest(self, fixed: Image, start: Transform | None) -> Grid:
+        return self.method.finest(fixed, start)
+
+    def __call__(
+        self, fixed: Image, moving: Image, start: Transform | None, guidance: Guidance | None = None
+    ) -> Transform:
+        return self.method(fixed, moving, start, guidance)

@@ -1,0 +1,114 @@
+"""What is done to a pair if no method is named."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from scipy import ndimage
+
+import warpzoo
+from warpzoo.registration import find_methods
+from warpzoo.registration.usual import NetworkForAny
+
+from .conftest import smooth
+
+
+def names(**options: str) -> list[str]:
+    return [method.name for method in find_methods(**options)]
+
+
+def test_qualities_differ_in_passes_and_iterations() -> None:
+    network = "fcn_multires:any"
+    assert names(quality="fast") == ["affine", network, "svf"]
+    assert names() == names(quality="usual") == names(quality="best") == ["affine", f"{network},{network}", "svf"]
+    iterations = [find_methods(quality=quality)[-1].budget.amount for quality in ("fast", "usual", "best")]  # type: ignore[attr-defined]
+    assert sorted(iterations) == iterations
+    assert len(set(iterations)) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"quality": "good"}, "quality must be one of fast, usual, best, got 'good'"),
+        ({"quality": "best", "chain": "affine"}, "quality must only be given where no method"),
+        ({"refine": "40"}, "method must be given with refine"),
+        ({"adapt": "2s"}, "method must be given with adapt"),
+        ({"variant": "any"}, "method must be given with variant"),
+        ({"resolution": -1.0}, "resolution must be a length above 0"),
+        ({"similarity": "nmi"}, "similarity must be one of"),
+    ],
+)
+def test_options_that_do_not_go_with_it(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        find_methods(**options)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_two_volumes_of_one_or_two_contrasts(sign: int) -> None:
+    """The displacement is SciPy's: smooth, some voxels, none at the edge."""
+    shape = (40, 44, 36)
+    moving = smooth(shape)
+    place = np.indices(shape).astype(float)
+    inside = np.prod([np.sin(np.pi * place[axis] / (shape[axis] - 1)) for axis in range(3)], 0)
+    known = inside * np.stack([3 * np.sin(place[1] / 6), 2 * np.cos(place[2] / 7), 3 * np.sin(place[0] / 5)])
+    fixed = ndimage.map_coordinates(moving, place + known, order=1)
+    result = warpzoo.register(sign * fixed, moving, quality="fast")
+    assert result.registration.method == "affine,fcn_multires:any,svf"
+    apart = np.linalg.norm(result.registration.displacement.displacement[0].numpy() - known, axis=0)
+    assert apart.mean() < 0.3 * np.linalg.norm(known, axis=0).mean()
+
+
+def test_images_that_the_network_cannot_take_do_without() -> None:
+    image = smooth((40, 36))
+    result = warpzoo.register(image, np.roll(image, 2, 0))
+    assert result.registration.method == "affine,svf"
+    assert result.registration.likeness["svf"].windows > 0.95
+    volumes = [smooth((2, 20, 22, 18), seed).astype(np.float32) for seed in (0, 0)]
+    assert warpzoo.register(*volumes, channels=True, quality="fast").registration.method == "affine,svf"
+    labels = (smooth((24, 22, 20)) > 1500).astype(np.uint8)
+    alone = warpzoo.register(fixed_labels=labels, moving_labels=np.roll(labels, 1, 0), quality="fast")
+    assert alone.registration.method == "affine,svf"
+
+
+def test_no_network_is_made_for_images_that_it_does_not_suit() -> None:
+    (method,) = (one for one in find_methods() if isinstance(one, NetworkForAny))
+    image = warpzoo.register(smooth((24, 20)), smooth((24, 20), 1), method="rigid").registration.fixed
+    assert not method.suits(image, image)
+    assert "method" not in vars(method)
+
+
+def test_what_makes_images_less_alike_is_left_out(make_bundle: Callable[..., Path]) -> None:
+    root = make_bundle("wild", [9, 0, 0])
+    metadata = json.loads((root / "configs/metadata.json").read_text()) | {"any_pair": "any"}
+    (root / "configs/metadata.json").write_text(json.dumps(metadata))
+    (root / "configs/variants").mkdir()
+    (root / "configs/variants/any.json").write_text("{}")
+    (root / "models/model.pt").rename(root / "models/any.pt")
+    image = smooth((32, 30, 28))
+    result = warpzoo.register(image, np.roll(image, 1, 1), quality="fast")
+    assert "wild:any" in result.registration.method
+    alike = result.registration.likeness
+    assert alike["wild:any"].windows < alike["affine"].windows
+    assert float(result.registration.displacement.displacement[0, 0].abs().mean()) < 0.5
+
+
+def test_the_command_takes_a_quality(warpzoo: Callable, tmp_path: Path) -> None:
+    for number in range(2):
+        sitk.WriteImage(
+            sitk.GetImageFromArray(np.roll(smooth((40, 36)), number, 0).astype(np.uint16)), tmp_path / f"{number}.png"
+        )
+    files = [tmp_path / "0.png", tmp_path / "1.png"]
+    ended = warpzoo("register", *files, "--quality", "fast", "--output", tmp_path / "out", "--save", "transform")
+    assert ended.code == 0
+    numbers = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert numbers["settings"]["quality"] == "fast"
+    assert numbers["method"] == "affine,svf"
+    wrong = warpzoo("register", *files, "--quality", "good", "--output", tmp_path / "none")
+    assert wrong.code != 0
+    assert "quality must be one of fast, usual, best" in wrong.err
+    assert not (tmp_path / "none").exists()

@@ -20,6 +20,7 @@ from experiments import (
     denoisereg_cells,
     dirnet_cardiac,
     dirnet_digits,
+    fcn_multires_any,
     fcn_multires_hippocampus,
     psf_blindspot_fields,
     psf_blindspot_filters,
@@ -35,7 +36,7 @@ ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENTS: dict[str, dict[str, ModuleType]] = {
     "denoisereg": {"cells": denoisereg_cells},
     "dirnet": {"cardiac": dirnet_cardiac, "digits": dirnet_digits},
-    "fcn_multires": {"hippocampus": fcn_multires_hippocampus},
+    "fcn_multires": {"hippocampus": fcn_multires_hippocampus, "any": fcn_multires_any},
     "psf_blindspot": {
         "filters": psf_blindspot_filters,
         "fields": psf_blindspot_fields,

@@ -38,6 +38,7 @@ from warpzoo.registration import find_methods, register_pair
 
 ROOT = Path(__file__).resolve().parents[1]
 CHAINS = ("affine", "affine,ffd", "affine,svf")
+PEERS = ["affine,svf", "affine,ffd", "greedy", "ANTs SyN", "ANTs SyNCC", "elastix"]
 SEEDS = (1, 2, 3)  # settings were chosen on others, from 100 on
 SMOOTH = 0.6  # the deformation's share of the mean displacement; the rest is affine
 NOISE = 0.01  # of the images' range, in each of the two
@@ -254,9 +255,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="of the known deformations")
     parser.add_argument("--nopeers", action="store_true", help="leave out SimpleITK, which takes minutes")
     parser.add_argument("--threads", type=int, default=2, help="processor threads for the volumes")
-    parser.add_argument(
-        "--tools", nargs="+", choices=whole_pairs.TOOLS, default=list(whole_pairs.TOOLS), help="of peers"
-    )
+    parser.add_argument("--tools", nargs="+", choices=whole_pairs.TOOLS, default=PEERS, help="of peers")
     parser.add_argument("--hippocampi", type=int, default=10, help="pairs of them for peers")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of the data")
     parser.add_argument("--json", type=Path, help="write every number there")

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -154,23 +154,45 @@ def cases(data: Path, seeds: list[int], hippocampi: int) -> Iterator[Case]:
         for name, warped_labels in (("mni", labels), ("ch2", None)):
             yield deformed(*cropped(brain / f"{name}.nii.gz"), warped_labels, f"{name} {seed}", seed)
     files = sorted((data / "hippocampus" / "images").glob("*.nii*"))[100 : 100 + hippocampi + 1]
-    for one, other in zip(files, files[1:], strict=False):
-        both = [nib.load(path) for path in (one, other)]
-        marks = [volume(data / "hippocampus" / "labels" / path.name) for path in (one, other)]
-        images = [np.asarray(image.dataobj, dtype=np.float32) for image in both]
-        affines = [image.affine for image in both]
-        yield Case("hippocampus", f"{one.name[:15]} {other.name[:15]}", *images, *affines, *marks)
+    yield from (subjects(*pair) for pair in zip(files, files[1:], strict=False))
+
+
+def subjects(*files: Path) -> Case:
+    """Two hippocampi with their label maps, one of which is the fixed image."""
+    both = [nib.load(path) for path in files]
+    marks = [volume(path.parents[1] / "labels" / path.name) for path in files]
+    images = [np.asarray(image.dataobj, dtype=np.float32) for image in both]
+    one, other = files
+    return Case("hippocampus", f"{one.name[:15]} {other.name[:15]}", *images, *(one.affine for one in both), *marks)
+
+
+def inverted(case: Case) -> Case:
+    """The same with a fixed image whose bright parts are dark; what was dark stays so."""
+    noise = NOISE * np.random.default_rng(1).standard_normal(case.fixed.shape)
+    fixed = (case.fixed.max() - case.fixed) * (case.fixed > 0.08) + noise
+    return replace(case, kind="inverted", fixed=fixed.astype(np.float32))
+
+
+def remapped(case: Case, seed: int) -> Case:
+    """The same with intensities of the fixed image that follow a random curve, up and down, from a dark background."""
+    random = np.random.default_rng(seed)
+    levels = random.permutation(np.linspace(0, 1, 6))
+    levels[0] = 0
+    low, high = np.percentile(case.fixed, 1), np.percentile(case.fixed, 99.5)
+    fixed = np.interp((case.fixed - low) / (high - low), np.linspace(0, 1, 6), levels)
+    fixed += NOISE * random.standard_normal(fixed.shape)
+    return replace(case, kind="remapped", fixed=fixed.astype(np.float32))
 
 
 # --- tools ------------------------------------------------------------------------------------------------------------
 
 
-def by_warpzoo(method: str) -> Callable[[str], list[list[str]]]:
+def by_warpzoo(*options: str) -> Callable[[str], list[list[str]]]:
     def commands(step: str) -> list[list[str]]:
         tool = [sys.executable, "-m", "warpzoo"]
         if step == "register":
             files = ["--fixed", "fixed.nii.gz", "--moving", "moving.nii.gz", "--output", "out", "--threads", "1"]
-            return [[*tool, "register", *files, "--method", method, "--save", "warped,transform"]]
+            return [[*tool, "register", *files, *options, "--save", "warped,transform"]]
         line = [*tool, "apply", "out/transform.h5", f"{step}.nii.gz", "--reference", "fixed.nii.gz"]
         return [[*line, "--output", f"warped_{step}.nii.gz"]]
 
@@ -180,19 +202,23 @@ def by_warpzoo(method: str) -> Callable[[str], list[list[str]]]:
 GREEDY = "from sys import argv; from picsl_greedy import Greedy3D; Greedy3D().execute(argv[1])"
 
 
-def by_greedy(step: str) -> list[list[str]]:
-    """Affine and deformation by its NCC, as its documentation has it for brains."""
-    pair = "-i fixed.nii.gz moving.nii.gz -m NCC 2x2x2 -n 100x50x10"
-    warps = "-r warp.nii.gz affine.mat"
-    if step == "register":
-        lines = [
-            f"-a -dof 12 -ia-image-centers -o affine.mat {pair}",
-            f"-it affine.mat -o warp.nii.gz {pair}",
-            f"-rf fixed.nii.gz -rm moving.nii.gz warped.nii.gz {warps}",
-        ]
-    else:
-        lines = [f"-rf fixed.nii.gz -rm {step}.nii.gz warped_{step}.nii.gz {warps}"]
-    return [[sys.executable, "-c", GREEDY, f"-d 3 -threads 1 {line}"] for line in lines]
+def by_greedy(similarity: str) -> Callable[[str], list[list[str]]]:
+    """Affine and deformation, as its documentation has it for brains."""
+
+    def commands(step: str) -> list[list[str]]:
+        pair = f"-i fixed.nii.gz moving.nii.gz -m {similarity} -n 100x50x10"
+        warps = "-r warp.nii.gz affine.mat"
+        if step == "register":
+            lines = [
+                f"-a -dof 12 -ia-image-centers -o affine.mat {pair}",
+                f"-it affine.mat -o warp.nii.gz {pair}",
+                f"-rf fixed.nii.gz -rm moving.nii.gz warped.nii.gz {warps}",
+            ]
+        else:
+            lines = [f"-rf fixed.nii.gz -rm {step}.nii.gz warped_{step}.nii.gz {warps}"]
+        return [[sys.executable, "-c", GREEDY, f"-d 3 -threads 1 {line}"] for line in lines]
+
+    return commands
 
 
 ANTS = """
@@ -251,9 +277,14 @@ def by_elastix(step: str) -> list[list[str]]:
 
 
 TOOLS: Mapping[str, Callable[[str], list[list[str]]]] = {
-    "affine,svf": by_warpzoo("affine,svf"),
-    "affine,ffd": by_warpzoo("affine,ffd"),
-    "greedy": by_greedy,
+    "fast": by_warpzoo("--quality", "fast"),
+    "usual": by_warpzoo("--quality", "usual"),
+    "best": by_warpzoo("--quality", "best"),
+    "affine,svf": by_warpzoo("--method", "affine,svf"),
+    "affine,svf, mi": by_warpzoo("--method", "affine,svf", "--similarity", "mi"),
+    "affine,ffd": by_warpzoo("--method", "affine,ffd"),
+    "greedy": by_greedy("NCC 2x2x2"),
+    "greedy, NMI": by_greedy("NMI"),
     "ANTs SyN": by_ants("SyN"),
     "ANTs SyNCC": by_ants("SyNCC"),
     "elastix": by_elastix,
@@ -276,21 +307,25 @@ def run(commands: list[list[str]], folder: Path) -> tuple[float, float]:
     return seconds, memory
 
 
+def by_tool(case: Case, tool: str) -> dict[str, Any]:
+    """What a tool makes of a pair."""
+    commands = TOOLS[tool]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        case.write(folder)
+        begun = time.perf_counter()
+        seconds, memory = run(commands("register"), folder)
+        elapsed = time.perf_counter() - begun
+        for axis in range(3):
+            run(commands(f"coordinate{axis}"), folder)
+        about = {"kind": case.kind, "pair": case.name, "tool": tool}
+        return about | case.measures(folder) | {"seconds": seconds, "elapsed": elapsed, "memory_gb": memory}
+
+
 def peers(data: Path, tools: list[str], seeds: list[int], hippocampi: int) -> Iterator[dict[str, Any]]:
     """Every tool on every pair, in turn."""
     for case in cases(data, seeds, hippocampi):
-        for tool in tools:
-            commands = TOOLS[tool]
-            with tempfile.TemporaryDirectory() as name:
-                folder = Path(name)
-                case.write(folder)
-                begun = time.perf_counter()
-                seconds, memory = run(commands("register"), folder)
-                elapsed = time.perf_counter() - begun
-                for axis in range(3):
-                    run(commands(f"coordinate{axis}"), folder)
-                about = {"kind": case.kind, "pair": case.name, "tool": tool}
-                yield about | case.measures(folder) | {"seconds": seconds, "elapsed": elapsed, "memory_gb": memory}
+        yield from (by_tool(case, tool) for tool in tools)
 
 
 def table(rows: list[dict[str, Any]]) -> Iterator[str]:

@@ -1,0 +1,75 @@
+"""What `warpzoo register` does if no method is named, beside other tools, from files to files, on several kinds of pairs.
+
+Rows that are there, in `any.json` of the output folder, are not made again: it takes hours, and may be stopped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tqdm import tqdm
+
+from experiments.common import Options, found_of, installed_version, read_config
+from experiments.whole_pairs import Case, by_tool, cropped, deformed, inverted, remapped, subjects, table
+from warpzoo.record import write_json
+
+OURS = ("fast", "usual", "best")
+ALIKE = (*OURS, "affine,svf", "greedy", "ANTs SyN", "ANTs SyNCC", "elastix")
+BETWEEN = (*OURS, "affine,svf, mi", "greedy, NMI", "ANTs SyN", "elastix")
+"""Tools between contrasts: ANTs SyN and elastix take mutual information by themselves."""
+KINDS: Mapping[str, tuple[str, ...]] = {
+    "known deformation": ALIKE,
+    "inverted": BETWEEN,
+    "remapped": BETWEEN,
+    "hippocampus": ALIKE,
+}
+SEED = 11
+"""Settings were chosen on pairs of seed 100."""
+PACKAGES = {"greedy": "picsl-greedy", "ANTs": "antspyx", "elastix": "itk-elastix"}
+
+
+def run(options: Options) -> dict[str, Any]:
+    file = options.output / "any.json"
+    rows: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+    there = {(row["kind"], row["pair"], row["tool"]) for row in rows}
+    todo = [(case, tool) for case in cases(options) for tool in KINDS[case.kind]]
+    for case, tool in tqdm(todo, desc="pairs and tools"):
+        if (case.kind, case.name, tool) not in there:
+            rows.append(by_tool(case, tool))
+            write_json(file, rows)
+    versions = {peer: installed_version(package) for peer, package in PACKAGES.items()}
+    return {**options.record(), "peers": versions, "rows": rows}
+
+
+def cases(options: Options) -> Iterator[Case]:
+    """Brains under known deformations, the same with other contrasts, and hippocampi of different subjects."""
+    brains = options.data / "brain"
+    labels = cropped(brains / "mnia.nii.gz")[0]
+    for name, own in (("mni", labels), ("ch2", None))[: options.limit]:
+        case = deformed(*cropped(brains / f"{name}.nii.gz"), own, name, options.seed + SEED)
+        yield from (case, inverted(case), remapped(case, options.seed + SEED))
+    images = options.data / "hippocampus" / "images"
+    records = [{"subject": path.name} for path in images.glob("*.nii.gz")]
+    names = found_of(records, read_config(options).get_parsed_content(f"{options.subset}_subjects"))
+    files = [images / name for name in names]
+    yield from (subjects(*pair) for pair in list(zip(files, files[1:], strict=False))[: options.limit])
+
+
+def page(result: Mapping[str, Any], command: str) -> str:
+    versions = ", ".join(f"{name} {number}" for name, number in (result["versions"] | result["peers"]).items())
+    return "\n\n".join(
+        [
+            "## Any two images",
+            f"Made by `{command}`; seed {result['seed']}, one thread of {result['machine']}, {versions}. Every tool "
+            "is its own command from files to files; time is that of the processor, memory the most that the command "
+            "took.",
+            "*Fast*, *usual* and *best* are `warpzoo register` without a method, with `--quality`. Brains are MNI152 "
+            "and Colin27, cut to 115 × 157 × 129 voxels, under a deformation of 4 voxels and a small affine map, with "
+            "other noise, gamma and bias field; the network has seen both in training, deformed in other ways. "
+            "*Inverted* and *remapped* have another contrast on one side: intensities turned round, or sent along a "
+            "random curve up and down. Hippocampi are of test subjects, different ones in a pair, on their own grids.",
+            "\n".join(table(result["rows"])),
+        ]
+    )

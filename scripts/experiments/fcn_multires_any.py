@@ -1,4 +1,4 @@
-"""What `warpzoo register` does if no method is named, beside other tools, from files to files, on several kinds of pairs.
+"""What `warpzoo register` does if no method is named, beside other tools, from files to files, on pairs of many kinds.
 
 Rows that are there, in `any.json` of the output folder, are not made again: it takes hours, and may be stopped.
 """

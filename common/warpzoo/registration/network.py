@@ -31,7 +31,7 @@ from warpzoo.registration.guidance import Guidance
 from warpzoo.registration.label_maps import are_labels
 from warpzoo.registration.pair import on_working_grid
 from warpzoo.registration.placement import middles
-from warpzoo.registration.pyramid import coarser, shrink
+from warpzoo.registration.pyramid import coarser, pyramid, shrink
 
 ADAPTATION_RATE = 1e-4
 CENTRES = (None, "geometry", "mass")
@@ -65,6 +65,8 @@ class NetworkMethod:
         size: instead of a spacing, for a network that predicts a matrix: voxels along each side of the cube that it
             works on, about the fixed image and as wide as its longest side. The images are averaged to its voxels;
             beyond them is their lowest value.
+        most_voxels: of the grid, at its own or a given spacing; where there are more, images are averaged to about as
+            many.
         centres: where it starts if nothing is known: None by the headers, "geometry" with the middle of the moving
             image on that of the fixed one, "mass" with its centre of mass on the fixed one's.
     """
@@ -83,6 +85,7 @@ class NetworkMethod:
         trained_on: Mapping[str, Any] | None = None,
         size: int | None = None,
         centres: str | None = None,
+        most_voxels: int | None = None,
     ) -> None:
         self.network = network
         self.bundle: Bundle = open_bundle(bundle)
@@ -93,7 +96,7 @@ class NetworkMethod:
             raise ValueError(f"centres must be one of {', '.join(map(str, CENTRES))}, got {centres!r}.")
         if spacing is not None and size is not None:
             raise ValueError(f"spacing and size must not both be given, got {spacing} and {size}.")
-        self.spacing, self.size, self.centres = spacing, size, centres
+        self.spacing, self.size, self.centres, self.most_voxels = spacing, size, centres, most_voxels
         self.adapt = Budget.read("adapt", adapt)
         self.variants = tuple(variants)
         self.passes = check_passes(passes)
@@ -149,7 +152,8 @@ class NetworkMethod:
         if start is None and self.centres is not None:
             start = centred(fixed, moving, CENTRES.index(self.centres) - 1)
         with Descent(self.adapt, self.name) if keeps else nullcontext() as descent:
-            pair = [image if self.size is None else averaged(image, max(grid.spacing)) for image in (fixed, moving)]
+            averages = self.size is not None or self.most_voxels is not None
+            pair = [averaged(image, min(grid.spacing)) if averages else image for image in (fixed, moving)]
             beyond = "border" if self.size is None else "constant"
             image = on_working_grid(pair[0], pair[1], start, grid, beyond).to(self.device)
             network = self.ready()
@@ -164,7 +168,8 @@ class NetworkMethod:
         grid = working_grid(fixed)
         if self.size is not None:
             return cube_about(grid, self.size)
-        return grid if self.spacing is None else grid.with_spacing(self.spacing)
+        grid = grid if self.spacing is None else grid.with_spacing(self.spacing)
+        return grid if self.most_voxels is None else coarser(grid, pyramid(grid, self.most_voxels)[-1])
 
     def ready(self) -> nn.Module:
         """The network with its weights, on its device."""

@@ -103,3 +103,16 @@ def test_a_level_for_every_halving() -> None:
     steps = pyramid(Grid([256, 256]), None, 3.0)
     assert steps[-1] == [3.0, 3.0]
     assert [one[0] for one in steps] == sorted((one[0] for one in steps), reverse=True)
+
+
+def test_a_network_sees_at_most_so_many_voxels(make_bundle: Callable[..., Path]) -> None:
+    """A shift of 2 voxels is twice as many of the image's where two of them are one; slices stay as thick."""
+    image = smooth((40, 36, 12))
+    root = make_bundle("shifting", [2, 0, 0], most_voxels=40 * 36 * 12 // 4)
+    result = warpzoo.register(image, image, method=str(root), spacing=[1.0, 1.0, 3.0])
+    assert result.registration.resolution["shifting"] == pytest.approx((2.0, 2.0, 3.0))
+    displacement = result.registration.displacement.displacement[0]
+    torch.testing.assert_close(displacement[0], torch.full((40, 36, 12), 4.0))
+    own = make_bundle("still", [2, 0, 0], most_voxels=40 * 36 * 12)
+    same = warpzoo.register(image, image, method=str(own), spacing=[1.0, 1.0, 3.0])
+    assert same.registration.resolution["still"] == (1.0, 1.0, 3.0)

@@ -21,6 +21,7 @@ COMMANDS = {
     "train": ("warpzoo.commands.train", "train a network on your own images"),
     "apply": ("warpzoo.commands.apply", "warp an image, labels or points by a transform file"),
     "compare": ("warpzoo.commands.apply", "the distance between two transforms"),
+    "export": ("warpzoo.commands.export", "write a network as ONNX or TorchScript for other programs"),
     "release": ("warpzoo.commands.release", "pack a bundle, or all, as a zip file that runs alone"),
     "methods": ("warpzoo.commands.methods", "list the registration methods, their data and dimensions"),
 }

@@ -123,6 +123,15 @@ def find_methods(
     return methods
 
 
+def one_network(chain: str) -> tuple[str, list[str], int]:
+    """The bundle, its variants and how often it looks, of a chain that names one network alone."""
+    stages = {*map(_stage, chain.split(","))}
+    if len(stages) > 1 or (name := next(iter(stages))[0]) in WITHOUT_NETWORK:
+        raise ValueError(f"method must be one network, named as often as it looks, got {chain!r}.")
+    variants = next(iter(stages))[1]
+    return name, variant_names(variants), chain.count(",") + 1
+
+
 def _stage(text: str) -> tuple[str, str | None]:
     """A method and, joined by commas, its variants; the colon of a Windows path is none of ours."""
     name, colon, variants = text.strip().rpartition(":")

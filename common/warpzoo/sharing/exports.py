@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from warpzoo.bundles import METADATA, Bundle
-from warpzoo.networks import load_weights
+from warpzoo.geometry.velocity import compose
+from warpzoo.networks import load_weights, warp_and_concatenate
 
 SIZES = {2: ((64, 48), (51, 33)), 3: ((16, 24, 16), (19, 16, 13))}
 """On which an exported network is tried: the first is what it is exported with."""
@@ -21,9 +23,26 @@ OPSET = 20
 """The first in which a volume can be sampled."""
 
 
-def export_torchscript(bundle: Bundle, path: Path) -> None:
+class Passes(nn.Module):
+    """A registration network that looks several times, each time at the moving image as it is warped so far."""
+
+    def __init__(self, network: nn.Module, passes: int) -> None:
+        super().__init__()
+        self.network = network
+        self.passes = passes
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(batch, 2, *spatial) → (batch, 1 + dims, *spatial)."""
+        prediction = self.network(image)
+        for _ in range(self.passes - 1):
+            then = self.network(torch.cat([prediction[:, :1], image[:, 1:]], 1))
+            prediction = warp_and_concatenate(image, compose(then[:, 1:], prediction[:, 1:]))
+        return prediction
+
+
+def export_torchscript(bundle: Bundle, path: Path, variants: Sequence[str] = (), passes: int = 1) -> None:
     """A file that holds metadata and inference configuration as MONAI's own export has them."""
-    network = trained_network(bundle)
+    network = trained_network(bundle, variants, passes)
     stored = {
         "metadata.json": json.dumps(bundle.metadata),
         "inference.json": (bundle.root / "configs" / "inference.json").read_text(encoding="utf-8"),
@@ -36,11 +55,11 @@ def export_torchscript(bundle: Bundle, path: Path) -> None:
             _check(path, again(image), network(image), number)
 
 
-def export_onnx(bundle: Bundle, path: Path) -> None:
+def export_onnx(bundle: Bundle, path: Path, variants: Sequence[str] = (), passes: int = 1) -> None:
     """A file for any batch and size."""
     from onnxruntime import InferenceSession
 
-    network, images, dims = trained_network(bundle), examples(bundle), bundle.spatial_dims
+    network, images, dims = trained_network(bundle, variants, passes), examples(bundle), bundle.spatial_dims
     axes = {"image": {0: "batch"} | {2 + axis: f"size_{axis}" for axis in range(dims)}}
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -60,10 +79,10 @@ def export_onnx(bundle: Bundle, path: Path) -> None:
             _check(path, torch.from_numpy(found), network(image), number)
 
 
-def trained_network(bundle: Bundle) -> nn.Module:
-    network: nn.Module = bundle.part("network_def", "inference")
-    load_weights(bundle.weights(), network)
-    return network.eval()
+def trained_network(bundle: Bundle, variants: Sequence[str] = (), passes: int = 1) -> nn.Module:
+    network: nn.Module = bundle.part("network_def", "inference", variants)
+    load_weights(bundle.weights(variants), network)
+    return (network if passes == 1 else Passes(network, passes)).eval()
 
 
 def examples(bundle: Bundle) -> list[Tensor]:

@@ -23,6 +23,7 @@ COMMANDS = {
     "compare": ("warpzoo.commands.apply", "the distance between two transforms"),
     "export": ("warpzoo.commands.export", "write a network as ONNX or TorchScript for other programs"),
     "release": ("warpzoo.commands.release", "pack a bundle, or all, as a zip file that runs alone"),
+    "deploy": ("warpzoo.commands.deploy", "write an application of MONAI Deploy that runs a bundle"),
     "methods": ("warpzoo.commands.methods", "list the registration methods, their data and dimensions"),
 }
 KINDS = {int: "a whole number", float: "a number", bool: "True or False"}

@@ -180,7 +180,7 @@ def _object(kind: UID, like: Sequence[Dataset], maker: Maker, modality: str, tit
     made.Modality, made.SeriesInstanceUID, made.SeriesDescription = modality, generate_uid(), title
     made.SeriesDate, made.SeriesTime = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
     made.InstanceCreationDate, made.InstanceCreationTime = made.SeriesDate, made.SeriesTime
-    made.SeriesNumber, made.InstanceNumber = None, 1
+    made.SeriesNumber, made.InstanceNumber, made.Laterality = None, 1, ""
     made.Manufacturer, made.ManufacturerModelName = "warpzoo", maker.name
     made.DeviceSerialNumber, made.SoftwareVersions = "1", maker.version
     made.file_meta = FileMetaDataset()

@@ -24,6 +24,7 @@ COMMANDS = {
     "export": ("warpzoo.commands.export", "write a network as ONNX or TorchScript for other programs"),
     "release": ("warpzoo.commands.release", "pack a bundle, or all, as a zip file that runs alone"),
     "deploy": ("warpzoo.commands.deploy", "write an application of MONAI Deploy that runs a bundle"),
+    "serve": ("warpzoo.commands.serve", "register over HTTP, with a page to drop two files on"),
     "methods": ("warpzoo.commands.methods", "list the registration methods, their data and dimensions"),
 }
 KINDS = {int: "a whole number", float: "a number", bool: "True or False"}

@@ -74,4 +74,3 @@ class Released:
                     f"{name!r}{nearest(name, known)}."
                 )
         return self.bundle.part(key, "inference", **{**self.settings, **changes})
-

@@ -75,7 +75,9 @@ def _series(folder: Path) -> dict[str, tuple[str, list[Path]]]:
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             try:
-                header = dcmread(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID", "SeriesDescription"])
+                header = dcmread(
+                    path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID", "SeriesDescription"]
+                )
             except (InvalidDicomError, OSError):
                 continue
             if "SeriesInstanceUID" in header:

@@ -1,0 +1,62 @@
+"""The command `warpzoo serve`."""
+
+from __future__ import annotations
+
+
+def serve(
+    *,
+    method: str | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    most_mb: float = 512.0,
+    most_waiting: int = 16,
+    refine: str = "0",
+    threads: int | None = None,
+    device: str | None = None,
+    weights: str | None = None,
+    variant: str | None = None,
+) -> None:
+    """Registers over HTTP: two files in, results out, and a page to drop two files on.
+
+    POST /register with the files fixed and moving gives a zip file of what `warpzoo register` writes; an error is one
+    sentence as JSON. A file is NIfTI, MetaImage, NRRD, PNG, JPEG or TIFF, or a DICOM series as .zip; of two series there
+    are also registration.dcm and report.dcm. Pairs are registered one after the other. There is no password: what is
+    beyond this machine belongs behind a server that has one.
+
+    Args:
+        method: as in `warpzoo register`, such as affine,svf (the default) or the folder of a released bundle.
+        host: address to listen on; 0.0.0.0 for all of this machine's.
+        port: to listen on.
+        most_mb: how many megabytes both files may have together.
+        most_waiting: how many pairs may be at work or wait; further ones are told to come again later.
+        refine: as in `warpzoo register`.
+        threads: how many to compute with; default: as PyTorch chooses.
+        device: such as cuda:1 or cpu; default: the GPU if there is one.
+        weights: file of weights for the (last) network, instead of the shipped ones.
+        variant: of the (last) network, that the weights were trained with.
+    """
+    import torch
+
+    from warpzoo import __version__
+    from warpzoo.registration.methods import find_methods, usual_method
+
+    for name, value in (("port", port), ("most_mb", most_mb), ("most_waiting", most_waiting)):
+        if not 0 < value < 2**16:
+            raise ValueError(f"{name} must be above 0 and below {2**16}, got {value:g}.")
+    try:
+        import uvicorn
+
+        from warpzoo.deployment.serving import service_application
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"{error.name} must be installed for this command: pip install starlette uvicorn python-multipart pydicom, "
+            f"or bash scripts/setup.sh serve in the checkout."
+        ) from error
+
+    chain = usual_method(weights) if method is None else method
+    methods = find_methods(chain, None, refine, 0, weights, variant, device)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    application = service_application(methods, chain, __version__, int(most_mb * 2**20), most_waiting)
+    print(f"http://{host}:{port}: {chain}; Ctrl-C ends it", flush=True)
+    uvicorn.run(application, host=host, port=port, log_level="warning")

@@ -2,9 +2,9 @@
 
 python scripts/serve_requests.py --method dirnet --requests 100
 
-Images of 128 × 120 pixels, made here, seed 0; every fifth request is one that must be refused. Ends with an error if one
-is lost, or answered otherwise than it must be, or if the memory after the last is more than 5 % above that after the
-twentieth.
+Images of 128 × 120 pixels, made here, seed 0; every fifth request is one that must be refused. Ends with an error if
+one is lost, or answered otherwise than it must be, or if the memory after the last is more than 5 % above that after
+the twentieth.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 python scripts/try_application.py fcn_multires         (needs `bash scripts/setup.sh deploy`)
 
 Writes the application, makes images, runs `python application -i … -o … -m …` on them as a Holoscan application in a
-process of its own that does not find warpzoo, and says how far its results are from those of `warpzoo register` (a pair,
-as NIfTI and as DICOM series) or `warpzoo sequence` (frames). What denoises learns from the image for two steps, and is
-held against `warpzoo denoise` likewise. Ends with an error where they are more than 1e-5 of the image's range apart.
+process of its own that does not find warpzoo, and says how far its results are from those of `warpzoo register` (a
+pair, as NIfTI and as DICOM series) or `warpzoo sequence` (frames). What denoises learns from the image for two steps,
+and is held against `warpzoo denoise`. Ends with an error where they are more than 1e-5 of the image's range apart.
 """
 
 from __future__ import annotations

@@ -8,9 +8,9 @@ from pathlib import Path
 def deploy(bundle: str, *, output: str, kind: str | None = None) -> None:
     """Writes an application of MONAI Deploy that runs a bundle on what is in a folder.
 
-    The output folder gets the released bundle, which needs no warpzoo, the application's operators, which read and write
-    NIfTI, ITK transforms and DICOM, requirements.txt, a Dockerfile, and a README.md with the commands to run and to
-    package it.
+    The output folder gets the released bundle, which needs no warpzoo, the application's operators, which read and
+    write NIfTI, ITK transforms and DICOM, requirements.txt, a Dockerfile, and a README.md with the commands to run and
+    to package it.
 
     Args:
         bundle: name or folder of a bundle.

@@ -19,9 +19,9 @@ def serve(
     """Registers over HTTP: two files in, results out, and a page to drop two files on.
 
     POST /register with the files fixed and moving gives a zip file of what `warpzoo register` writes; an error is one
-    sentence as JSON. A file is NIfTI, MetaImage, NRRD, PNG, JPEG or TIFF, or a DICOM series as .zip; of two series there
-    are also registration.dcm and report.dcm. Pairs are registered one after the other. There is no password: what is
-    beyond this machine belongs behind a server that has one.
+    sentence as JSON. A file is NIfTI, MetaImage, NRRD, PNG, JPEG or TIFF, or a DICOM series as .zip; two series also
+    give registration.dcm and report.dcm. Pairs are registered one after the other. There is no password: before others
+    than this machine may ask, put it behind a server that has one.
 
     Args:
         method: as in `warpzoo register`, such as affine,svf (the default) or the folder of a released bundle.

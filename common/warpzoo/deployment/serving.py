@@ -1,7 +1,7 @@
 """Registration over HTTP: two files in, results out, one pair at a time.
 
-`POST /register` with the files fixed and moving answers with a zip file of the results, or, if the request accepts JSON,
-with numbers and addresses of the results, of which the latest are kept. `GET /` is a page to drop two files on.
+`POST /register` with the files fixed and moving answers with a zip file of the results, or, if the request accepts
+JSON, with numbers and addresses of the results, of which the latest are kept. `GET /` is a page to drop two files on.
 Whatever goes wrong is answered with one sentence, {"error": …}.
 """
 
@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import io
-import logging
 import re
 import secrets
 import shutil
 import tempfile
+import traceback
 import zipfile
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
@@ -43,7 +43,6 @@ from warpzoo.registration.results import read_numbers, summary, write_results
 PAGE = Path(__file__).with_name("templates") / "page.html"
 KEPT = 20
 """Results of the latest registrations that were asked for by a page."""
-LOG = logging.getLogger("warpzoo.serve")
 
 
 @dataclass
@@ -105,7 +104,7 @@ class Service:
 
     def _register(self, uploads: dict[str, Any], folder: Path, out: Path) -> dict[str, Any]:
         paths = {side: store(one.file, one.filename, folder / side, self.most_bytes) for side, one in uploads.items()}
-        files = list_pairs(**{side: str(path) for side, path in paths.items()})[0]
+        files = list_pairs(fixed=str(paths["fixed"]), moving=str(paths["moving"]))[0]
         with computing():
             registration = register_pair(**read_pair(files), methods=self.methods, interruptible=False)
             write_results(out, registration, files, {"method": self.name})
@@ -185,6 +184,8 @@ def _failed(request: Request, error: Exception) -> Response:
 
 
 def _unknown(request: Request, error: Exception) -> Response:
+    """A bug: the command has silenced logging, so its traceback is printed here."""
+    traceback.print_exception(error)
     return JSONResponse({"error": f"the server failed ({type(error).__name__}); its log says where."}, 500)
 
 

@@ -7,7 +7,7 @@ import re
 import shutil
 import zipfile
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 from warpzoo.files import FileError, reading, shortened
 
@@ -18,8 +18,8 @@ VALUES = re.compile(rb"^(?:ElementDataFile *=|data ?file *:) *(.*?) *\r?$", re.M
 """Where a MetaImage or NRRD says that its values are: it could be any file of the machine."""
 
 
-def store(content: BinaryIO, name: str, folder: Path, most_bytes: int) -> Path:
-    """One image: a file under a harmless form of its name, or the folder of a DICOM series that came as .zip or .dcm."""
+def store(content: IO[bytes], name: str, folder: Path, most_bytes: int) -> Path:
+    """One image: a file under a harmless form of its name, or the folder of a DICOM series (.zip) or file (.dcm)."""
     name = re.sub(r"[^\w.-]+", "_", name.replace("\\", "/").rpartition("/")[2]).lstrip(".")[-80:] or "image"
     lower = name.lower()
     folder.mkdir(parents=True)
@@ -43,13 +43,13 @@ def store(content: BinaryIO, name: str, folder: Path, most_bytes: int) -> Path:
     return path
 
 
-def _copy(content: BinaryIO, path: Path) -> Path:
+def _copy(content: IO[bytes], path: Path) -> Path:
     with open(path, "wb") as file:
         shutil.copyfileobj(content, file)
     return path
 
 
-def _unpack(content: BinaryIO, name: str, folder: Path, most_bytes: int) -> Path:
+def _unpack(content: IO[bytes], name: str, folder: Path, most_bytes: int) -> Path:
     """The files of an archive, whatever folders they are in there, under numbers."""
     archive = _copy(content, folder.with_suffix(".zip"))
     with reading(archive, "a zip file with one DICOM series"), zipfile.ZipFile(archive) as zipped:

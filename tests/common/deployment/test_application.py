@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import tomllib
 import yaml
 from pydicom import dcmread
 

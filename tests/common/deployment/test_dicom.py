@@ -43,7 +43,7 @@ def registered(study: Path, kind: str) -> tuple[Registration, dict[str, Path]]:
 
 
 def resampled(transform: sitk.Transform, study: Path) -> np.ndarray:
-    """The moving series on the fixed one's grid by SimpleITK, which takes points of the fixed world to the moving one."""
+    """The moving series on the fixed grid by SimpleITK, whose transforms take points of the fixed world."""
     series = []
     for side in ("fixed", "moving"):
         reader = sitk.ImageSeriesReader()
@@ -139,7 +139,7 @@ def test_the_report_is_a_secondary_capture(study: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["affine", "field"])
 def test_nothing_that_the_standard_asks_for_is_missing(study: Path, tmp_path: Path, kind: str) -> None:
-    """By the tables of the standard that come with highdicom: attributes of type 1 have a value, of type 2 are there."""
+    """By the standard's tables in highdicom: attributes of type 1 have a value, those of type 2 are there."""
     registration, paths = registered(study, kind)
     Picture.new("RGB", (8, 8)).save(tmp_path / "report.png")
     tables = {

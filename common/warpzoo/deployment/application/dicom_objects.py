@@ -77,7 +77,7 @@ def read_headers(folder: Path) -> list[Dataset]:
                 found.append(dcmread(path, stop_before_pixels=True))
             except InvalidDicomError:
                 continue
-    headers = [one for one in found if "SOPInstanceUID" in one and "SOPClassUID" in one]
+    headers: list[Dataset] = [one for one in found if "SOPInstanceUID" in one and "SOPClassUID" in one]
     if not headers:
         raise FileError(f"{folder} must hold one DICOM series, got none.")
     return headers
@@ -144,7 +144,7 @@ def secondary_capture(pixels: np.ndarray, title: str, fixed: Sequence[Dataset], 
 
 
 def _registration(kind: UID, fixed: Sequence[Dataset], moving: Sequence[Dataset], maker: Maker) -> Dataset:
-    """What both kinds of registrations have: the frame of reference of the fixed images, and all images as referenced."""
+    """What both kinds have: the frame of reference of the fixed images, and all images as referenced."""
     made = _object(kind, fixed, maker, "REG", "Registration")
     made.FrameOfReferenceUID = _frame_of(fixed)
     made.PositionReferenceIndicator = fixed[0].get("PositionReferenceIndicator", "")

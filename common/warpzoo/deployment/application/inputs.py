@@ -20,8 +20,8 @@ SIDES = ("fixed", "moving")
 def find_pair(folder: Path, series: Mapping[str, str], work: Path) -> dict[str, Path]:
     """The fixed and the moving image of a folder.
 
-    They are what is called so there (fixed.nii.gz, moving.mha, folders fixed and moving), or two DICOM series of a study
-    whose descriptions match the patterns of `series`; these get a folder each below `work`.
+    They are what is called so there (fixed.nii.gz, moving.mha, folders fixed and moving), or two DICOM series of a
+    study whose descriptions match the patterns of `series`; these get a folder each below `work`.
     """
     named = {side: [one for one in _entries(folder) if re.fullmatch(rf"{side}(\..*)?", one.name)] for side in SIDES}
     if all(len(found) == 1 for found in named.values()):

@@ -39,11 +39,11 @@ from warpzoo.deployment.application.bundle import Released
 from warpzoo.deployment.application.dicom_objects import Maker
 from warpzoo.deployment.application.inputs import find_pair
 from warpzoo.deployment.application.results import write_dicom
-released = Released(root, {})
+released = Released(root, {"report": False})
 pair = released.read_pair(find_pair(study, {}, out / "work"))
 done = released.register(pair)
 released.write_pair(pair, done, out)
-write_dicom(done, pair["files"], Maker(released.bundle.name, released.version), out, out / "report.png")
+write_dicom(done, pair["files"], Maker(released.bundle.name, released.version), out)
 """
 
 
@@ -84,7 +84,7 @@ def test_an_application_runs_its_own_copy_and_gives_what_register_gives(
     command = [sys.executable, "-c", WITHOUT_SDK, *map(str, (app / "application", root, study, tmp_path / "out"))]
     done = subprocess.run(command, env={"PATH": ""}, cwd=tmp_path, text=True, capture_output=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    options = [f"--method={ROOT / 'bundles' / 'fcn_multires'}", f"--output={tmp_path / 'ours'}"]
+    options = [f"--method={ROOT / 'bundles' / 'fcn_multires'}", "--report=False", f"--output={tmp_path / 'ours'}"]
     monkeypatch.setattr(sys, "argv", ["warpzoo", "register", str(study / "fixed"), str(study / "moving"), *options])
     main()
     for name in ("warped.nii.gz", "displacement.nii.gz"):
@@ -98,8 +98,9 @@ def test_an_application_runs_its_own_copy_and_gives_what_register_gives(
     reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(study / "fixed")))
     for name in ("GetOrigin", "GetSpacing", "GetDirection"):
         np.testing.assert_allclose(getattr(fixed, name)(), getattr(reader.Execute(), name)(), atol=1e-5)
-    kinds = [dcmread(tmp_path / "out" / f"{name}.dcm").SOPClassUID.name for name in ("registration", "report")]
-    assert kinds == ["Deformable Spatial Registration Storage", "Secondary Capture Image Storage"]
+    made = dcmread(tmp_path / "out" / "registration.dcm")
+    assert made.SOPClassUID.name == "Deformable Spatial Registration Storage"
+    assert made.SoftwareVersions == "0.1.0"
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["ncc"] > -1
 
 
@@ -148,7 +149,7 @@ def test_the_packages_of_an_application_are_those_of_the_extra_and_nothing_else_
     for path in (ROOT / "common" / "warpzoo").rglob("*.py"):
         text = path.read_text(encoding="utf-8")
         foreign = re.findall(r"^\s*(?:from|import) (?:monai\.deploy|pydicom|highdicom|starlette|uvicorn)", text, re.M)
-        assert not foreign or "deployment" in path.parts, path
+        assert not foreign or {"deployment", "commands"} & {*path.parts}, path
 
 
 def touch(folder: Path, *names: str) -> None:

@@ -14,7 +14,6 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
-import tomllib
 import yaml
 from pydicom import dcmread
 
@@ -141,6 +140,7 @@ def test_what_an_application_cannot_be(tmp_path: Path) -> None:
 
 
 def test_the_packages_of_an_application_are_those_of_the_extra_and_nothing_else_imports_them() -> None:
+    tomllib = pytest.importorskip("tomllib")  # from Python 3.11 on
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     from warpzoo.deployment.writing import SDK
 

@@ -198,3 +198,28 @@ def test_two_processes_go_as_one_and_three_validate_two_pairs(bundle, volumes, s
     done = run_in_processes(root, {**options, "batch_size": 5}, tmp_path / "odd", 2)
     assert done.returncode
     assert re.search(r"batch_size must be a multiple of the number of processes, 2, got 5", done.stderr)
+
+
+MADE = {
+    "stn_affine": {"records#subjects": ["0.nii.gz"], "side": 16, "validate#dataset#count": 2},
+    "deep_affine": {"records#subjects": ["0.nii.gz"], "side": 16, "validate#dataset#count": 2},
+    "denoisereg": {"side": 48, "train#dataset#count": 16, "validate#dataset#count": 2},
+}
+"""Of bundles that train on pairs made for the purpose."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MADE)
+def test_two_processes_have_the_curve_of_one_with_as_large_a_batch(name, bundle, volumes, start, tmp_path):
+    root = bundle(name)
+    options = {"epochs": 2, "steps_per_epoch": 8, "batch_size": 6, "val_interval": 1, **MADE[name]}
+    if "records#subjects" in options:
+        options["records#records#source"] = str(volumes / "images")
+    start(root, "train", output_dir=str(tmp_path / "1"), **options).run()
+    done = run_in_processes(root, options, tmp_path / "2")
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (json.loads((tmp_path / count / "run.json").read_text()) for count in "12")
+    assert two["machine"]["processes"] == 2
+    assert [row["step"] for row in one["epochs"]] == [row["step"] for row in two["epochs"]] == [8, 16]
+    for first, second in zip(one["epochs"], two["epochs"], strict=True):  # of the same weights, of other random pairs
+        assert second["loss"] == pytest.approx(first["loss"], rel=0.15)

@@ -6,6 +6,7 @@ from __future__ import annotations
 def serve(
     *,
     method: str | None = None,
+    quality: str | None = None,
     host: str = "127.0.0.1",
     port: int = 8000,
     most_mb: float = 512.0,
@@ -24,7 +25,8 @@ def serve(
     than this machine may ask, put it behind a server that has one.
 
     Args:
-        method: as in `warpzoo register`, such as affine,svf (the default) or the folder of a released bundle.
+        method: as in `warpzoo register`, such as affine,svf or the folder of a released bundle.
+        quality: without a method, as in `warpzoo register`: fast, usual (the default) or best.
         host: address to listen on; 0.0.0.0 for all of this machine's.
         port: to listen on.
         most_mb: how many megabytes both files may have together.
@@ -38,7 +40,8 @@ def serve(
     import torch
 
     from warpzoo import __version__
-    from warpzoo.registration.methods import find_methods, usual_method
+    from warpzoo.registration.methods import find_methods, is_usual, method_of
+    from warpzoo.registration.usual import USUAL_QUALITY
 
     for name, value in (("port", port), ("most_mb", most_mb), ("most_waiting", most_waiting)):
         if not 0 < value < 2**16:
@@ -53,10 +56,11 @@ def serve(
             f"or bash scripts/setup.sh serve in the checkout."
         ) from error
 
-    chain = usual_method(weights) if method is None else method
-    methods = find_methods(chain, None, refine, 0, weights, variant, device)
+    usual = is_usual(method, weights)
+    chain = f"quality {quality or USUAL_QUALITY}" if usual else method or method_of(str(weights))
+    methods = find_methods(method, None, refine, 0, weights, variant, device, None, quality)
     if threads is not None:
         torch.set_num_threads(threads)
-    application = service_application(methods, chain, __version__, int(most_mb * 2**20), most_waiting)
+    application = service_application(methods, chain, __version__, int(most_mb * 2**20), most_waiting, usual)
     print(f"http://{host}:{port}: {chain}; Ctrl-C ends it", flush=True)
     uvicorn.run(application, host=host, port=port, log_level="warning")

@@ -48,13 +48,14 @@ KEPT = 20
 @dataclass
 class Service:
     """Registers pairs one after the other in a thread of its own; `most_bytes` is the size of a request, `most_waiting`
-    how many may wait for their turn."""
+    how many may wait for their turn, `gaining` whether what a method finds is left out if it does not help."""
 
     methods: Sequence[Method]
     name: str
     version: str
     most_bytes: int
     most_waiting: int
+    gaining: bool
     folder: Path
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     worker: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
@@ -106,7 +107,9 @@ class Service:
         paths = {side: store(one.file, one.filename, folder / side, self.most_bytes) for side, one in uploads.items()}
         files = list_pairs(fixed=str(paths["fixed"]), moving=str(paths["moving"]))[0]
         with computing():
-            registration = register_pair(**read_pair(files), methods=self.methods, interruptible=False)
+            registration = register_pair(
+                **read_pair(files), methods=self.methods, interruptible=False, gaining=self.gaining
+            )
             write_results(out, registration, files, {"method": self.name})
         write_dicom(registration, paths, Maker(self.name[:64], self.version), out, out / "report.png")
         for side in SIDES:
@@ -150,11 +153,11 @@ class Service:
 
 
 def service_application(
-    methods: Sequence[Method], name: str, version: str, most_bytes: int, most_waiting: int
+    methods: Sequence[Method], name: str, version: str, most_bytes: int, most_waiting: int, gaining: bool = False
 ) -> Starlette:
     """What a server of ASGI such as uvicorn runs."""
     folder = tempfile.TemporaryDirectory(prefix="warpzoo-serve-")
-    service = Service(methods, name, version, most_bytes, most_waiting, Path(folder.name))
+    service = Service(methods, name, version, most_bytes, most_waiting, gaining, Path(folder.name))
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:

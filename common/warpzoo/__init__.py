@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from warpzoo.images.image import Image, read_image
     from warpzoo.registration.dictionary import Registerd
     from warpzoo.registration.interface import Result, register
+    from warpzoo.registration.many_interface import Cohort, register_many
     from warpzoo.registration.methods import find_methods
     from warpzoo.registration.pair import Registration, register_pair
     from warpzoo.registration.sequence_interface import register_sequence
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Cohort",
     "Image",
     "PlacedTransform",
     "Registerd",
@@ -37,12 +39,14 @@ __all__ = [
     "read_image",
     "read_transform",
     "register",
+    "register_many",
     "register_pair",
     "register_sequence",
     "register_series",
 ]
 
 _HOMES = {
+    "Cohort": "warpzoo.registration.many_interface",
     "Image": "warpzoo.images.image",
     "PlacedTransform": "warpzoo.transforms.placed",
     "Registerd": "warpzoo.registration.dictionary",
@@ -54,6 +58,7 @@ _HOMES = {
     "read_image": "warpzoo.images.image",
     "read_transform": "warpzoo.transforms.placed",
     "register": "warpzoo.registration.interface",
+    "register_many": "warpzoo.registration.many_interface",
     "register_pair": "warpzoo.registration.pair",
     "register_sequence": "warpzoo.registration.sequence_interface",
     "register_series": "warpzoo.registration.series_interface",

@@ -17,7 +17,7 @@ STOREYS = [
     {"images"},
     {"transforms"},
     {"bundles", "report"},
-    {"training", "classical"},
+    {"training", "classical", "cluster"},
     {"denoising", "registration", "sharing"},
     {"commands"},
 ]

@@ -103,7 +103,8 @@ def _batch_system(path: Path) -> Any:
         started = getattr(dask_jobqueue, SYSTEMS[system])(**settings)
         started.job_script()
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{path} must have settings of dask-jobqueue's {SYSTEMS[system]}: {error}.") from error
+        reason = str(error).partition(". ")[0]
+        raise ValueError(f"{path} must have settings of dask-jobqueue's {SYSTEMS[system]}: {reason}.") from error
     started.scale(count)
     return started
 

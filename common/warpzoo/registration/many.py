@@ -4,7 +4,7 @@ of all."""
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from hashlib import sha256
@@ -198,22 +198,40 @@ def _on_workers(
     client: Any, pairs: Sequence[Mapping[str, Any]], folder: Path, recipe: Recipe
 ) -> Iterator[tuple[str, str | None]]:
     """The same on the workers of a client: recipe, paths and reasons travel."""
-    from warpzoo.cluster import Died, check_workers, outcomes
+    from warpzoo.cluster import Died
 
-    # methods are made on each worker, from any working directory
-    recipe = replace(recipe, chain=recipe.chain.absolute(), methods=())
     pairs = [listing.absolute(pair) for pair in pairs]
     inputs = {path.parent for pair in pairs for role in pair for path in listing.paths_of(pair, role)}
-    needs = check_workers(client, folder, inputs, partial(_recipe_on, recipe))
-    for pair, why in outcomes(client, partial(_attempt_on, folder, recipe), pairs, needs):
+    for pair, why in on_workers(client, partial(_attempt_in, folder), pairs, recipe, folder, inputs):
         if isinstance(why, Died):
             listing.remove_results(folder / pair["id"], pair)
             why = why.reason
         yield pair["id"], why
 
 
-def _attempt_on(folder: Path, recipe: Recipe, pair: Mapping[str, Any], place: Place) -> str | None:
-    return attempt(pair, folder, _recipe_on(recipe, place))
+def _attempt_in(folder: Path, pair: Mapping[str, Any], recipe: Recipe) -> str | None:
+    return attempt(pair, folder, recipe)
+
+
+def on_workers(
+    client: Any,
+    function: Callable[[Any, Recipe], Any],
+    items: Sequence[Any],
+    recipe: Recipe,
+    output: Path,
+    inputs: Collection[Path],
+) -> Iterator[tuple[Any, Any]]:
+    """`function(item, recipe)` on the workers of a client, which must see the folders; see `cluster.outcomes`."""
+    from warpzoo.cluster import check_workers, outcomes
+
+    # methods are made on each worker, from any working directory
+    recipe = replace(recipe, chain=recipe.chain.absolute(), methods=())
+    needs = check_workers(client, output, inputs, partial(_recipe_on, recipe))
+    yield from outcomes(client, partial(_with_recipe, function, recipe), items, needs)
+
+
+def _with_recipe(function: Callable[[Any, Recipe], Any], recipe: Recipe, item: Any, place: Place) -> Any:
+    return function(item, _recipe_on(recipe, place))
 
 
 def _recipe_on(recipe: Recipe, place: Place) -> Recipe:

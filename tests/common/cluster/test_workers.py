@@ -134,8 +134,10 @@ def test_a_lost_scheduler_ends_with_one_sentence(tmp_path: Path) -> None:
             process.wait()
 
 
-def test_a_killed_worker_loses_nothing_and_leaves_no_half_file(client: Any, images: list[Path], tmp_path: Path) -> None:
-    out = tmp_path / "out"
+def test_a_killed_worker_loses_nothing_and_leaves_no_half_file(
+    client: Any, images: list[Path], tmp_path: Path, make_bundle: Callable[..., Path]
+) -> None:
+    out, method = tmp_path / "out", str(make_bundle("shift", [2.0, 0.0]))
 
     def kill() -> None:
         while len([*out.glob("*/metrics.json")]) < 3 and not over.wait(0.02):

@@ -9,7 +9,7 @@ done lies in files of its own for each subject, so that a run that was stopped g
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -34,8 +34,9 @@ from warpzoo.registration.pair import Method, register_pair
 from warpzoo.registration.poses import Pose, centred_pose, mean_matrix, off_centre, read_pose, write_pose
 from warpzoo.transforms import write_transforms
 
-REFINED = Budget(40)
-"""Iterations of a deformation's later rounds, which begin where the one before has ended."""
+FIRST, REFINED = Budget(80), Budget(30)
+"""Iterations of a deformation's first round, to a template that is still blurred, and of later ones, which begin where
+the one before has ended."""
 SHARPENING = 0.5
 """Of the mean: how much of what a blur by one voxel takes away is added."""
 DARK, BRIGHT = 0.01, 0.99
@@ -64,13 +65,15 @@ class Iteration(NamedTuple):
         if self.number == 1:
             return linear if self.last > 1 else chain
         others = [method for method in chain if method not in linear]
-        return others if self.number == 2 else [_continued(method) for method in others]
+        return [_shortened(method, self.number == 2) for method in others]
 
 
-def _continued(method: Method) -> Method:
-    if isinstance(method, Optimisation) and method.name in DEFORMATIONS:
-        return Refinement(REFINED, method.similarity, method.device, method.name, resolution=method.resolution)
-    return method
+def _shortened(method: Method, first: bool) -> Method:
+    if not isinstance(method, Optimisation) or method.name not in DEFORMATIONS:
+        return method
+    if first:
+        return replace(method, budget=FIRST)
+    return Refinement(REFINED, method.similarity, method.device, method.name, resolution=method.resolution)
 
 
 def find(iteration: Iteration, recipe: Recipe, subject: tuple[str, Path]) -> None:
@@ -107,7 +110,8 @@ def move(iteration: Iteration, recipe: Recipe, subject: tuple[str, Path]) -> Non
         template, image = read_image(iteration.template), read_image(path)
         grid, mean = template.grid, read_pose(iteration.folder / "mean.npz")
         pose = centred_pose(read_pose(iteration.folder / "found" / f"{name}.npz"), mean, grid)
-        warped = recipe.resampling(normalised(image), pose.transform(grid), template)
+        seen = replace(recipe.resampling, outside=float("nan"))
+        warped = seen(normalised(image), pose.transform(grid), template)
         write_pose(iteration.folder / f"{name}.npz", pose, warped=warped.array[0].numpy())
 
 
@@ -138,18 +142,16 @@ def sharpened(mean: Tensor) -> Tensor:
 
 def start_from_mean(subjects: Sequence[tuple[str, Path]], folder: Path) -> Image:
     """The first template: the mean of all subjects, centres of mass on one another, on the grid of the largest one."""
-    largest: Image | None = None
+    seen, largest = Resampling(outside=float("nan")), None
     for _, path in subjects:
         image = read_image(path)
         if largest is None or _extent(image.grid) > _extent(largest.grid):
             largest = image
     assert largest is not None
-    total = torch.zeros_like(largest.array[0])
-    for _, path in subjects:
-        image = normalised(read_image(path))
-        total += Resampling()(image, centred(largest, image, 1), largest).array[0] / len(subjects)
+    images = (normalised(read_image(path)) for _, path in subjects)
+    placed = (seen(image, centred(largest, image, 1), largest).array[0] for image in images)
     header = replace(largest.header, path=folder / "template_0.nii.gz", dtype=np.dtype(np.float32))
-    return Image(total[None], largest.grid, header)
+    return Image(mean_of(placed)[None], largest.grid, header)
 
 
 def _extent(grid: Grid) -> float:
@@ -173,7 +175,7 @@ def iterate(
         mean = average(iteration, names)
         _do(move, iteration, iteration.folder, subjects, recipe, client)
         before = read_image(template)
-        after = sharpened(sum_of(iteration, names) / len(names))
+        after = sharpened(mean_of(_warped(iteration, names)))
         correlations = correlations_with(after, iteration, names)
         write_image(folder / f"template_{number}.nii.gz", after[None], before.header)
         yield {
@@ -240,13 +242,19 @@ def correlations_with(template: Tensor, iteration: Iteration, names: Sequence[st
     return [correlation(template, warped) for warped in _warped(iteration, names)]
 
 
-def sum_of(iteration: Iteration, names: Sequence[str]) -> Tensor:
+def mean_of(images: Iterable[Tensor]) -> Tensor:
+    """The mean at each voxel of the images that show it, which are NaN elsewhere; where none does, the lowest value."""
     total: Tensor | None = None
-    for warped in _warped(iteration, names):
-        total = warped.double() if total is None else total + warped
+    for image in images:
+        both = torch.stack([image.nan_to_num(0.0), image.isfinite().float()]).double()
+        total = both if total is None else total + both
     assert total is not None
-    return total.float()
+    values, count = total
+    mean = (values / count.clamp_min(1)).float()
+    return torch.where(count > 0, mean, mean[count > 0].min())
 
 
 def correlation(one: Tensor, other: Tensor) -> float:
-    return float(np.corrcoef(one.numpy().ravel(), other.numpy().ravel())[0, 1])
+    """Where both have values."""
+    both = (one.isfinite() & other.isfinite()).numpy()
+    return float(np.corrcoef(one.numpy()[both], other.numpy()[both])[0, 1])

@@ -45,6 +45,8 @@ def check_workers(client: Any, output: Path, folders: Collection[Path], prepare:
     """Ends with one sentence if a worker has another version of warpzoo or none, does not see one of the folders, may
     not write into `output`, or fails to `prepare`; returns what those that join later must have."""
     started = client.cluster is not None
+    if started and not client.scheduler_info()["workers"]:
+        print("Waiting for the first worker")
     try:
         client.wait_for_workers(1, timeout=None if started else SECONDS_FOR_A_WORKER)
     except TimeoutError as error:

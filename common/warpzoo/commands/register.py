@@ -75,9 +75,9 @@ def register(
             moving_labels, fixed_points, moving_points, fixed_mask, moving_mask, initial; each pair gets a folder below
             output, completed pairs are skipped; overview.html shows all of them, metrics.csv and failures.csv list
             them.
-        cluster: who registers the pairs of a list: local (a worker for each core or GPU of this machine), local:4, the
-            address of a Dask scheduler such as tcp://host:8786, or a file such as slurm.yaml (see docs/scale.md).
-            Without, this process does, one after the other.
+        cluster: who registers the pairs of a list, such as local, local:4, tcp://host:8786 or slurm.yaml. local is a
+            worker for each core or GPU of this machine, an address that of a Dask scheduler, a file describes jobs of a
+            batch system (docs/scale.md). Without, this process does, one pair after the other.
         to: where the moving image has time, first or mean: its frames are registered to its first frame, or to their
             mean, and that to the fixed image if there is one; without, each frame to the fixed image. The output folder
             gets one warped series, transforms/frame_0000.tfm (.h5) and so on, and frames.csv. When it is stopped, the

@@ -40,8 +40,8 @@ def template(
             what finds deformations in the others.
         iterations: how often the subjects are registered to the template.
         start: the image to begin with, or mean: the subjects' mean, with their centres of mass on one another.
-        cluster: who registers the subjects: local (a worker for each core or GPU of this machine), local:4, the address
-            of a Dask scheduler such as tcp://host:8786, or a file such as slurm.yaml (see docs/scale.md).
+        cluster: who registers the subjects, such as local, local:4, tcp://host:8786 or slurm.yaml; as for
+            `warpzoo register`.
         similarity: the measure that rigid, affine, ffd, svf and refine maximise: ncc, lncc, mse or mi.
         refine: optimisation of a network's transform, in iterations such as 40, or seconds such as 10s.
         weights: file of weights for the (last) network, instead of the shipped ones.

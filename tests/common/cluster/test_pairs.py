@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ import SimpleITK as sitk
 
 import warpzoo as package
 from warpzoo.cluster import connection
+from warpzoo.registration.many import recipe_of
+from warpzoo.registration.template_files import build_template, subjects_of
 
 from .conftest import rows_of, smooth
 
@@ -74,6 +78,61 @@ def test_the_command(
     numbers = json.loads((tmp_path / "out/a/metrics.json").read_text())
     assert f"register --pairs {table}" in numbers["command"], "not that of the worker"
     assert "2 registered ·" in (tmp_path / "out/overview.html").read_text(encoding="utf-8")
+
+
+def test_a_template_is_that_of_one_process(client: Any, images: list[Path], tmp_path: Path) -> None:
+    for name, workers in (("here", None), ("there", client)):
+        recipe = recipe_of("affine", threads=1)
+        build_template(subjects_of(images), tmp_path / name, recipe, iterations=1, client=workers)
+    for name in ("template.nii.gz", "transforms/1_transform.tfm"):
+        assert (tmp_path / "here" / name).read_bytes() == (tmp_path / "there" / name).read_bytes(), name
+
+
+SBATCH = """#!/bin/sh
+# what Slurm's own does as far as a user sees: the job runs somewhere, its number is printed
+grep -q 'SBATCH -p short' "$1" || exit 1
+cp "$1" "$JOBS/job.sh"
+setsid sh "$JOBS/job.sh" >"$JOBS/log" 2>&1 &
+echo $! >>"$JOBS/pids"
+echo "Submitted batch job $!"
+"""
+SCANCEL = """#!/bin/sh
+for job in "$@"; do kill -TERM -- "-$job"; done
+"""
+
+
+def test_jobs_of_a_batch_system(
+    images: list[Path],
+    tmp_path: Path,
+    warpzoo: Callable[..., Any],
+    make_bundle: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With a stand-in for Slurm's commands: what dask-jobqueue submits is run by a shell."""
+    make_bundle("shift", [2.0, 0.0])
+    for name, script in (("sbatch", SBATCH), ("scancel", SCANCEL)):
+        (tmp_path / name).write_text(script)
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("JOBS", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    Path("slurm.yaml").write_text("slurm: {workers: 1, memory: 1GB, queue: short, walltime: '00:10:00'}")
+    Path("pairs.csv").write_text("fixed,moving\n0.nii.gz,1.nii.gz\n1.nii.gz,2.nii.gz\n")
+    ended = warpzoo("register", "--pairs=pairs.csv", "--method=shift", "--noreport", "--cluster=slurm.yaml")
+    assert ended.code == 0, ended.err
+    assert "2 of 2 pairs registered" in ended.out
+    for job in Path("pids").read_text().split():
+        wait_for_end(int(job))
+
+
+def wait_for_end(group: int) -> None:
+    for _ in range(100):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    pytest.fail(f"job {group} still runs")
 
 
 @pytest.mark.parametrize(

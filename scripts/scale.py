@@ -134,9 +134,8 @@ def drive(client: Any, count: int, scheduler: psutil.Process) -> None:
         for _ in outcomes(client, stub, listed(50), needs):
             pass
         before, most = scheduler.memory_info().rss, 0
-        spent, own, begun, ended = scheduler.cpu_times().user, time.process_time(), time.perf_counter(), 0
-        for _ in outcomes(client, stub, listed(count), needs):
-            ended += 1
+        spent, own, begun = scheduler.cpu_times().user, time.process_time(), time.perf_counter()
+        for ended, _ in enumerate(outcomes(client, stub, listed(count), needs)):
             if ended % 200 == 0:
                 most = max(most, scheduler.memory_info().rss)
         seconds, own = time.perf_counter() - begun, time.process_time() - own

@@ -78,8 +78,8 @@ def main() -> None:
         for name, (template, seconds) in rows.items():
             found = seen_in(template, subjects)
             lines.append(
-                f"| {name} | {np.mean(found):.4f} | {np.median(found):.4f} | {np.min(found):.4f} | {edges(template):.3f} | "
-                f"{seconds:.0f} s |"
+                f"| {name} | {np.mean(found):.4f} | {np.median(found):.4f} | {np.min(found):.4f} | "
+                f"{edges(template):.3f} | {seconds:.0f} s |"
             )
     text = "\n".join(lines) + "\n"
     print(text)

@@ -9,7 +9,7 @@ from pathlib import Path
 def template(
     *images: str,
     output: str = "template",
-    method: str | None = None,
+    method: str = "affine,svf",
     iterations: int = 4,
     start: str = "mean",
     cluster: str | None = None,
@@ -36,7 +36,7 @@ def template(
     Args:
         images: the subjects, one file each, or one folder of files.
         output: folder for the results.
-        method: as for `warpzoo register`, affine,svf if not given. What finds matrices runs in the first iteration,
+        method: as for `warpzoo register`. What finds matrices runs in the first iteration,
             what finds deformations in the others.
         iterations: how often the subjects are registered to the template.
         start: the image to begin with, or mean: the subjects' mean, with their centres of mass on one another.

@@ -20,10 +20,11 @@ from warpzoo.images.resampling import Resampling
 from warpzoo.registration import listing
 from warpzoo.registration.budget import time_limit
 from warpzoo.registration.computing import computing
-from warpzoo.registration.methods import find_methods, usual_method
+from warpzoo.registration.methods import find_methods, is_usual, method_of
 from warpzoo.registration.network import NetworkMethod
 from warpzoo.registration.pair import Method, register_pair
 from warpzoo.registration.results import chosen_outputs, read_numbers, summary, write_list, write_results
+from warpzoo.registration.usual import USUAL_QUALITY, NetworkForAny
 
 if TYPE_CHECKING:
     from warpzoo.cluster import Place
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 class Chain(NamedTuple):
     """What `find_methods` takes: plain values, which travel to other processes, where methods are made of them once."""
 
-    chain: str
+    chain: str | None
     similarity: str | None = None
     refine: str | float = 0
     adapt: str | float = 0
@@ -40,12 +41,16 @@ class Chain(NamedTuple):
     variant: str | None = None
     device: str | None = None
     resolution: float | None = None
+    quality: str | None = None
 
     def absolute(self) -> Chain:
         """The same from any working directory."""
-        stages = [str(Path(one).expanduser().absolute()) if "/" in one else one for one in self.chain.split(",")]
-        weights = self.weights and str(Path(self.weights).expanduser().absolute())
-        return self._replace(chain=",".join(stages), weights=weights)
+        stages = self.chain and ",".join(_absolute(one) if "/" in one else one for one in self.chain.split(","))
+        return self._replace(chain=stages, weights=self.weights and _absolute(self.weights))
+
+
+def _absolute(name: str) -> str:
+    return str(Path(name).expanduser().absolute())
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,7 @@ def recipe_of(
     variant: str | None = None,
     device: str | None = None,
     resolution: float | None = None,
+    quality: str | None = None,
     *,
     budget: str | float | None = None,
     channels: bool = False,
@@ -89,13 +95,14 @@ def recipe_of(
     threads: int | None = None,
 ) -> Recipe:
     """A recipe of the options of `warpzoo register`, all of which are checked here."""
-    method = usual_method(weights) if method is None else method
+    method = method_of(weights) if method is None and weights is not None else method
     outputs = chosen_outputs(save, report, inverse)
     resampling = Resampling(interpolation, outside)
-    chain = Chain(method, similarity, refine, adapt, weights, variant, device, resolution)
+    chain = Chain(method, similarity, refine, adapt, weights, variant, device, resolution, quality)
     methods = find_methods(*chain)
     settings = {
         "method": method,
+        "quality": (quality or USUAL_QUALITY) if is_usual(method, weights) else None,
         "refine": refine,
         "adapt": adapt,
         "budget": time_limit(budget),
@@ -129,6 +136,7 @@ def register_files(files: Mapping[str, Any], folder: Path, recipe: Recipe, inter
             strict=recipe.strict,
             interruptible=interruptible,
             safe=settings["safe"],
+            gaining=settings["quality"] is not None,
             budget=settings["budget"],
         )
         registration = replace(registration, seconds={**read, **registration.seconds})
@@ -250,6 +258,8 @@ def _methods_of(chain: Chain, weights: tuple[str, ...]) -> Sequence[Method]:
     if fingerprints(methods) != [*weights]:
         raise ValueError(f"the weights of {chain.chain} must be the same on all workers, got others.")
     for method in methods:
+        if isinstance(method, NetworkForAny):
+            method = method.method
         if isinstance(method, NetworkMethod):
             method.ready()
     return methods

@@ -46,8 +46,9 @@ def register_many(
         client: a `distributed.Client`, whose workers register the pairs; without, this process does.
         overwrite: register pairs that are done again.
         keep_interrupted: count pairs whose optimisation was interrupted as done.
-        options: of `warpzoo register`: similarity, refine, adapt, weights, variant, device, resolution, budget,
-            channels, landmarks_weight, interpolation, outside, save, report, inverse, strict, safe, seed, threads.
+        options: of `warpzoo register`: similarity, refine, adapt, weights, variant, device, resolution, quality,
+            budget, channels, landmarks_weight, interpolation, outside, save, report, inverse, strict, safe, seed,
+            threads.
 
     Example:
         >>> with distributed.Client("tcp://scheduler:8786") as client:

@@ -90,8 +90,8 @@ def _why_killed(client: Any, error: Any) -> str:
     for _, event in client.get_events("worker-restart-memory"):
         if event.get("worker") == address:
             return (
-                f"{times}, of memory: it takes {event['rss'] / 2**30:.1f} GB and more, a worker may take "
-                f"{limit / 2**30:.1f} GB; use fewer workers or smaller images."
+                f"{times}, of memory: it takes {event['rss'] / 1e9:.1f} GB and more, a worker may take "
+                f"{limit / 1e9:.1f} GB; use fewer workers or smaller images."
             )
     return f"{times} (killed, pre-empted, crashed, or out of memory)."
 

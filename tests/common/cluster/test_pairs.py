@@ -126,7 +126,7 @@ def test_jobs_of_a_batch_system(
 
 
 def wait_for_end(group: int) -> None:
-    for _ in range(100):
+    for _ in range(900):
         try:
             os.killpg(group, 0)
         except ProcessLookupError:

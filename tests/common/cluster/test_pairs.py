@@ -178,5 +178,9 @@ def test_two_commands_do_not_mix(images: list[Path], tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="is in use by another command"):
             package.register_many(rows_of(images, 1), tmp_path / "out", method="affine", report=False)
         other.stdin.close()
+    left = tmp_path / "out/1/.0123abcd-warped.nii.gz"  # as of a worker that was killed while it wrote
+    left.parent.mkdir()
+    left.write_bytes(b"half")
     package.register_many(rows_of(images, 1), tmp_path / "out", method="affine", report=False)
     assert not (tmp_path / "out/.in_use").exists()
+    assert not left.exists()

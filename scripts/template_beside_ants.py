@@ -23,11 +23,11 @@ import ants
 import numpy as np
 import torch
 
+from warpzoo.cohorts.many import recipe_of
+from warpzoo.cohorts.template import normalised
+from warpzoo.cohorts.template_files import build_template, subjects_of
 from warpzoo.images.image import read_image, write_image
 from warpzoo.record import machine
-from warpzoo.registration.many import recipe_of
-from warpzoo.registration.template import normalised
-from warpzoo.registration.template_files import build_template, subjects_of
 
 
 def seen_in(template: Any, subjects: list[Any]) -> list[float]:

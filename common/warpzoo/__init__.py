@@ -13,11 +13,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from warpzoo.cohorts.interface import Cohort, register_many
     from warpzoo.denoising.interface import denoise
     from warpzoo.images.image import Image, read_image
     from warpzoo.registration.dictionary import Registerd
     from warpzoo.registration.interface import Result, register
-    from warpzoo.registration.many_interface import Cohort, register_many
     from warpzoo.registration.methods import find_methods
     from warpzoo.registration.pair import Registration, register_pair
     from warpzoo.registration.sequence_interface import register_sequence
@@ -46,7 +46,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Cohort": "warpzoo.registration.many_interface",
+    "Cohort": "warpzoo.cohorts.interface",
     "Image": "warpzoo.images.image",
     "PlacedTransform": "warpzoo.transforms.placed",
     "Registerd": "warpzoo.registration.dictionary",
@@ -58,7 +58,7 @@ _HOMES = {
     "read_image": "warpzoo.images.image",
     "read_transform": "warpzoo.transforms.placed",
     "register": "warpzoo.registration.interface",
-    "register_many": "warpzoo.registration.many_interface",
+    "register_many": "warpzoo.cohorts.interface",
     "register_pair": "warpzoo.registration.pair",
     "register_sequence": "warpzoo.registration.sequence_interface",
     "register_series": "warpzoo.registration.series_interface",

@@ -19,6 +19,7 @@ STOREYS = [
     {"bundles", "report"},
     {"training", "classical", "cluster"},
     {"denoising", "registration", "sharing"},
+    {"cohorts"},
     {"commands"},
 ]
 """From the ground up: a room imports its own and those below it, not those beside it (but the ground floor's)."""

@@ -133,9 +133,9 @@ def register(
             without weights, the variant's shipped ones are used. Weights of `warpzoo train` know it themselves.
     """
     from warpzoo.cluster import connected
+    from warpzoo.cohorts.many import recipe_of, register_files, register_list, say_list
     from warpzoo.registration.computing import computing
     from warpzoo.registration.listing import list_pairs
-    from warpzoo.registration.many import recipe_of, register_files, register_list, say_list
     from warpzoo.registration.results import SERIES_OUTPUTS
     from warpzoo.registration.series import OF_FRAMES
     from warpzoo.registration.series_files import is_series, register_series_files

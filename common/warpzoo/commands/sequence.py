@@ -73,11 +73,11 @@ def sequence(
         weights: file of weights for the network, instead of the shipped ones.
         variant: of the network, that the weights were trained with.
     """
+    from warpzoo.cohorts.many import fingerprints
     from warpzoo.images.resampling import Resampling
     from warpzoo.images.series import open_timed
     from warpzoo.registration.computing import computing
     from warpzoo.registration.listing import list_pairs
-    from warpzoo.registration.many import fingerprints
     from warpzoo.registration.results import SEQUENCE_OUTPUTS, chosen_outputs
     from warpzoo.registration.sequence import prepared, sequence_methods, time_axis_of, usual_method
     from warpzoo.registration.series import own_reference

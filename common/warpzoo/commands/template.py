@@ -55,8 +55,8 @@ def template(
         device: such as cuda:1 or cpu; default: the GPU if there is one.
     """
     from warpzoo.cluster import connected
-    from warpzoo.registration.many import recipe_of
-    from warpzoo.registration.template_files import build_template, subjects_of
+    from warpzoo.cohorts.many import recipe_of
+    from warpzoo.cohorts.template_files import build_template, subjects_of
 
     subjects, folder = subjects_of(images), Path(output).absolute()
     if folder.exists() and not folder.is_dir():

@@ -17,8 +17,8 @@ import SimpleITK as sitk
 
 import warpzoo as package
 from warpzoo.cluster import connection
-from warpzoo.registration.many import recipe_of
-from warpzoo.registration.template_files import build_template, subjects_of
+from warpzoo.cohorts.many import recipe_of
+from warpzoo.cohorts.template_files import build_template, subjects_of
 
 from .conftest import rows_of, smooth
 

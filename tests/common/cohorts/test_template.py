@@ -15,9 +15,9 @@ import SimpleITK as sitk
 from scipy import ndimage
 from scipy.linalg import sqrtm
 
+from warpzoo.cohorts import template
+from warpzoo.cohorts.poses import Pose, centred_pose, mean_matrix
 from warpzoo.geometry.grid import Grid
-from warpzoo.registration import template
-from warpzoo.registration.poses import Pose, centred_pose, mean_matrix
 
 from .conftest import save, smooth
 

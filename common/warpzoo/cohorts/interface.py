@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from warpzoo.cohorts.many import recipe_of, register_list
 from warpzoo.registration.listing import list_pairs, pairs_of
-from warpzoo.registration.many import recipe_of, register_list
 from warpzoo.registration.results import read_numbers
 
 

@@ -21,17 +21,17 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 from tqdm import tqdm
 
+from warpzoo.cohorts.many import Recipe, on_workers
+from warpzoo.cohorts.poses import Pose, centred_pose, mean_matrix, off_centre, read_pose, write_pose
 from warpzoo.errors import FAILURES, plain_reason
 from warpzoo.geometry.grid import Grid
 from warpzoo.images.image import Image, read_image, write_image
 from warpzoo.images.resampling import Resampling
 from warpzoo.registration.budget import Budget
 from warpzoo.registration.computing import computing
-from warpzoo.registration.many import Recipe, on_workers
 from warpzoo.registration.network import centred
 from warpzoo.registration.optimisation import DEFORMATIONS, Optimisation, Refinement
 from warpzoo.registration.pair import Method, register_pair
-from warpzoo.registration.poses import Pose, centred_pose, mean_matrix, off_centre, read_pose, write_pose
 from warpzoo.transforms import write_transforms
 
 FIRST, REFINED = Budget(80), Budget(30)

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from warpzoo.cohorts.many import Recipe
+from warpzoo.cohorts.template import finish, iterate, start_from_mean
 from warpzoo.files import FileError, alone_in, whole_file
 from warpzoo.images.image import read_image, write_image
 from warpzoo.record import command, versions, write_json
-from warpzoo.registration.many import Recipe
-from warpzoo.registration.template import finish, iterate, start_from_mean
 
 FEWEST = 2
 

@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from warpzoo.cohorts.interface import Cohort, register_many
     from warpzoo.denoising.interface import denoise
     from warpzoo.images.image import Image, read_image
     from warpzoo.registration.dictionary import Registerd
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Cohort",
     "Image",
     "PlacedTransform",
     "Registerd",
@@ -37,12 +39,14 @@ __all__ = [
     "read_image",
     "read_transform",
     "register",
+    "register_many",
     "register_pair",
     "register_sequence",
     "register_series",
 ]
 
 _HOMES = {
+    "Cohort": "warpzoo.cohorts.interface",
     "Image": "warpzoo.images.image",
     "PlacedTransform": "warpzoo.transforms.placed",
     "Registerd": "warpzoo.registration.dictionary",
@@ -54,6 +58,7 @@ _HOMES = {
     "read_image": "warpzoo.images.image",
     "read_transform": "warpzoo.transforms.placed",
     "register": "warpzoo.registration.interface",
+    "register_many": "warpzoo.cohorts.interface",
     "register_pair": "warpzoo.registration.pair",
     "register_sequence": "warpzoo.registration.sequence_interface",
     "register_series": "warpzoo.registration.series_interface",

@@ -16,6 +16,7 @@ from typing import Any
 COMMANDS = {
     "register": ("warpzoo.commands.register", "register a moving image to a fixed one, or a list of pairs"),
     "sequence": ("warpzoo.commands.sequence", "register the frames of a time-lapse, and denoise them"),
+    "template": ("warpzoo.commands.template", "build a template of many subjects"),
     "denoise": ("warpzoo.commands.denoise", "denoise an image by a network that learns from it, or by a filter"),
     "check": ("warpzoo.commands.check", "look through the images of a training"),
     "train": ("warpzoo.commands.train", "train a network on your own images"),

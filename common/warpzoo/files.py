@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-from collections.abc import Iterator
+import socket
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -53,11 +54,58 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        way_out = _WAYS_OUT.get(error.errno or 0, error.strerror or str(error))
-        raise FileError(f"{path} cannot be written: {way_out}.") from error
+        raise FileError(f"{path} cannot be written: {_way_out(error)}.") from error
     finally:
         with suppress(OSError):  # not a folder, or unreachable: there is nothing to remove
             temporary.unlink(missing_ok=True)
+
+
+def _way_out(error: OSError) -> str:
+    return _WAYS_OUT.get(error.errno or 0, error.strerror or str(error))
+
+
+def remove_unfinished(folder: Path, names: Collection[str]) -> None:
+    """Removes what `whole_file` leaves of files with these names in a folder if its process is killed."""
+    for path in [*folder.glob(".????????-*")]:
+        if path.name[10:] in names:
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Within it, no other process that asks for the same, on any machine that sees the folder, writes there.
+
+    The lock is the system's own and ends with its process, however that ends.
+    """
+    import fcntl  # not on Windows, where everything else is to be imported all the same
+
+    path = folder / ".in_use"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 (closed below, after the lock's file is removed)
+    except OSError as error:
+        raise FileError(f"{folder} cannot be written to: {_way_out(error)}.") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise FileError(
+                f"{folder} is in use by another command ({file.read() or 'which has just begun'}): wait for it, or "
+                f"choose another output folder."
+            ) from error
+        except OSError as error:  # a file system without locks: the user is trusted
+            if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+                raise
+        if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            raise FileError(f"{folder} was in use by another command until now: try again.")
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def check_kind(path: Path) -> None:

@@ -7,6 +7,9 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from hashlib import sha256
 from importlib.metadata import version
@@ -18,9 +21,23 @@ import torch
 import warpzoo
 from warpzoo.files import whole_file
 
+_on_behalf_of: ContextVar[str | None] = ContextVar("on_behalf_of", default=None)
+
+
+@contextmanager
+def on_behalf_of(line: str) -> Iterator[None]:
+    """Within it, what is recorded as the command is that line: of the process that has given this one its work."""
+    token = _on_behalf_of.set(line)
+    try:
+        yield
+    finally:
+        _on_behalf_of.reset(token)
+
 
 def command() -> str:
-    """The command line of this process."""
+    """The command line of this process, or of the one on whose behalf it works."""
+    if (line := _on_behalf_of.get()) is not None:
+        return line
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     program = f"python -m {spec.name.removesuffix('.__main__')}" if spec else Path(sys.argv[0]).name
     return shlex.join([*program.split(), *sys.argv[1:]])

@@ -17,9 +17,9 @@ STOREYS = [
     {"images"},
     {"transforms"},
     {"bundles", "report"},
-    {"training", "classical"},
+    {"training", "classical", "cluster"},
     {"denoising", "registration", "sharing"},
-    {"deployment"},
+    {"cohorts", "deployment"},
     {"commands"},
 ]
 """From the ground up: a room imports its own and those below it, not those beside it (but the ground floor's)."""
@@ -90,6 +90,18 @@ def test_no_file_imports_upwards(path: Path) -> None:
         allowed -= {"data"}
     rooms = imported(path.read_text(encoding="utf-8"), ["warpzoo", *path.relative_to(PACKAGE).parent.parts])
     assert rooms <= allowed, f"{path.relative_to(PACKAGE)} imports {sorted(rooms - allowed)}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_dask_is_imported_for_a_cluster_only(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    at_once = {node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))}
+    for node in ast.walk(tree):
+        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if {name.partition(".")[0] for name in names} & {"dask", "distributed", "dask_jobqueue"}:
+            assert room_of(path) == "cluster"
+            assert node not in at_once, "inside a function"
 
 
 def test_no_file_names_a_bundle() -> None:

@@ -2,21 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from hashlib import sha256
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from warpzoo.errors import FAILURES, plain_reason
-from warpzoo.registration.budget import time_limit
-from warpzoo.registration.methods import find_methods, is_usual, method_of
-from warpzoo.registration.usual import USUAL_QUALITY
-
-if TYPE_CHECKING:
-    from warpzoo.images.resampling import Resampling
-    from warpzoo.registration.pair import Method
 
 
 def register(
@@ -27,6 +15,7 @@ def register(
     quality: str | None = None,
     output: str = "registered",
     pairs: str | None = None,
+    cluster: str | None = None,
     to: str | None = None,
     time_axis: int | None = None,
     fixed_labels: str | None = None,
@@ -86,6 +75,9 @@ def register(
             moving_labels, fixed_points, moving_points, fixed_mask, moving_mask, initial; each pair gets a folder below
             output, completed pairs are skipped; overview.html shows all of them, metrics.csv and failures.csv list
             them.
+        cluster: who registers the pairs of a list, such as local, local:4, tcp://host:8786 or slurm.yaml. local is a
+            worker for each core or GPU of this machine, an address that of a Dask scheduler, a file describes jobs of a
+            batch system (docs/scale.md). Without, this process does, one pair after the other.
         to: where the moving image has time, first or mean: its frames are registered to its first frame, or to their
             mean, and that to the fixed image if there is one; without, each frame to the fixed image. The output folder
             gets one warped series, transforms/frame_0000.tfm (.h5) and so on, and frames.csv. When it is stopped, the
@@ -140,10 +132,11 @@ def register(
         variant: the (last) network's variant, such as digits or paper,coarse, that the weights were trained with;
             without weights, the variant's shipped ones are used. Weights of `warpzoo train` know it themselves.
     """
-    from warpzoo.images.resampling import Resampling
+    from warpzoo.cluster import connected
+    from warpzoo.cohorts.many import recipe_of, register_files, register_list, say_list
     from warpzoo.registration.computing import computing
     from warpzoo.registration.listing import list_pairs
-    from warpzoo.registration.results import SERIES_OUTPUTS, chosen_outputs
+    from warpzoo.registration.results import SERIES_OUTPUTS
     from warpzoo.registration.series import OF_FRAMES
     from warpzoo.registration.series_files import is_series, register_series_files
 
@@ -170,144 +163,45 @@ def register(
         raise ValueError(f"output must be a folder, got the file {output}.")
     if series and quality is not None:
         raise ValueError(f"quality must not be given for a moving image with time, got {quality}.")
-    if method is None and (series or weights is not None):
-        method = OF_FRAMES if weights is None else method_of(weights)
-    outputs = chosen_outputs(SERIES_OUTPUTS if series and save is None else save, report, inverse)
-    resampling = Resampling(interpolation, outside)
-    methods = find_methods(method, similarity, refine, adapt, weights, variant, device, resolution, quality)
-    seconds = time_limit(budget)
-    settings = {
-        "method": method,
-        "quality": (quality or USUAL_QUALITY) if is_usual(method, weights) else None,
-        "refine": refine,
-        "adapt": adapt,
-        "budget": seconds,
-        "similarity": similarity,
-        "landmarks_weight": landmarks_weight,
-        "channels": channels,
-        "seed": seed,
-        "safe": safe,
-        "outputs": [*outputs],
-        "interpolation": interpolation,
-        "outside": outside,
-        "resolution": resolution,
-        "variant": variant,
-        "weights": [fingerprint(one.weights) for one in methods if hasattr(one, "weights")],
-    }
-    if series and seconds is not None:
-        raise ValueError(f"budget must not be given for a moving image with time, got {budget}.")
-    if series:
-        settings |= {"to": to, "time_axis": time_axis}
-        with computing(seed, threads):
-            numbers = register_series_files(listed[0], folder, methods, resampling, settings, strict, overwrite)
-        print(f"{output}: {numbers}")
-        return
-    if pairs is None:
-        with computing(seed, threads):
-            numbers = _register_files(listed[0], folder, methods, resampling, settings, strict)
-        print(f"{output}: {numbers}")
-        return
-    skipped = {} if overwrite else {pair["id"]: _is_done(folder, pair, settings, keep_interrupted) for pair in listed}
-    todo = [pair for pair in listed if not skipped.get(pair["id"])]
-    if len(todo) < len(listed):
-        print(f"{len(listed) - len(todo)} of {len(listed)} pairs are done already (--overwrite registers them again).")
-    ids, done, failures = [pair["id"] for pair in listed], {name for name, there in skipped.items() if there}, {}
-    try:
-        with computing(seed, threads):
-            for name, why in _register_list(todo, folder, methods, resampling, settings, strict):
-                if why is None:
-                    done.add(name)
-                else:
-                    failures[name] = why
-    finally:  # also of a list that is interrupted, or ends by a bug
-        from warpzoo.registration.results import write_list
-
-        write_list(folder, ids, done, failures)
-    _say_list(folder, len(ids), failures)
-
-
-def _register_list(
-    pairs: Sequence[Mapping[str, Any]],
-    folder: Path,
-    methods: Sequence[Method],
-    resampling: Resampling,
-    settings: Mapping[str, Any],
-    strict: bool,
-) -> Iterator[tuple[str, str | None]]:
-    """Registers pair after pair: the id of each, and the reason if it fails."""
-    from tqdm import tqdm
-
-    from warpzoo.registration.results import read_numbers
-
-    interrupted = False
-    for pair in tqdm(pairs, desc="Registering", unit="pair"):
-        try:
-            _register_files(pair, folder / pair["id"], methods, resampling, settings, strict, not interrupted)
-            interrupted |= read_numbers(folder / pair["id"])["interrupted"]
-        except FAILURES as error:
-            yield pair["id"], plain_reason(error)
-        else:
-            yield pair["id"], None
-
-
-def _register_files(
-    files: Mapping[str, Any],
-    folder: Path,
-    methods: Sequence[Method],
-    resampling: Resampling,
-    settings: Mapping[str, Any],
-    strict: bool,
-    interruptible: bool = True,
-) -> str:
-    """Registers one pair and writes the results; returns the line that sums them up."""
-    from warpzoo.registration.listing import read_pair, remove_results
-    from warpzoo.registration.pair import register_pair
-    from warpzoo.registration.results import read_numbers, summary, write_results
-
-    remove_results(folder, files)
-    begun = time.perf_counter()
-    pair = read_pair(files, settings["landmarks_weight"], settings["channels"])
-    read = {"read": time.perf_counter() - begun}
-    registration = register_pair(
-        **pair,
-        methods=methods,
-        resampling=resampling,
+    if series and method is None and weights is None:
+        method = OF_FRAMES
+    recipe = recipe_of(
+        method,
+        similarity,
+        refine,
+        adapt,
+        weights,
+        variant,
+        device,
+        resolution,
+        quality,
+        budget=budget,
+        channels=channels,
+        landmarks_weight=landmarks_weight,
+        interpolation=interpolation,
+        outside=outside,
+        save=SERIES_OUTPUTS if series and save is None else save,
+        report=report,
+        inverse=inverse,
         strict=strict,
-        interruptible=interruptible,
-        safe=settings["safe"],
-        gaining=settings["quality"] is not None,
-        budget=settings["budget"],
+        safe=safe,
+        seed=seed,
+        threads=threads,
     )
-    registration = replace(registration, seconds={**read, **registration.seconds})
-    write_results(folder, registration, files, settings, settings["outputs"])
-    numbers = read_numbers(folder)
-    for warning in [] if files["id"] else numbers["warnings"]:
-        print(f"warning: {warning}")
-    return summary(numbers)
-
-
-def _is_done(folder: Path, pair: Mapping[str, Any], settings: Mapping[str, Any], keep_interrupted: bool) -> bool:
-    """Whether the pair's folder holds the complete results of the same files and settings."""
-    from warpzoo.registration.listing import names_from
-    from warpzoo.registration.results import read_numbers
-
-    try:
-        numbers = read_numbers(folder / pair["id"])
-    except (OSError, ValueError):
-        return False
-    same = {"files": names_from(folder / pair["id"], pair), "settings": dict(settings)}.items() <= numbers.items()
-    return same and (keep_interrupted or not numbers.get("interrupted"))
-
-
-def _say_list(folder: Path, count: int, failures: Mapping[str, str]) -> None:
-    if len(failures) < count:
-        print(f"{count - len(failures)} of {count} pairs registered: {folder / 'overview.html'}, metrics.csv")
-    for name, why in failures.items():
-        print(f"  {name}: {why}")
-    if failures:
-        raise ValueError(f"{len(failures)} of {count} pairs failed: {folder / 'failures.csv'}")
-
-
-def fingerprint(weights: Path) -> str:
-    """Identifies weights: the first half of their SHA-256; empty if there is no file."""
-    return sha256(weights.read_bytes()).hexdigest()[:32] if weights.is_file() else ""
+    if series and budget is not None:
+        raise ValueError(f"budget must not be given for a moving image with time, got {budget}.")
+    if cluster is not None and pairs is None:
+        raise ValueError(f"cluster must only be given with pairs, got {cluster}: one registration is one task.")
+    if series:
+        settings = {**recipe.settings, "to": to, "time_axis": time_axis}
+        with computing(seed, threads):
+            numbers = register_series_files(
+                listed[0], folder, recipe.methods, recipe.resampling, settings, strict, overwrite
+            )
+        print(f"{output}: {numbers}")
+    elif pairs is None:
+        print(f"{output}: {register_files(listed[0], folder, recipe)}")
+    else:
+        with connected(cluster) if cluster else nullcontext() as client:
+            failures = register_list(listed, folder, recipe, overwrite, keep_interrupted, client)
+        say_list(folder, len(listed), failures)

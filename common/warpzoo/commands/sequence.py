@@ -73,7 +73,7 @@ def sequence(
         weights: file of weights for the network, instead of the shipped ones.
         variant: of the network, that the weights were trained with.
     """
-    from warpzoo.commands.register import fingerprint
+    from warpzoo.cohorts.many import fingerprints
     from warpzoo.images.resampling import Resampling
     from warpzoo.images.series import open_timed
     from warpzoo.registration.computing import computing
@@ -115,7 +115,7 @@ def sequence(
         "safe": False,
         "landmarks_weight": 0.0,
         "variant": variant,
-        "weights": [fingerprint(one.weights) for one in methods if hasattr(one, "weights")],
+        "weights": fingerprints(methods),
     }
 
     def prepare(given: dict[str, Any], store: InFolder) -> list[str]:

@@ -221,7 +221,7 @@ def to_lps(affine: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return lps[:-1, :-1] / spacing, spacing, lps[:-1, -1]
 
 
-def by(shape: Sequence[int]) -> str:
+def by(shape: Sequence[float]) -> str:
     """A shape in words: 3 × 4 × 5."""
     return " × ".join(map(str, shape))
 

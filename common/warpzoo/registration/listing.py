@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from warpzoo.files import FileError, reading, shortened
+from warpzoo.files import FileError, reading, remove_unfinished, shortened
 from warpzoo.images.image import Image, read_image
 from warpzoo.registration.guidance import Guidance
 from warpzoo.registration.pair import Companions
@@ -71,23 +71,31 @@ def _read_pairs(path: Path) -> list[dict[str, Any]]:
     if f"fixed{kind}" not in columns or f"moving{kind}" not in columns or unknown:
         got = shortened(", ".join(columns))
         raise FileError(f"{path} has the columns {got}; it must have fixed and moving, and may have {COLUMNS}.")
+    for number, row in enumerate(rows, start=1):
+        if reader.restkey in row:
+            raise ValueError(
+                f"{path}, row {number}: it has more fields than there are columns; quote names that hold a comma."
+            )
+    return pairs_of(rows, path.parent, f"{path}, row ")
+
+
+def pairs_of(rows: Sequence[Mapping[str, Any]], folder: Path, where: str = "pair ") -> list[dict[str, Any]]:
+    """Pairs from rows with those columns; names are relative to the folder, and `where` is what a row is called."""
     listed: dict[str, dict[str, Any]] = {}
     for number, row in enumerate(rows, start=1):
-        where = f"{path}, row {number}: "
-        if reader.restkey in row:
-            raise ValueError(f"{where}it has more fields than there are columns; quote names that hold a comma.")
-        name = re.sub(r"[^\w.-]+", "_", row.get("id") or str(number)).lstrip(".") or str(number)
+        here = f"{where}{number}: "
+        if unknown := [name for name in row if name not in COLUMNS]:
+            raise ValueError(f"{here}it must have fixed and moving, and may have {COLUMNS}, got {unknown[0]!r}.")
+        name = re.sub(r"[^\w.-]+", "_", str(row.get("id") or number)).lstrip(".") or str(number)
         if name in listed:
             raise FileError(
-                f"{where}the id {shortened(name)!r} was there before; each pair gets a folder of its own by it."
+                f"{here}the id {shortened(name)!r} was there before; each pair gets a folder of its own by it."
             )
-        files = {
-            column: _named(path.parent, column, row[column]) for column in columns if column != "id" and row[column]
-        }
+        files = {role: _named(folder, role, value) for role, value in row.items() if role != "id" and value}
         listed[name] = {"id": name, **files}
-        _check_partners(where, listed[name])
+        _check_partners(here, listed[name])
     if not listed:
-        raise ValueError(f"{path} lists no pair.")
+        raise ValueError(f"{where.rpartition(',')[0] or 'pairs'} lists no pair.")
     return list(listed.values())
 
 
@@ -157,6 +165,15 @@ def paths_of(pair: Mapping[str, Any], name: str) -> list[Path]:
     return [value] if isinstance(value, Path) else [path for path in value if isinstance(path, Path)]
 
 
+def absolute(pair: Mapping[str, Any]) -> dict[str, Any]:
+    """The pair with files that can be found from any working directory."""
+    found = dict(pair)
+    for role in pair:
+        if paths := [path.absolute() for path in paths_of(pair, role)]:
+            found[role] = paths if role in SEVERAL else paths[0]
+    return found
+
+
 def names_from(folder: Path, pair: Mapping[str, Any]) -> dict[str, str | list[str]]:
     """What the files of a pair are called in that folder's `metrics.json`: relative to it, so that all may move."""
 
@@ -208,6 +225,7 @@ def remove_results(folder: Path, pair: Mapping[str, Any]) -> None:
             raise ValueError(f"{folder / name} is an input and a result at once; choose another output folder.")
     for name in result_names(pair):
         (folder / name).unlink(missing_ok=True)
+    remove_unfinished(folder, result_names(pair))
 
 
 def _named(folder: Path, role: str, value: Any) -> Path | list[Path]:

@@ -28,6 +28,7 @@ def sequence(
     report: bool = True,
     overwrite: bool = False,
     strict: bool = False,
+    safe: bool = False,
     seed: int = 0,
     threads: int | None = None,
     device: str | None = None,
@@ -67,6 +68,8 @@ def sequence(
         report: write the report and the animation.
         overwrite: begin again where a run was stopped.
         strict: treat warnings as errors.
+        safe: if a method makes a frame less alike the reference than it was, take the start or what affine finds instead;
+            without, there is a warning.
         seed: of what is random.
         threads: how many to compute with; default: as PyTorch chooses.
         device: such as cuda:1 or cpu; default: the GPU if there is one.
@@ -84,7 +87,9 @@ def sequence(
     from warpzoo.registration.series_files import register_series_files
     from warpzoo.registration.series_results import SEQUENCE
 
-    own_reference(reference)
+    own_reference(reference, name="reference")
+    if not Path(input).expanduser().exists():
+        raise ValueError(f"{input} does not exist; it is given as input.")
     files = list_pairs(series=True, moving=input)[0]
     folder = Path(output).absolute()
     if folder.exists() and not folder.is_dir():
@@ -112,7 +117,7 @@ def sequence(
         "interpolation": interpolation,
         "outside": outside,
         "seed": seed,
-        "safe": False,
+        "safe": safe,
         "landmarks_weight": 0.0,
         "variant": variant,
         "weights": fingerprints(methods),

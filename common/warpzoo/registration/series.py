@@ -248,7 +248,7 @@ def register_series(
         assert fixed is not None
         reference, failed = fixed, register_frames(method, fixed, store, 0)
     else:
-        first = _shown(series, to, own)
+        first = _shown(series, own)
         reference = series[first]
         failed = register_frames(method, reference, store, 0, first, previous=to == "previous")
         for last in range(1, MEANS + 1) if to == "mean" else ():
@@ -293,27 +293,23 @@ def finite(array: Tensor) -> Tensor:
     return torch.where(known, array, array[known].min() if known.any() else array.new_zeros(()))
 
 
-def own_reference(to: str | int, count: int | None = None) -> int | None:
-    """The frame that the others are registered to, where that is one of them: None of "mean"."""
+def own_reference(to: str | int, count: int | None = None, name: str = "to") -> int | None:
+    """The frame that the others are registered to, where that is one of them: None of "mean". `name` is what the option
+    is called."""
     number = 0 if to in ("first", "previous") else None
     if str(to).isdecimal():
         number = int(to)
     if to != "mean" and (number is None or (count is not None and number >= count)):
         most = "" if count is None else f" from 0 to {count - 1}"
-        raise ValueError(f"to must be first, previous, mean or the number of a frame{most}, got {to!r}.")
+        raise ValueError(f"{name} must be first, previous, mean or the number of a frame{most}, got {to!r}.")
     return number
 
 
-def _shown(series: Series, to: str, own: int | None) -> int:
+def _shown(series: Series, own: int | None) -> int:
     """The frame that the others are registered to at first."""
     for frame in range(len(series)) if own is None else [own]:
         broken = list(broken_values(series[frame]))
         if not broken:
             return frame
-    raise ValueError(f"frame {frame}: {broken[0].message} {_WAYS_OUT.get(to, _WAYS_OUT['first'])}")
-
-
-_WAYS_OUT = {
-    "first": "It cannot be what the others are registered to: choose --to mean, or give a fixed image.",
-    "mean": "No frame shows anything.",
-}
+    way_out = "It cannot be what the others are registered to: choose mean, or a frame that shows something."
+    raise ValueError(f"frame {frame}: {broken[0].message} {'No frame shows anything.' if own is None else way_out}")

@@ -323,8 +323,14 @@ def test_doubtful_input_is_said_and_doubtful_frames_are_flagged(warpzoo: Call, t
             [],
             "has 2 channels; choose one to register by, such as --channel 0 .* --channels of warpzoo register",
         ),
-        ("cells.tif", ["--reference=9"], r"number of a frame from 0 to 2, got '9'"),
-        ("cells.tif", ["--reference=last"], r"must be first, previous, mean or the number of a frame, got 'last'"),
+        ("nowhere.tif", [], "nowhere.tif does not exist; it is given as input"),
+        (
+            "blank.tif",
+            [],
+            "^warpzoo sequence: frame 0: .* the same value.* choose mean, or a frame that shows something",
+        ),
+        ("cells.tif", ["--reference=9"], r"^warpzoo sequence: reference must be .* a frame from 0 to 2, got '9'"),
+        ("cells.tif", ["--reference=last"], r"reference must be first, previous, mean or the number .*, got 'last'"),
         ("cells.tif", ["--points=late.csv"], "late.csv must have points in the frames 0 to 2, got frame 7"),
         ("cells.tif", ["--points=other.csv"], "other.csv must be a CSV with the columns frame, y, x"),
         ("cells.tif", ["--roi=90,0,5,5"], "roi must lie in the 72 columns and 64 rows of the frames"),
@@ -339,6 +345,7 @@ def test_what_cannot_be_registered_is_said_in_one_sentence(
     monkeypatch.chdir(tmp_path)
     frames = drifting(3)
     save_imagej(Path("cells.tif"), frames)
+    save_imagej(Path("blank.tif"), np.stack([np.zeros_like(frames[0]), *frames[1:]]))
     tifffile.imwrite("one.tif", frames[0])
     save_imagej(Path("two.tif"), frames[:2], "CYX")
     save_imagej(Path("both.tif"), np.stack([frames, frames], 1), "TCYX")

@@ -462,7 +462,7 @@ def test_transforms_of_frames_are_applied_again(warpzoo: Call, sequence: Path, t
         ),
         (["still.tif", "cells.tif", "--moving_points=plain.csv"], "plain.csv must have a column frame"),
         (["still.tif", "cells.tif", "--moving_points=late.csv"], "frames 0 to 5, got frame 6"),
-        (["--moving", "blank.tif", "--to=first"], "frame 0: .*blank.tif has the same value.*--to mean"),
+        (["--moving", "blank.tif", "--to=first"], "frame 0: .*blank.tif has the same value.*choose mean"),
         (["volume.nii.gz", "cells.tif"], "3-D and .*cells.tif 2-D"),
     ],
 )

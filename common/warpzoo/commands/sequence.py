@@ -68,8 +68,8 @@ def sequence(
         report: write the report and the animation.
         overwrite: begin again where a run was stopped.
         strict: treat warnings as errors.
-        safe: if a method makes a frame less alike the reference than it was, take the start or what affine finds instead;
-            without, there is a warning.
+        safe: if a method makes a frame less alike the reference than it was, take the start or what affine finds
+            instead; without, there is a warning.
         seed: of what is random.
         threads: how many to compute with; default: as PyTorch chooses.
         device: such as cuda:1 or cpu; default: the GPU if there is one.

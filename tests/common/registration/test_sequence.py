@@ -18,9 +18,11 @@ from scipy import ndimage
 from skimage.transform import AffineTransform, warp
 
 import warpzoo as package
+from warpzoo.files import FileError
 from warpzoo.registration import settling
 from warpzoo.registration.alignment import align
 from warpzoo.registration.consistency import solved_together
+from warpzoo.transforms.tracks import read_tracks
 
 Call = Callable[..., object]
 SHAPE = (64, 72)
@@ -265,6 +267,38 @@ def test_trackmate_files_come_back_with_other_positions(warpzoo: Call, kind: str
         moved = np.array([[float(one.attrib["POSITION_Y"]), float(one.attrib["POSITION_X"])] for one in found])
         assert found[5].attrib["name"] == "ID5"
     assert np.linalg.norm(moved / 0.2 - np.tile(POINTS, (3, 1)), axis=1).mean() < 0.3
+
+
+SPOT = '<TrackMate><AllSpots><Spot ID="7" FRAME="0" POSITION_X="1" POSITION_Y="2"/></AllSpots></TrackMate>'
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.xml", SPOT[:60], r"a.xml cannot be read as TrackMate's XML \(.*\); it is damaged, incomplete"),
+        ("a.xml", SPOT[:-12], r"a.xml cannot be read as TrackMate's XML \(.*\); it is damaged, incomplete"),
+        ("a.xml", SPOT.replace('"2"', '"NaN"'), "a.xml: the spot 7 must have a finite number as POSITION_Y, got NaN"),
+        ("a.xml", SPOT.replace("FRAME", "TIME"), "a.xml: the spot 7 must have a finite number as FRAME, got none"),
+        (
+            "a.csv",
+            "frame,id,y,x\n0,1,2,3\n\n0,2,nan,3\n",
+            "a.csv, line 4: 0,2,nan,3 must have a frame and finite numbers",
+        ),
+        (
+            "a.csv",
+            "frame,id,y,x\n0,1,2,-inf\n",
+            "a.csv, line 2: 0,1,2,-inf must have a frame and finite numbers as x, y",
+        ),
+        ("a.csv", "frame,id,y,x\nnan,1,2,3\n0,1,2,3\n", "a.csv, line 2: nan,1,2,3 must"),
+        ("a.csv", "frame,id,y,x\n", "a.csv must hold positions, got no point"),
+    ],
+)
+def test_points_that_cannot_be_read_are_named_by_their_file_and_line(
+    tmp_path: Path, name: str, text: str, message: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(FileError, match=message):
+        read_tracks(tmp_path / name, 2)
 
 
 def test_a_stopped_run_goes_on_where_it_was(warpzoo: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

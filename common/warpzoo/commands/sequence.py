@@ -40,8 +40,8 @@ def sequence(
     Reads a TIFF, ImageJ TIFF, OME-TIFF or OME-Zarr with time, in two or three dimensions, or a folder of numbered
     files. The output folder gets registered.ome.tif (.ome.zarr of an OME-Zarr) with the data type, pixel size and time
     step of the input, denoised.ome.tif if the method denoises, transforms.csv, points.csv with --points, report.html,
-    animation.gif and metrics.json. A frame that cannot be registered is resampled as its neighbour and flagged. When
-    it is stopped, the same command goes on.
+    animation.gif and metrics.json. A frame that cannot be registered is placed between its neighbours and flagged.
+    When it is stopped, the same command goes on.
 
     Args:
         input: the file, or the folder of numbered files.

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from warpzoo.errors import raise_if
-from warpzoo.geometry.composition import composed, identity, split
+from warpzoo.geometry.composition import between, composed, identity, split
 from warpzoo.geometry.transforms import Transform
 from warpzoo.images.image import Image
 from warpzoo.images.resampling import Resampling
@@ -123,11 +123,17 @@ class SeriesRegistration:
     def __len__(self) -> int:
         return len(self.series)
 
-    def source(self, frame: int) -> int | None:
-        """The frame whose transform a frame is resampled with: its own, or that of the nearest one that did not fail;
-        None for the identity."""
+    def sources(self, frame: int) -> list[int]:
+        """The frames whose transforms a frame is resampled with: its own, or the nearest ones before and after it that
+        did not fail, of which one may be missing."""
+        if frame not in self.failed:
+            return [frame]
         there = [one for one in range(len(self)) if one not in self.failed]
-        return min(there, key=lambda one: (abs(one - frame), one), default=None)
+        nearest = (
+            max((one for one in there if one < frame), default=None),
+            min((one for one in there if one > frame), default=None),
+        )
+        return [one for one in nearest if one is not None]
 
     def found(self, frame: int) -> Found:
         found = self.store.read(name_of(self.last, frame), self.reference, self.frame)
@@ -146,8 +152,12 @@ class SeriesRegistration:
 
     def transform(self, frame: int) -> Transform:
         """From the fixed image to the frame."""
-        source = self.source(frame)
-        found = identity(self.reference.grid) if source is None else self.found(source).transform
+        sources = self.sources(frame)
+        parts = [self.found(one).transform for one in sources]
+        found = parts[0] if parts else identity(self.reference.grid)
+        if len(parts) == 2:
+            share = (frame - sources[0]) / (sources[1] - sources[0])
+            found = between(*parts, share, self.reference.grid)
         across = self.store.read(ACROSS, self.fixed, self.reference)
         return found if across is None else composed(across.transform, found)
 

@@ -158,9 +158,9 @@ def flags(done: SeriesRegistration, rows: Sequence[Mapping[str, Any]]) -> dict[i
     """Of each frame that failed, or is unlike the others after it was registered, a sentence."""
     flagged = {}
     for frame, reason in done.failed.items():
-        source = done.source(frame)
-        what = "as it is" if source is None else f"with the transform of frame {source}"
-        flagged[frame] = f"not registered, and resampled {what}: {reason}"
+        what = ("as it is", "with the transform of frame {}", "with a transform between those of frames {} and {}")
+        sources = done.sources(frame)
+        flagged[frame] = f"not registered, and resampled {what[len(sources)].format(*sources)}: {reason}"
     measured = {row["frame"]: row for row in rows if row["ok"]}
     median, spread = _usual([row["ncc"] for row in measured.values()])
     steps: dict[int, float] = {}

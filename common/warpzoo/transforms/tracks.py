@@ -109,10 +109,8 @@ def _read_xml(path: Path, dims: int) -> Tracks:
     for spot in spots:
         wrong = [name for name in ("FRAME", *names) if not _is_number(spot.attrib, name)]
         if wrong:
-            raise FileError(
-                f"{path}: the spot {shortened(spot.get('ID', 'without an ID'))} must have a finite number as {wrong[0]}, "
-                f"got {shortened(spot.get(wrong[0], 'none'))}."
-            )
+            called, got = shortened(spot.get("ID", "without an ID")), shortened(spot.get(wrong[0], "none"))
+            raise FileError(f"{path}: the spot {called} must have a finite number as {wrong[0]}, got {got}.")
     positions = np.array([[float(spot.attrib[name]) for name in names] for spot in spots]).reshape(-1, dims)
 
     def write(out: Path, moved: np.ndarray) -> None:

@@ -129,11 +129,8 @@ class SeriesRegistration:
         if frame not in self.failed:
             return [frame]
         there = [one for one in range(len(self)) if one not in self.failed]
-        nearest = (
-            max((one for one in there if one < frame), default=None),
-            min((one for one in there if one > frame), default=None),
-        )
-        return [one for one in nearest if one is not None]
+        before, after = [one for one in there if one < frame], [one for one in there if one > frame]
+        return [*before[-1:], *after[:1]]
 
     def found(self, frame: int) -> Found:
         found = self.store.read(name_of(self.last, frame), self.reference, self.frame)

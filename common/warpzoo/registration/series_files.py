@@ -70,6 +70,7 @@ class InFolder:
             "likeness": found.likeness,
             "failed": found.failed,
             "findings": found.findings,
+            "moved": found.moved,
             "seconds": found.seconds,
             "resolution": dict(found.resolution),
         }

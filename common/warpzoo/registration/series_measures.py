@@ -179,6 +179,8 @@ def flags(done: SeriesRegistration, rows: Sequence[Mapping[str, Any]]) -> dict[i
             reasons.append("hardly like what it was registered to, so that it may lie anywhere")
         if steps.get(frame, 0.0) > leap and value < (1 - LESS) * median:
             reasons.append(f"{steps[frame]:.3g} {unit} from the frame before, where {usual_step:.3g} is usual")
+        if moved := done.found(frame).moved:
+            reasons.append(moved)
         if row.get("folding", 0.0) > MIRRORED:
             reasons.append("its transform turns it inside out")
         if row.get("reached", 1.0) < REACHED and value < (1 - LESS) * median:

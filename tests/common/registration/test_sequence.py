@@ -6,7 +6,9 @@ import csv
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -19,9 +21,13 @@ from skimage.transform import AffineTransform, warp
 
 import warpzoo as package
 from warpzoo.files import FileError
+from warpzoo.geometry.transforms import Affine
+from warpzoo.images.image import Image
+from warpzoo.registration import frames as room
 from warpzoo.registration import settling
-from warpzoo.registration.alignment import align
+from warpzoo.registration.alignment import align, correlation
 from warpzoo.registration.consistency import solved_together
+from warpzoo.registration.optimisation import Optimisation
 from warpzoo.transforms.tracks import read_tracks
 
 Call = Callable[..., object]
@@ -466,6 +472,51 @@ def test_frames_of_noise_alone_are_not_ok(warpzoo: Call, tmp_path: Path) -> None
     flagged = json.loads((tmp_path / "out/metrics.json").read_text())["flagged"]
     assert [row["frame"] for row in rows if row["ok"] == "False"] == [*flagged] == ["4"]
     assert [bool(row["note"]) for row in rows] == [row["ok"] == "False" for row in rows]
+
+
+def test_a_frame_that_its_neighbours_placed_is_flagged_without_what_was_doubtful_before(
+    warpzoo: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is found for frame 3 alone lies 20 pixels away, and is said to be doubtful; a deformation comes after."""
+    begun_at = room.FrameMethod.begun_at
+
+    def astray(self: room.FrameMethod, *arguments: Any) -> room.Found:
+        found = begun_at(self, *arguments)
+        if arguments[-1] != 3 or self.settled:
+            return found
+        matrix = found.matrix.copy()
+        matrix[0, 2] += 20
+        transform = Affine.from_world(torch.from_numpy(matrix[None, :2]), arguments[0].raw.grid)
+        return replace(found, load=lambda: transform, matrix=matrix, findings=("A doubt.",))
+
+    monkeypatch.setattr(room.FrameMethod, "begun_at", astray)
+    line = ("sequence", save_imagej(tmp_path / "cells.tif", drifting(8)), "--method=affine,demons", "--noreport")
+    assert warpzoo(*line, "--output", tmp_path / "out").code == 0  # type: ignore[attr-defined]
+    said = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert [*said["flagged"]] == ["3"]
+    assert re.match(
+        r"placed by its neighbours, (19|2\d)\S* pixels from what was found for it alone", said["flagged"]["3"]
+    )
+    assert not any("A doubt" in one for one in said["warnings"])
+    assert error(matrices_of(tmp_path / "out")) < 0.6
+
+
+def test_a_mirrored_frame_is_flagged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A method that finds the mirror image makes it like the others, but inside out."""
+    frames = content() + 40 * np.random.default_rng(1).normal(size=(6, *SHAPE))
+    frames[3] = frames[3, :, ::-1]
+
+    def best_of_two(self: Optimisation, fixed: Image, moving: Image, *_: object) -> Affine:
+        flipped = replace(moving, array=moving.array.flip(1))
+        mirrored = correlation(fixed, flipped, np.eye(3)) > correlation(fixed, moving, np.eye(3))
+        voxels = np.array([[-1.0, 0, SHAPE[1] - 1], [0, 1, 0], [0, 0, 1]]) if mirrored else np.eye(3)
+        world = moving.grid.affine @ voxels @ np.linalg.inv(fixed.grid.affine)
+        return Affine.from_world(torch.from_numpy(world[None, :2]), fixed.grid)
+
+    monkeypatch.setattr(Optimisation, "__call__", best_of_two)
+    result = package.register_sequence(frames.astype(np.uint16), "affine", consistent=False)
+    assert result.frames[3]["ncc"] > 0.9
+    assert result.flagged == {3: "its transform turns it inside out. Look whether it is right."}
 
 
 def test_axes_without_names_are_not_guessed(warpzoo: Call, tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def sequence(
     from warpzoo.registration.computing import computing
     from warpzoo.registration.listing import list_pairs
     from warpzoo.registration.results import SEQUENCE_OUTPUTS, chosen_outputs
-    from warpzoo.registration.sequence import prepared, sequence_methods, time_axis_of, usual_method
+    from warpzoo.registration.sequence import gaps_of, prepared, sequence_methods, time_axis_of, usual_method
     from warpzoo.registration.series import own_reference
     from warpzoo.registration.series_files import register_series_files
     from warpzoo.registration.series_results import SEQUENCE
@@ -91,15 +91,14 @@ def sequence(
     if not Path(input).expanduser().exists():
         raise ValueError(f"{input} does not exist; it is given as input.")
     files = list_pairs(series=True, moving=input)[0]
-    folder = Path(output).absolute()
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"output must be a folder, got the file {output}.")
+    folder = _output_folder(output, files["moving"])
     if points is not None:
         files["tracks"] = Path(points).expanduser()
         if not files["tracks"].exists():
             raise ValueError(f"{points} does not exist; it is given as points.")
     source = open_timed(files["moving"], channels=True)
     axis, doubt = (time_axis, "") if time_axis is not None else time_axis_of(source)
+    doubts = [one for one in (doubt, gaps_of(files["moving"])) if one]
     dims = 2 if len(source.spatial) == 2 or axis is not None else 3
     chain = method or usual_method(dims)
     methods = sequence_methods(chain, refine, weights, variant, device)
@@ -124,7 +123,6 @@ def sequence(
     }
 
     def prepare(given: dict[str, Any], store: InFolder) -> list[str]:
-        doubts = [doubt] if doubt else []
         return doubts + prepared(given, methods, roi, files.get("tracks"), train, seed, store.folder)
 
     resampling = Resampling(interpolation, outside)
@@ -133,3 +131,14 @@ def sequence(
             files, folder, methods, resampling, settings, strict, overwrite, SEQUENCE, prepare
         )
     print(f"{output}: {summary}")
+
+
+def _output_folder(output: str, read: Path) -> Path:
+    """Where results go: a folder that is, or can be made, outside the one that is read."""
+    folder = Path(output).absolute()
+    above = next(one for one in (folder, *folder.parents) if one.exists())
+    if not above.is_dir():
+        raise ValueError(f"output must be a folder, got {output}, and {above} is a file.")
+    if read.is_dir() and folder.resolve().is_relative_to(read.resolve()):
+        raise ValueError(f"output must not be the folder {read}, which is read, or lie in it, got {output}.")
+    return folder

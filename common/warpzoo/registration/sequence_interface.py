@@ -76,6 +76,8 @@ def register_sequence(
     series = open_series(source, time_axis=axis, channel=channel)
     whole = None if channel is None else open_series(source, time_axis=axis, channels=True)
     own_reference(reference, len(series), SEQUENCE.reference)
+    resampling = Resampling(interpolation, outside)
+    resampling.check(series.header.dtype)
     methods = sequence_methods(method or usual_method(series.grid.dims), refine, weights, variant, device)
     given: dict[str, Any] = {"series": series, "companions": SeriesCompanions(whole=whole, channel=channel or 0)}
     with computing(seed, threads), TemporaryDirectory() as folder:
@@ -86,7 +88,7 @@ def register_sequence(
             **given,
             methods=methods,
             to=str(reference),
-            resampling=Resampling(interpolation, outside),
+            resampling=resampling,
             strict=strict,
             safe=safe,
             consistent=consistent,

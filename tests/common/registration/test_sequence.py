@@ -17,6 +17,7 @@ import tifffile
 import torch
 from PIL import Image as Picture
 from scipy import ndimage
+from scipy.linalg import sqrtm
 from skimage.transform import AffineTransform, warp
 
 import warpzoo as package
@@ -238,6 +239,18 @@ def test_a_folder_of_numbered_files(warpzoo: Call, tmp_path: Path) -> None:
     ended = warpzoo("sequence", folder, "--method=rigid,affine", "--output", tmp_path / "out", "--noreport")
     assert ended.code == 0, ended.err  # type: ignore[attr-defined]
     assert error(matrices_of(tmp_path / "out")) < 0.4
+    (folder / "cell_7.tif").unlink()
+    for number in (2, 3):
+        (folder / f"cell_{number}.tif").unlink()
+    line = ("sequence", folder, "--method=phase_correlation", "--noreport", "--output")
+    ended = warpzoo(*line, tmp_path / "gaps")
+    gaps = "frames has no files with the numbers 2 to 3, 7: frames count the files that are there."
+    assert gaps in ended.out  # type: ignore[attr-defined]
+    for output in (folder, folder / "out", tmp_path / "gaps/../frames/out"):
+        there = sorted(folder.iterdir())
+        ended = warpzoo(*line, output)
+        assert re.search("output must not be the folder .*frames, which is read, or lie in it", ended.err)  # type: ignore[attr-defined]
+        assert sorted(folder.iterdir()) == there
     tifffile.imwrite(folder / "cell_4.tif", frames[3][:-2])
     ended = warpzoo("sequence", folder, "--method=rigid", "--output", tmp_path / "other")
     assert re.search("cell_4.tif must be like cell_1.tif, .* frames must be of one size", ended.err)  # type: ignore[attr-defined]
@@ -348,9 +361,13 @@ def test_doubtful_input_is_said_and_doubtful_frames_are_flagged(warpzoo: Call, t
     assert "calls its axis of 8 slices (Z): they are taken as frames" in warnings
     assert "1 of 33 points outside the images, the first in frame 1" in warnings
     assert [*said["flagged"]] == ["2", "5"]
+    assert not {"xx", "y0", "shift_x", "angle", "scale", "saturated"} & {*said}
     rows = table_of(tmp_path / "out")[1]
     assert [row["frame"] for row in rows if row["ok"] == "False"] == ["2", "5"]
-    assert error(np.delete(matrices_of(tmp_path / "out"), [2, 5], 0)[:2]) < 0.5
+    matrices = matrices_of(tmp_path / "out")
+    assert error(np.delete(matrices, [2, 5], 0)[:2]) < 0.5
+    between = matrices[1] @ sqrtm(np.linalg.inv(matrices[1]) @ matrices[3])  # half-way
+    np.testing.assert_allclose(matrices[2], between, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -363,6 +380,13 @@ def test_doubtful_input_is_said_and_doubtful_frames_are_flagged(warpzoo: Call, t
             [],
             "has 2 channels; choose one to register by, such as --channel 0 .* --channels of warpzoo register",
         ),
+        (
+            "empty",
+            [],
+            "^warpzoo sequence: empty must hold .* numbered TIFF or PNG files, got no DICOM series and no such",
+        ),
+        ("cells.tif", ["--output=one.tif/sub"], "output must be a folder, got one.tif/sub, and .*/one.tif is a file"),
+        ("cells.tif", ["--outside=-5"], r"outside must be in \[0, 65535\], .* uint16 of the images can have, got -5"),
         ("nowhere.tif", [], "nowhere.tif does not exist; it is given as input"),
         (
             "blank.tif",
@@ -384,6 +408,7 @@ def test_what_cannot_be_registered_is_said_in_one_sentence(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     frames = drifting(3)
+    Path("empty").mkdir()
     save_imagej(Path("cells.tif"), frames)
     save_imagej(Path("blank.tif"), np.stack([np.zeros_like(frames[0]), *frames[1:]]))
     tifffile.imwrite("one.tif", frames[0])
@@ -391,7 +416,8 @@ def test_what_cannot_be_registered_is_said_in_one_sentence(
     save_imagej(Path("both.tif"), np.stack([frames, frames], 1), "TCYX")
     Path("late.csv").write_text("frame,id,y,x\n7,1,2,3\n")
     Path("other.csv").write_text("a,b\n1,2\n")
-    ended = warpzoo("sequence", name, "--method=rigid", "--output=out", *options)
+    output = [] if any(one.startswith("--output") for one in options) else ["--output=out"]
+    ended = warpzoo("sequence", name, "--method=rigid", *output, *options)
     assert ended.code == 1  # type: ignore[attr-defined]
     text = ended.err.strip().splitlines()[-1]  # type: ignore[attr-defined]
     assert re.search(message, text), text
@@ -499,6 +525,24 @@ def test_a_frame_that_its_neighbours_placed_is_flagged_without_what_was_doubtful
     )
     assert not any("A doubt" in one for one in said["warnings"])
     assert error(matrices_of(tmp_path / "out")) < 0.6
+
+
+@pytest.mark.parametrize("side", [6, 24])
+def test_a_frame_that_is_saturated_in_part_is_flagged(side: int) -> None:
+    """Even a hundredth of it draws the matrix away, and the frame is hardly less like the first one than others."""
+    frames = drifting(4)
+    frames[2, 20 : 20 + side, 24 : 24 + side] = 65535
+    flagged = package.register_sequence(frames, "affine").flagged
+    assert [*flagged] == [2]
+    assert re.search(r"0\.\d+ of it is saturated, where 0\.0002\d* is usual", flagged[2])
+
+
+def test_what_is_saturated_in_all_frames_alike_is_no_reason_to_doubt_one() -> None:
+    """A camera with too few bits: the brightest twentieth is cut off."""
+    frames = drifting(6)
+    assert (
+        package.register_sequence(frames.clip(0, np.quantile(frames, 0.95)).astype(np.uint16), "affine").flagged == {}
+    )
 
 
 def test_a_mirrored_frame_is_flagged(monkeypatch: pytest.MonkeyPatch) -> None:

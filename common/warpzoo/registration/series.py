@@ -154,7 +154,7 @@ class SeriesRegistration:
         found = parts[0] if parts else identity(self.reference.grid)
         if len(parts) == 2:
             share = (frame - sources[0]) / (sources[1] - sources[0])
-            found = between(*parts, share, self.reference.grid)
+            found = between(parts[0], parts[1], share, self.reference.grid)
         across = self.store.read(ACROSS, self.fixed, self.reference)
         return found if across is None else composed(across.transform, found)
 

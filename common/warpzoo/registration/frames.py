@@ -33,8 +33,9 @@ SMOOTHED = ("rigid", "affine", "align")
 """The methods that it is done for."""
 FEW_VOXELS = 2**14
 """That denoised frames are compared at: they show nothing that is finer."""
-KEPT, KEPT_VOXELS = 6, 2**20
-"""Frames that are kept as they were cleaned: so many at least, and as many as have so many voxels together."""
+KEPT, KEPT_VOXELS = 6, 2**22
+"""Frames that are kept as they were cleaned, which takes long: so many at least, and as many as have so many voxels
+together."""
 RECENT = 5
 """Frames before that say what likeness is usual."""
 DOUBTFUL = 0.8

@@ -22,6 +22,7 @@ from skimage.transform import AffineTransform, warp
 
 import warpzoo as package
 from warpzoo.files import FileError
+from warpzoo.geometry.grid import Grid
 from warpzoo.geometry.transforms import Affine
 from warpzoo.images.image import Image
 from warpzoo.registration import frames as room
@@ -561,6 +562,19 @@ def test_a_mirrored_frame_is_flagged(monkeypatch: pytest.MonkeyPatch) -> None:
     result = package.register_sequence(frames.astype(np.uint16), "affine", consistent=False)
     assert result.frames[3]["ncc"] > 0.9
     assert result.flagged == {3: "its transform turns it inside out. Look whether it is right."}
+
+
+def test_frames_are_cleaned_once_as_long_as_they_are_small_and_not_kept_without_end() -> None:
+    """Thirty of 256² are, each time they are looked at again; of large ones only the last few."""
+    for side, count, expected in ((256, 30, 30), (1024, 12, 24)):
+        images = [Image.in_memory(torch.zeros(1, side, side), Grid((side, side)), "frame", pixels=True)] * count
+        cleaning, cleaned = room.Cleaning(images, []), list[int]()  # type: ignore[arg-type]
+        cleaning.clean = lambda image, cleaned=cleaned: cleaned.append(0) or image  # type: ignore[misc, func-returns-value]
+        for _ in range(2):
+            for frame in range(count):
+                cleaning.frame(frame)
+        assert len(cleaned) == expected
+        assert len(cleaning.kept) <= 64
 
 
 def test_axes_without_names_are_not_guessed(warpzoo: Call, tmp_path: Path) -> None:

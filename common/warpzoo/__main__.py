@@ -7,6 +7,7 @@ import inspect
 import logging
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from contextlib import redirect_stderr
 from functools import partial, wraps
@@ -66,6 +67,7 @@ def run(name: str, arguments: list[str]) -> None:
             if {"-h", "--help"} & {*arguments}:
                 with redirect_stderr(sys.stdout):
                     fire.Fire({name: command}, [name, "--", "--help"], "warpzoo")
+            arguments = in_full(command, arguments)
             command = reading(command)
             # fire runs a command before it checks for unknown arguments: the first step only checks the arguments
             for step in (wraps(command)(lambda *_, **__: None), command):
@@ -95,6 +97,23 @@ def annotated(command: Callable[..., Any]) -> Callable[..., Any]:
     ]
     same.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return same
+
+
+def in_full(command: Callable[..., Any], arguments: list[str]) -> list[str]:
+    """The arguments with the letters that the help shows, such as -m, as whole names: fire shows one for each option
+    that alone of its kind begins with it, but does not take it if what comes without a name begins with it too. One
+    that is shown for two options remains, and is refused."""
+    parameters = inspect.signature(command).parameters.values()
+    named_alone = [one.name for one in parameters if one.kind is one.KEYWORD_ONLY]
+    others = [one.name for one in parameters if one.kind is not one.KEYWORD_ONLY and one.default is not one.empty]
+    shown: dict[str, list[str]] = {}
+    for options in (named_alone, others):
+        for letter, count in Counter(name[0] for name in options).items():
+            if count == 1:
+                shown.setdefault(f"-{letter}", []).extend(f"--{name}" for name in options if name[0] == letter)
+    whole = {letter: names[0] for letter, names in shown.items() if len(names) == 1}
+    parts = [one.partition("=") for one in arguments]
+    return [whole.get(letter, letter) + equals + value for letter, equals, value in parts]
 
 
 def reading(command: Callable[..., Any]) -> Callable[..., Any]:

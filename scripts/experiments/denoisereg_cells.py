@@ -198,8 +198,8 @@ def page(result: Mapping[str, Any], command: str) -> str:
         "## Simulated nuclei",
         f"Made by `{command}`; seed {result['seed']}, one thread of {result['machine']} at a load of {result['load']} "
         f"when it began, {versions}. The nuclei are those of `warpzoo.data.cells`, of the sizes and motions of the "
-        f"paper's sequences, with other seeds than any training: {FRAMES} frames of each are registered to the first, "
-        "each on its own. Numbers are mean distances, in pixels, of key points from where they belong.",
+        f"paper's sequences, with other seeds than any training: of each, {counted(FRAMES)} registered to the first, "
+        "on its own. Numbers are mean distances, in pixels, of key points from where they belong.",
     ]
     for snr in SNRS:
         entries = {
@@ -221,6 +221,10 @@ def page(result: Mapping[str, Any], command: str) -> str:
         f"![First frame, last frame, denoised, registered]({PICTURE})",
     ]
     return "\n\n".join(parts)
+
+
+def counted(frames: int) -> str:
+    return "the last frame is" if frames == 1 else f"{frames} evenly spaced frames, the last one among them, are each"
 
 
 def snr_table(entries: Mapping[str, Mapping[str, Any]]) -> str:

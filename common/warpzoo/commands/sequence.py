@@ -28,6 +28,7 @@ def sequence(
     report: bool = True,
     overwrite: bool = False,
     strict: bool = False,
+    safe: bool = False,
     seed: int = 0,
     threads: int | None = None,
     device: str | None = None,
@@ -39,8 +40,8 @@ def sequence(
     Reads a TIFF, ImageJ TIFF, OME-TIFF or OME-Zarr with time, in two or three dimensions, or a folder of numbered
     files. The output folder gets registered.ome.tif (.ome.zarr of an OME-Zarr) with the data type, pixel size and time
     step of the input, denoised.ome.tif if the method denoises, transforms.csv, points.csv with --points, report.html,
-    animation.gif and metrics.json. A frame that cannot be registered is resampled as its neighbour and flagged. When
-    it is stopped, the same command goes on.
+    animation.gif and metrics.json. A frame that cannot be registered is placed between its neighbours and flagged.
+    When it is stopped, the same command goes on.
 
     Args:
         input: the file, or the folder of numbered files.
@@ -67,6 +68,8 @@ def sequence(
         report: write the report and the animation.
         overwrite: begin again where a run was stopped.
         strict: treat warnings as errors.
+        safe: if a method makes a frame less alike the reference than it was, take the start or what affine finds
+            instead; without, there is a warning.
         seed: of what is random.
         threads: how many to compute with; default: as PyTorch chooses.
         device: such as cuda:1 or cpu; default: the GPU if there is one.
@@ -79,22 +82,23 @@ def sequence(
     from warpzoo.registration.computing import computing
     from warpzoo.registration.listing import list_pairs
     from warpzoo.registration.results import SEQUENCE_OUTPUTS, chosen_outputs
-    from warpzoo.registration.sequence import prepared, sequence_methods, time_axis_of, usual_method
+    from warpzoo.registration.sequence import gaps_of, prepared, sequence_methods, time_axis_of, usual_method
     from warpzoo.registration.series import own_reference
     from warpzoo.registration.series_files import register_series_files
     from warpzoo.registration.series_results import SEQUENCE
 
-    own_reference(reference)
+    own_reference(reference, name="reference")
+    if not Path(input).expanduser().exists():
+        raise ValueError(f"{input} does not exist; it is given as input.")
     files = list_pairs(series=True, moving=input)[0]
-    folder = Path(output).absolute()
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"output must be a folder, got the file {output}.")
+    folder = _output_folder(output, files["moving"])
     if points is not None:
         files["tracks"] = Path(points).expanduser()
         if not files["tracks"].exists():
             raise ValueError(f"{points} does not exist; it is given as points.")
     source = open_timed(files["moving"], channels=True)
     axis, doubt = (time_axis, "") if time_axis is not None else time_axis_of(source)
+    doubts = [one for one in (doubt, gaps_of(files["moving"])) if one]
     dims = 2 if len(source.spatial) == 2 or axis is not None else 3
     chain = method or usual_method(dims)
     methods = sequence_methods(chain, refine, weights, variant, device)
@@ -112,14 +116,13 @@ def sequence(
         "interpolation": interpolation,
         "outside": outside,
         "seed": seed,
-        "safe": False,
+        "safe": safe,
         "landmarks_weight": 0.0,
         "variant": variant,
         "weights": fingerprints(methods),
     }
 
     def prepare(given: dict[str, Any], store: InFolder) -> list[str]:
-        doubts = [doubt] if doubt else []
         return doubts + prepared(given, methods, roi, files.get("tracks"), train, seed, store.folder)
 
     resampling = Resampling(interpolation, outside)
@@ -128,3 +131,14 @@ def sequence(
             files, folder, methods, resampling, settings, strict, overwrite, SEQUENCE, prepare
         )
     print(f"{output}: {summary}")
+
+
+def _output_folder(output: str, read: Path) -> Path:
+    """Where results go: a folder that is, or can be made, outside the one that is read."""
+    folder = Path(output).absolute()
+    above = next(one for one in (folder, *folder.parents) if one.exists())
+    if not above.is_dir():
+        raise ValueError(f"output must be a folder, got {output}, and {above} is a file.")
+    if read.is_dir() and folder.resolve().is_relative_to(read.resolve()):
+        raise ValueError(f"output must not be the folder {read}, which is read, or lie in it, got {output}.")
+    return folder

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from warpzoo.geometry.grid import Grid
-from warpzoo.geometry.transforms import Affine, Composition, Transform
+from warpzoo.geometry.transforms import Affine, Composition, DisplacementField, Transform
 
 
 def identity(grid: Grid) -> Affine:
@@ -40,6 +40,20 @@ def split(transform: Transform | None, dims: int) -> tuple[Transform | None, np.
     if not parts:
         return None, matrix
     return (parts[0] if len(parts) == 1 else Composition(*parts)), matrix
+
+
+def between(first: Transform, second: Transform, share: float, grid: Grid) -> Transform:
+    """The transform that lies that share of the way from the first to the second: of two matrices along their matrix
+    logarithm, so that half-way between two rotations is one; else along their displacements on the grid."""
+    from scipy.linalg import expm, logm  # slow to import
+
+    (field, start), (other_field, end) = split(first, grid.dims), split(second, grid.dims)
+    if field is not None or other_field is not None:
+        fields = first.field(grid).detach(), second.field(grid).detach()
+        return DisplacementField(torch.lerp(*fields, share), grid)
+    way = logm(np.linalg.solve(start, end))
+    matrix = start @ expm(share * way.real) if np.allclose(way.imag, 0) else start + share * (end - start)
+    return Affine.from_world(torch.from_numpy(matrix[None, :-1]), grid)
 
 
 def parts_of(transform: Transform | None) -> list[Transform]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from warpzoo.geometry.transforms import Transform, resample
@@ -35,6 +36,16 @@ class Resampling:
             raise ValueError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, got {self.interpolation!r}.")
         if self.outside is not None and isinstance(self.outside, str):
             raise ValueError(f"outside must be a number, got {self.outside!r}.")
+
+    def check(self, dtype: np.dtype) -> None:
+        """That images of a type can have the value beyond the edge."""
+        if self.outside is not None and dtype.kind in "iu":
+            limits = np.iinfo(dtype)
+            if not limits.min <= self.outside <= limits.max:
+                raise ValueError(
+                    f"outside must be in [{limits.min}, {limits.max}], the values that {dtype.name} of the images can "
+                    f"have, got {self.outside:g}."
+                )
 
     def __call__(self, image: Image, transform: Transform, target: Image) -> Image:
         """The image on the target's grid."""

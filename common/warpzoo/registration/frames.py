@@ -33,8 +33,9 @@ SMOOTHED = ("rigid", "affine", "align")
 """The methods that it is done for."""
 FEW_VOXELS = 2**14
 """That denoised frames are compared at: they show nothing that is finer."""
-KEPT, KEPT_VOXELS = 6, 2**20
-"""Frames that are kept as they were cleaned: so many at least, and as many as have so many voxels together."""
+KEPT, KEPT_VOXELS = 6, 2**22
+"""Frames that are kept as they were cleaned, which takes long: so many at least, and as many as have so many voxels
+together."""
 RECENT = 5
 """Frames before that say what likeness is usual."""
 DOUBTFUL = 0.8
@@ -50,6 +51,7 @@ class Found:
     likeness: of the reference and the frame by it, see `safety.likeness`.
     failed: why the frame could not be registered; empty if it was.
     findings: what is doubtful about it.
+    moved: that its neighbours placed it, far from where it was found itself; empty if they did not.
     resolution: as of a `Registration`.
     """
 
@@ -58,6 +60,7 @@ class Found:
     likeness: float = 0.0
     failed: str = ""
     findings: tuple[str, ...] = ()
+    moved: str = ""
     seconds: float = 0.0
     resolution: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
@@ -203,7 +206,8 @@ class FrameMethod:
         transform = begin
         rated = self.likeness(reference, seen, transform, guidance)
         matrix = split(transform, reference.raw.grid.dims)[1]
-        return Found(lambda: transform, matrix, rated, "", tuple(dict.fromkeys(findings)), 0.0, resolution)
+        said = tuple(dict.fromkeys(findings))
+        return Found(lambda: transform, matrix, rated, findings=said, resolution=resolution)
 
     def likeness(self, reference: Seen, seen: Seen, transform: Transform | None, guidance: Guidance) -> float:
         most = FEW_VOXELS if self.cleaning.denoises else MOST_VOXELS
@@ -271,6 +275,8 @@ def register_frames(
                     if not rated:  # nothing works, as with a method for other images
                         raise
                     found = resting(reference, str(error))
+            if method.settled and earlier is not None:
+                found = replace(found, moved=earlier.moved)
             store.write(name, found, reference, frame_0)
         if found.failed and method.strict:
             raise ValueError(f"frame {frame}: {found.failed}")

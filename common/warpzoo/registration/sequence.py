@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from warpzoo.bundles import bundles
-from warpzoo.files import FileError
+from warpzoo.files import FileError, shortened
+from warpzoo.images.formats.numbered import missing_of
 from warpzoo.images.image import Image, read_image
 from warpzoo.images.series import Series
 from warpzoo.images.source import Source
@@ -77,6 +78,14 @@ def time_axis_of(source: Source) -> tuple[int | None, str]:
     place = others[0]
     doubt = f"{source.header.path} calls its axis of {sizes[place]} slices (Z): they are taken as frames."
     return len(axes) - 1 - place, doubt if axes[place] == "Z" else ""
+
+
+def gaps_of(path: Path) -> str:
+    """What there is to say about numbers that are missing in a folder of numbered files."""
+    runs = [f"{first}" if first == last else f"{first} to {last}" for first, last in missing_of(path)]
+    if not runs:
+        return ""
+    return f"{path} has no files with the numbers {shortened(', '.join(runs))}: frames count the files that are there."
 
 
 def region_of(roi: str, reference: Image) -> Image:

@@ -15,7 +15,7 @@ from warpzoo.images.series import Series, WrittenSeries, open_series, open_timed
 from warpzoo.images.source import PixelSize, Source, in_pixels
 from warpzoo.registration.computing import computing
 from warpzoo.registration.sequence import STEPS, prepared, sequence_methods, time_axis_of, usual_method
-from warpzoo.registration.series import SeriesCompanions
+from warpzoo.registration.series import SeriesCompanions, own_reference
 from warpzoo.registration.series import register_series as register_frames
 from warpzoo.registration.series_interface import SeriesResult
 from warpzoo.registration.series_results import SEQUENCE
@@ -41,6 +41,7 @@ def register_sequence(
     interpolation: str = "linear",
     outside: float | None = None,
     strict: bool = False,
+    safe: bool = False,
     seed: int = 0,
     threads: int | None = None,
     device: str | None = None,
@@ -55,7 +56,7 @@ def register_sequence(
         axes: of the array, the slowest first; default: TYX, TZYX or, with a channel, TCYX, or TZCYX.
         reference: "first", "previous", "mean" or the number of a frame.
         channel: which of several channels is registered; all are warped by what it gives.
-        points, roi, train, refine, consistent, time_axis: as of the command; what is learnt by `train` is not kept.
+        points, roi, train, refine, consistent, time_axis, safe: as of the command; what `train` learns is not kept.
         pixel_size: of an array, (x, y) or (x, y, z) in µm, for what is saved.
         seconds: from one frame of an array to the next, likewise.
 
@@ -74,6 +75,9 @@ def register_sequence(
     axis = time_axis_of(source)[0] if time_axis is None else time_axis
     series = open_series(source, time_axis=axis, channel=channel)
     whole = None if channel is None else open_series(source, time_axis=axis, channels=True)
+    own_reference(reference, len(series), SEQUENCE.reference)
+    resampling = Resampling(interpolation, outside)
+    resampling.check(series.header.dtype)
     methods = sequence_methods(method or usual_method(series.grid.dims), refine, weights, variant, device)
     given: dict[str, Any] = {"series": series, "companions": SeriesCompanions(whole=whole, channel=channel or 0)}
     with computing(seed, threads), TemporaryDirectory() as folder:
@@ -84,8 +88,9 @@ def register_sequence(
             **given,
             methods=methods,
             to=str(reference),
-            resampling=Resampling(interpolation, outside),
+            resampling=resampling,
             strict=strict,
+            safe=safe,
             consistent=consistent,
         )
     tensor = isinstance(frames, Tensor)

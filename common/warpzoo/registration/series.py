@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from warpzoo.errors import raise_if
-from warpzoo.geometry.composition import composed, identity, split
+from warpzoo.geometry.composition import between, composed, identity, split
 from warpzoo.geometry.transforms import Transform
 from warpzoo.images.image import Image
 from warpzoo.images.resampling import Resampling
@@ -123,11 +123,14 @@ class SeriesRegistration:
     def __len__(self) -> int:
         return len(self.series)
 
-    def source(self, frame: int) -> int | None:
-        """The frame whose transform a frame is resampled with: its own, or that of the nearest one that did not fail;
-        None for the identity."""
+    def sources(self, frame: int) -> list[int]:
+        """The frames whose transforms a frame is resampled with: its own, or the nearest ones before and after it that
+        did not fail, of which one may be missing."""
+        if frame not in self.failed:
+            return [frame]
         there = [one for one in range(len(self)) if one not in self.failed]
-        return min(there, key=lambda one: (abs(one - frame), one), default=None)
+        before, after = [one for one in there if one < frame], [one for one in there if one > frame]
+        return [*before[-1:], *after[:1]]
 
     def found(self, frame: int) -> Found:
         found = self.store.read(name_of(self.last, frame), self.reference, self.frame)
@@ -146,8 +149,12 @@ class SeriesRegistration:
 
     def transform(self, frame: int) -> Transform:
         """From the fixed image to the frame."""
-        source = self.source(frame)
-        found = identity(self.reference.grid) if source is None else self.found(source).transform
+        sources = self.sources(frame)
+        parts = [self.found(one).transform for one in sources]
+        found = parts[0] if parts else identity(self.reference.grid)
+        if len(parts) == 2:
+            share = (frame - sources[0]) / (sources[1] - sources[0])
+            found = between(parts[0], parts[1], share, self.reference.grid)
         across = self.store.read(ACROSS, self.fixed, self.reference)
         return found if across is None else composed(across.transform, found)
 
@@ -248,7 +255,7 @@ def register_series(
         assert fixed is not None
         reference, failed = fixed, register_frames(method, fixed, store, 0)
     else:
-        first = _shown(series, to, own)
+        first = _shown(series, own)
         reference = series[first]
         failed = register_frames(method, reference, store, 0, first, previous=to == "previous")
         for last in range(1, MEANS + 1) if to == "mean" else ():
@@ -293,27 +300,23 @@ def finite(array: Tensor) -> Tensor:
     return torch.where(known, array, array[known].min() if known.any() else array.new_zeros(()))
 
 
-def own_reference(to: str | int, count: int | None = None) -> int | None:
-    """The frame that the others are registered to, where that is one of them: None of "mean"."""
+def own_reference(to: str | int, count: int | None = None, name: str = "to") -> int | None:
+    """The frame that the others are registered to, where that is one of them: None of "mean". `name` is what the option
+    is called."""
     number = 0 if to in ("first", "previous") else None
     if str(to).isdecimal():
         number = int(to)
     if to != "mean" and (number is None or (count is not None and number >= count)):
         most = "" if count is None else f" from 0 to {count - 1}"
-        raise ValueError(f"to must be first, previous, mean or the number of a frame{most}, got {to!r}.")
+        raise ValueError(f"{name} must be first, previous, mean or the number of a frame{most}, got {to!r}.")
     return number
 
 
-def _shown(series: Series, to: str, own: int | None) -> int:
+def _shown(series: Series, own: int | None) -> int:
     """The frame that the others are registered to at first."""
     for frame in range(len(series)) if own is None else [own]:
         broken = list(broken_values(series[frame]))
         if not broken:
             return frame
-    raise ValueError(f"frame {frame}: {broken[0].message} {_WAYS_OUT.get(to, _WAYS_OUT['first'])}")
-
-
-_WAYS_OUT = {
-    "first": "It cannot be what the others are registered to: choose --to mean, or give a fixed image.",
-    "mean": "No frame shows anything.",
-}
+    way_out = "It cannot be what the others are registered to: choose mean, or a frame that shows something."
+    raise ValueError(f"frame {frame}: {broken[0].message} {'No frame shows anything.' if own is None else way_out}")

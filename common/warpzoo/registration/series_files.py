@@ -70,6 +70,7 @@ class InFolder:
             "likeness": found.likeness,
             "failed": found.failed,
             "findings": found.findings,
+            "moved": found.moved,
             "seconds": found.seconds,
             "resolution": dict(found.resolution),
         }
@@ -118,6 +119,9 @@ def register_series_files(
         raise ValueError("landmarks_weight must not be given with a series, whose landmarks are measured alone.")
     begun = time.perf_counter()
     given = read_series(files, settings["to"], settings["channels"], settings["time_axis"], settings.get("channel"))
+    resampling.check(given["series"].header.dtype)
+    if settings["to"] is not None:
+        own_reference(settings["to"], len(given["series"]), names.reference)
     kept = {name: value for name, value in settings.items() if name not in ("outputs", "interpolation", "outside")}
     store = open_store(folder, files, kept, anew)
     try:

@@ -72,7 +72,7 @@ class SeriesResult:
 
     @cached_property
     def transforms(self) -> list[PlacedTransform]:
-        """Of every frame; of one that failed that of its neighbour."""
+        """Of every frame; of one that failed what lies between those of its neighbours."""
         done = self.registration
         return [PlacedTransform(done.transform(frame), done.fixed, done.frame) for frame in range(len(done))]
 

@@ -36,8 +36,15 @@ REACHED = 0.5
 """Of what the reference shows, below which a frame that does not reach it may lie anywhere: the cell has left."""
 MOTION = ("shift", "angle", "scale", "shear")
 """How the names of numbers begin that say where a frame is."""
+MATRIX = tuple(f"{row}{column}" for row in "xyz" for column in "xyz0")
+"""The entries of a matrix, as columns."""
+NOT_AVERAGED = ("frame", "seconds", "ok", "reached", "saturated", *MATRIX)
 HARDLY = 0.3
 """Correlation with a frame, or with the mean, of the same series below which a frame may lie anywhere."""
+CUT_OFF = 0.002
+"""A part of a frame at its greatest value, larger by that than is usual, is saturated: a light, or dirt."""
+LESS_ALIKE = 0.02
+"""Correlation below the median at which such a frame may be drawn to it."""
 LEAP = 0.05
 """Of the longest side, beyond which a step from one frame to the next may be wrong if it leads to less likeness."""
 
@@ -86,6 +93,8 @@ def row_of(
     if ok:
         row |= seen_ncc(registration, seen)
         if done.to != "fixed":
+            values = registration.moving.array
+            row["saturated"] = round(float((values == values.amax()).float().mean()), 6)
             row["reached"] = round(float(seen["after"][0, 0][done.shown].float().mean()), 6)
         others = {name: value for name, value in registration.metrics.items() if name not in row}
         row |= flat_numbers(others)
@@ -158,15 +167,16 @@ def flags(done: SeriesRegistration, rows: Sequence[Mapping[str, Any]]) -> dict[i
     """Of each frame that failed, or is unlike the others after it was registered, a sentence."""
     flagged = {}
     for frame, reason in done.failed.items():
-        source = done.source(frame)
-        what = "as it is" if source is None else f"with the transform of frame {source}"
-        flagged[frame] = f"not registered, and resampled {what}: {reason}"
+        what = ("as it is", "with the transform of frame {}", "with a transform between those of frames {} and {}")
+        sources = done.sources(frame)
+        flagged[frame] = f"not registered, and resampled {what[len(sources)].format(*sources)}: {reason}"
     measured = {row["frame"]: row for row in rows if row["ok"]}
     median, spread = _usual([row["ncc"] for row in measured.values()])
     steps: dict[int, float] = {}
     for before, after in pairwise(measured.values()):
         steps[after["frame"]] = float(np.linalg.norm([after[name] - before[name] for name in _shifts(after)]))
     usual_step, steps_spread = _usual([*steps.values()])
+    usual_cut = _usual([row.get("saturated", 0.0) for row in measured.values()])[0]
     grid = done.fixed.grid
     leap = max(LEAP * max(np.multiply(grid.shape, grid.spacing)), usual_step + FAR * steps_spread)
     unit = "pixels" if done.fixed.header.pixels else "mm"
@@ -177,8 +187,12 @@ def flags(done: SeriesRegistration, rows: Sequence[Mapping[str, Any]]) -> dict[i
             reasons.append("much less like the fixed image than the other frames")
         if done.to != "fixed" and value < HARDLY:
             reasons.append("hardly like what it was registered to, so that it may lie anywhere")
+        if row.get("saturated", 0.0) > usual_cut + CUT_OFF and value < median - LESS_ALIKE:
+            reasons.append(f"{row['saturated']:.2g} of it is saturated, where {usual_cut:.2g} is usual")
         if steps.get(frame, 0.0) > leap and value < (1 - LESS) * median:
             reasons.append(f"{steps[frame]:.3g} {unit} from the frame before, where {usual_step:.3g} is usual")
+        if moved := done.found(frame).moved:
+            reasons.append(moved)
         if row.get("folding", 0.0) > MIRRORED:
             reasons.append("its transform turns it inside out")
         if row.get("reached", 1.0) < REACHED and value < (1 - LESS) * median:
@@ -207,11 +221,12 @@ def _shifts(row: Mapping[str, Any]) -> list[str]:
 
 
 def means(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Of every number that is measured of frames; of folds, and of what displacements are at most, the worst."""
+    """Of every number of the registration that is measured of frames, not of where they are; of folds, and of what
+    displacements are at most, the worst."""
     values = defaultdict[str, list[float]](list)
     for row in rows:
         for name, value in row.items():
-            if name not in ("frame", "seconds", "ok", "reached") and not name.startswith(MOTION):
+            if name not in NOT_AVERAGED and not name.startswith(MOTION):
                 values[name].append(value)
     worst = ("folding", "folding_corners", "displacement_most")
     return {name: float(max(some) if name in worst else np.mean(some)) for name, some in values.items()}

@@ -41,6 +41,7 @@ class Names(NamedTuple):
 
     ome: whether the frames become an OME-TIFF or OME-Zarr whatever they were.
     matrices: whether the table has the matrices in pixels, and says their axes and direction.
+    reference: the option that says what frames are registered to.
     """
 
     warped: str
@@ -48,10 +49,11 @@ class Names(NamedTuple):
     points: str
     ome: bool = False
     matrices: bool = False
+    reference: str = "to"
 
 
 SERIES = Names("warped", "frames.csv", "warped_points.csv")
-SEQUENCE = Names("registered", "transforms.csv", "points", ome=True, matrices=True)
+SEQUENCE = Names("registered", "transforms.csv", "points", ome=True, matrices=True, reference="reference")
 
 
 def write_series(

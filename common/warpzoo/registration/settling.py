@@ -80,16 +80,16 @@ def _between(method: FrameMethod, earlier: int, later: int, expected: np.ndarray
 
 
 def _moved(found: Found, matrix: np.ndarray, reference: Image, points: np.ndarray) -> Found:
-    """What was found, with the solved matrix; that it was wrong is said."""
+    """What was found, with the solved matrix; if that is another one, what was doubtful of the first is no longer."""
     homogeneous = np.column_stack([points, np.ones(len(points))])
     apart = float(np.linalg.norm(homogeneous @ (found.matrix - matrix)[:-1].T, axis=1).mean())
     longest = max(size * side for size, side in zip(reference.grid.shape, reference.grid.spacing, strict=True))
-    findings = found.findings
     if apart > MOVED * longest:
         unit = "pixels" if reference.header.pixels else "mm"
-        findings = (*findings, f"It was placed by its neighbours, {apart:.3g} {unit} from what was found for it alone.")
+        moved = f"placed by its neighbours, {apart:.3g} {unit} from what was found for it alone"
+        found = replace(found, findings=(), moved=moved)
     transform = Affine.from_world(torch.from_numpy(matrix[None, :-1]), reference.grid)
-    return replace(found, load=lambda: transform, matrix=matrix, findings=findings)
+    return replace(found, load=lambda: transform, matrix=matrix)
 
 
 def _read(store: Store, name: str, fixed: Image, moving: Image) -> Found:

@@ -20,6 +20,7 @@ from warpzoo.files import FileError, reading, shortened, whole_file
 from warpzoo.images.source import PixelSize
 
 KINDS = "a CSV with the columns frame, y, x (and z), or TrackMate's CSV or XML"
+XML = "TrackMate's XML"
 AXES = ("x", "y", "z")
 
 
@@ -40,31 +41,33 @@ class Tracks:
 
 def read_tracks(path: Path, dims: int, pixel: PixelSize | None = None) -> Tracks:
     """The points of images of `dims` axes; `pixel` is the size of their pixels, if TrackMate's file does not say it."""
-    with reading(path, KINDS):
+    with reading(path, XML if path.suffix.lower() == ".xml" else KINDS):
         if path.suffix.lower() == ".xml":
             tracks = _read_xml(path, dims)
         elif path.suffix.lower() == ".csv":
             tracks = _read_csv(path, dims, pixel)
         else:
             raise FileError(f"{path} must be {KINDS}, got another suffix.")
-    if not len(tracks.frames) or not np.isfinite(tracks.positions).all():
-        raise FileError(f"{path} must hold finite positions, got {'NaN' if len(tracks.frames) else 'no point'}.")
+    if not len(tracks.frames):
+        raise FileError(f"{path} must hold positions, got no point.")
     return tracks
 
 
 def _read_csv(path: Path, dims: int, pixel: PixelSize | None) -> Tracks:
     with open(path, newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.reader(file))
+        reader = csv.reader(file)
+        numbered = [(reader.line_num, row) for row in reader if row]
+    rows = [row for _, row in numbered]
     header = [name.strip().lower() for name in rows[0]] if rows else []
     names = [f"position_{axis}" if "position_x" in header else axis for axis in AXES[:dims]]
     missing = [name for name in ("frame", *names) if name not in header]
     if missing:
         raise FileError(f"{path} must be {KINDS}, got the columns {shortened(', '.join(header))}.")
     columns, frame = [header.index(name) for name in names], header.index("frame")
-    # TrackMate has its features' names, short names and units below the header
-    first = next((number for number in range(1, len(rows)) if _is_number(rows[number], frame)), len(rows))
-    sides = np.ones(dims)
-    if names[0] != "x" and first > 1:
+    first, sides = 1, np.ones(dims)
+    if names[0] != "x":  # TrackMate has its features' names, short names and units below the header
+        first = next((number for number in range(1, len(rows)) if _is_number(rows[number], frame)), len(rows))
+    if first > 1:
         unit = rows[first - 1][columns[0]].strip("() ").lower()
         if unit not in ("", "pixel", "pixels"):
             if pixel is None:
@@ -74,10 +77,11 @@ def _read_csv(path: Path, dims: int, pixel: PixelSize | None) -> Tracks:
                 )
             sides = np.array(pixel[:dims])
     positions, frames = [], []
-    for number, row in enumerate(rows[first:], first + 1):
+    for line, row in numbered[first:]:
         if not all(_is_number(row, column) for column in (frame, *columns)) or float(row[frame]) % 1:
             raise FileError(
-                f"{path}, line {number}: {shortened(','.join(row))} must have a frame and numbers as {names}."
+                f"{path}, line {line}: {shortened(','.join(row))} must have a frame and finite numbers as "
+                f"{', '.join(names)}."
             )
         frames.append(int(float(row[frame])))
         positions.append([float(row[column]) for column in columns])
@@ -102,6 +106,11 @@ def _read_xml(path: Path, dims: int) -> Tracks:
     image: Any = next(root.iter("ImageData"), ElementTree.Element("ImageData"))
     sides = np.array([float(image.get(name, 1) or 1) for name in ("pixelwidth", "pixelheight", "voxeldepth")][:dims])
     names = [f"POSITION_{axis.upper()}" for axis in AXES[:dims]]
+    for spot in spots:
+        wrong = [name for name in ("FRAME", *names) if not _is_number(spot.attrib, name)]
+        if wrong:
+            called, got = shortened(spot.get("ID", "without an ID")), shortened(spot.get(wrong[0], "none"))
+            raise FileError(f"{path}: the spot {called} must have a finite number as {wrong[0]}, got {got}.")
     positions = np.array([[float(spot.attrib[name]) for name in names] for spot in spots]).reshape(-1, dims)
 
     def write(out: Path, moved: np.ndarray) -> None:
@@ -114,12 +123,12 @@ def _read_xml(path: Path, dims: int) -> Tracks:
     return Tracks(path, np.array([int(float(spot.attrib["FRAME"])) for spot in spots], int), positions / sides, write)
 
 
-def _is_number(row: list[str], column: int) -> bool:
+def _is_number(row: Any, column: Any) -> bool:
+    """Whether what a row has there is a number, and a finite one."""
     try:
-        float(row[column])
-    except (ValueError, IndexError):
+        return bool(np.isfinite(float(row[column])))
+    except (ValueError, LookupError):
         return False
-    return True
 
 
 def number_of(value: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -13,7 +14,7 @@ import pytest
 from fire import docstrings
 from PIL import Image
 
-from warpzoo.__main__ import COMMANDS, annotated, main, reading
+from warpzoo.__main__ import COMMANDS, annotated, in_full, main, reading
 
 QUICK = [["--help"], ["--version"], ["methods"], *([name, "--help"] for name in ("register", "apply", "compare"))]
 HEAVY = ("torch", "monai", "nibabel", "itk", "matplotlib")
@@ -66,6 +67,25 @@ def test_help_says_all_of_every_option(name: str) -> None:
     function = getattr(import_module(COMMANDS[name][0]), name)
     described = [one.name for one in docstrings.parse(inspect.getdoc(function)).args or []]
     assert set(described) <= set(inspect.signature(function).parameters)
+
+
+def test_letters_that_the_help_shows_are_taken(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of every command; fire itself would not know -i of warpzoo sequence, which also has an INPUT, from that."""
+    for name, (module, _) in COMMANDS.items():
+        monkeypatch.setattr(sys, "argv", ["warpzoo", name, "--help"])
+        with pytest.raises(SystemExit):
+            main()
+        shown = re.findall(r"^ +(-\w), (--\w+)=", capsys.readouterr().out, re.MULTILINE)
+        letters = [letter for letter, _ in shown]
+        command = annotated(getattr(import_module(module), name))
+        for letter, option in shown:
+            whole = option if letters.count(letter) == 1 else letter
+            assert in_full(command, [letter, "1", f"{letter}=1", "in.tif"]) == [whole, "1", f"{whole}=1", "in.tif"]
+    monkeypatch.setattr(sys, "argv", ["warpzoo", "sequence", "none.tif", "-i", "cubic"])
+    with pytest.raises(SystemExit, match="none.tif does not exist"):
+        main()
 
 
 def test_an_unknown_command_is_said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,9 @@ import csv
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -15,12 +17,20 @@ import tifffile
 import torch
 from PIL import Image as Picture
 from scipy import ndimage
+from scipy.linalg import sqrtm
 from skimage.transform import AffineTransform, warp
 
 import warpzoo as package
+from warpzoo.files import FileError
+from warpzoo.geometry.grid import Grid
+from warpzoo.geometry.transforms import Affine
+from warpzoo.images.image import Image
+from warpzoo.registration import frames as room
 from warpzoo.registration import settling
-from warpzoo.registration.alignment import align
+from warpzoo.registration.alignment import align, correlation
 from warpzoo.registration.consistency import solved_together
+from warpzoo.registration.optimisation import Optimisation
+from warpzoo.transforms.tracks import read_tracks
 
 Call = Callable[..., object]
 SHAPE = (64, 72)
@@ -230,6 +240,18 @@ def test_a_folder_of_numbered_files(warpzoo: Call, tmp_path: Path) -> None:
     ended = warpzoo("sequence", folder, "--method=rigid,affine", "--output", tmp_path / "out", "--noreport")
     assert ended.code == 0, ended.err  # type: ignore[attr-defined]
     assert error(matrices_of(tmp_path / "out")) < 0.4
+    (folder / "cell_7.tif").unlink()
+    for number in (2, 3):
+        (folder / f"cell_{number}.tif").unlink()
+    line = ("sequence", folder, "--method=phase_correlation", "--noreport", "--output")
+    ended = warpzoo(*line, tmp_path / "gaps")
+    gaps = "frames has no files with the numbers 2 to 3, 7: frames count the files that are there."
+    assert gaps in ended.out  # type: ignore[attr-defined]
+    for output in (folder, folder / "out", tmp_path / "gaps/../frames/out"):
+        there = sorted(folder.iterdir())
+        ended = warpzoo(*line, output)
+        assert re.search("output must not be the folder .*frames, which is read, or lie in it", ended.err)  # type: ignore[attr-defined]
+        assert sorted(folder.iterdir()) == there
     tifffile.imwrite(folder / "cell_4.tif", frames[3][:-2])
     ended = warpzoo("sequence", folder, "--method=rigid", "--output", tmp_path / "other")
     assert re.search("cell_4.tif must be like cell_1.tif, .* frames must be of one size", ended.err)  # type: ignore[attr-defined]
@@ -265,6 +287,38 @@ def test_trackmate_files_come_back_with_other_positions(warpzoo: Call, kind: str
         moved = np.array([[float(one.attrib["POSITION_Y"]), float(one.attrib["POSITION_X"])] for one in found])
         assert found[5].attrib["name"] == "ID5"
     assert np.linalg.norm(moved / 0.2 - np.tile(POINTS, (3, 1)), axis=1).mean() < 0.3
+
+
+SPOT = '<TrackMate><AllSpots><Spot ID="7" FRAME="0" POSITION_X="1" POSITION_Y="2"/></AllSpots></TrackMate>'
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.xml", SPOT[:60], r"a.xml cannot be read as TrackMate's XML \(.*\); it is damaged, incomplete"),
+        ("a.xml", SPOT[:-12], r"a.xml cannot be read as TrackMate's XML \(.*\); it is damaged, incomplete"),
+        ("a.xml", SPOT.replace('"2"', '"NaN"'), "a.xml: the spot 7 must have a finite number as POSITION_Y, got NaN"),
+        ("a.xml", SPOT.replace("FRAME", "TIME"), "a.xml: the spot 7 must have a finite number as FRAME, got none"),
+        (
+            "a.csv",
+            "frame,id,y,x\n0,1,2,3\n\n0,2,nan,3\n",
+            "a.csv, line 4: 0,2,nan,3 must have a frame and finite numbers",
+        ),
+        (
+            "a.csv",
+            "frame,id,y,x\n0,1,2,-inf\n",
+            "a.csv, line 2: 0,1,2,-inf must have a frame and finite numbers as x, y",
+        ),
+        ("a.csv", "frame,id,y,x\nnan,1,2,3\n0,1,2,3\n", "a.csv, line 2: nan,1,2,3 must"),
+        ("a.csv", "frame,id,y,x\n", "a.csv must hold positions, got no point"),
+    ],
+)
+def test_points_that_cannot_be_read_are_named_by_their_file_and_line(
+    tmp_path: Path, name: str, text: str, message: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(FileError, match=message):
+        read_tracks(tmp_path / name, 2)
 
 
 def test_a_stopped_run_goes_on_where_it_was(warpzoo: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -308,9 +362,13 @@ def test_doubtful_input_is_said_and_doubtful_frames_are_flagged(warpzoo: Call, t
     assert "calls its axis of 8 slices (Z): they are taken as frames" in warnings
     assert "1 of 33 points outside the images, the first in frame 1" in warnings
     assert [*said["flagged"]] == ["2", "5"]
+    assert not {"xx", "y0", "shift_x", "angle", "scale", "saturated"} & {*said}
     rows = table_of(tmp_path / "out")[1]
     assert [row["frame"] for row in rows if row["ok"] == "False"] == ["2", "5"]
-    assert error(np.delete(matrices_of(tmp_path / "out"), [2, 5], 0)[:2]) < 0.5
+    matrices = matrices_of(tmp_path / "out")
+    assert error(np.delete(matrices, [2, 5], 0)[:2]) < 0.5
+    between = matrices[1] @ sqrtm(np.linalg.inv(matrices[1]) @ matrices[3])  # half-way
+    np.testing.assert_allclose(matrices[2], between, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -323,8 +381,21 @@ def test_doubtful_input_is_said_and_doubtful_frames_are_flagged(warpzoo: Call, t
             [],
             "has 2 channels; choose one to register by, such as --channel 0 .* --channels of warpzoo register",
         ),
-        ("cells.tif", ["--reference=9"], r"number of a frame from 0 to 2, got '9'"),
-        ("cells.tif", ["--reference=last"], r"must be first, previous, mean or the number of a frame, got 'last'"),
+        (
+            "empty",
+            [],
+            "^warpzoo sequence: empty must hold .* numbered TIFF or PNG files, got no DICOM series and no such",
+        ),
+        ("cells.tif", ["--output=one.tif/sub"], "output must be a folder, got one.tif/sub, and .*/one.tif is a file"),
+        ("cells.tif", ["--outside=-5"], r"outside must be in \[0, 65535\], .* uint16 of the images can have, got -5"),
+        ("nowhere.tif", [], "nowhere.tif does not exist; it is given as input"),
+        (
+            "blank.tif",
+            [],
+            "^warpzoo sequence: frame 0: .* the same value.* choose mean, or a frame that shows something",
+        ),
+        ("cells.tif", ["--reference=9"], r"^warpzoo sequence: reference must be .* a frame from 0 to 2, got '9'"),
+        ("cells.tif", ["--reference=last"], r"reference must be first, previous, mean or the number .*, got 'last'"),
         ("cells.tif", ["--points=late.csv"], "late.csv must have points in the frames 0 to 2, got frame 7"),
         ("cells.tif", ["--points=other.csv"], "other.csv must be a CSV with the columns frame, y, x"),
         ("cells.tif", ["--roi=90,0,5,5"], "roi must lie in the 72 columns and 64 rows of the frames"),
@@ -338,13 +409,16 @@ def test_what_cannot_be_registered_is_said_in_one_sentence(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     frames = drifting(3)
+    Path("empty").mkdir()
     save_imagej(Path("cells.tif"), frames)
+    save_imagej(Path("blank.tif"), np.stack([np.zeros_like(frames[0]), *frames[1:]]))
     tifffile.imwrite("one.tif", frames[0])
     save_imagej(Path("two.tif"), frames[:2], "CYX")
     save_imagej(Path("both.tif"), np.stack([frames, frames], 1), "TCYX")
     Path("late.csv").write_text("frame,id,y,x\n7,1,2,3\n")
     Path("other.csv").write_text("a,b\n1,2\n")
-    ended = warpzoo("sequence", name, "--method=rigid", "--output=out", *options)
+    output = [] if any(one.startswith("--output") for one in options) else ["--output=out"]
+    ended = warpzoo("sequence", name, "--method=rigid", *output, *options)
     assert ended.code == 1  # type: ignore[attr-defined]
     text = ended.err.strip().splitlines()[-1]  # type: ignore[attr-defined]
     assert re.search(message, text), text
@@ -425,6 +499,82 @@ def test_frames_of_noise_alone_are_not_ok(warpzoo: Call, tmp_path: Path) -> None
     flagged = json.loads((tmp_path / "out/metrics.json").read_text())["flagged"]
     assert [row["frame"] for row in rows if row["ok"] == "False"] == [*flagged] == ["4"]
     assert [bool(row["note"]) for row in rows] == [row["ok"] == "False" for row in rows]
+
+
+def test_a_frame_that_its_neighbours_placed_is_flagged_without_what_was_doubtful_before(
+    warpzoo: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is found for frame 3 alone lies 20 pixels away, and is said to be doubtful; a deformation comes after."""
+    begun_at = room.FrameMethod.begun_at
+
+    def astray(self: room.FrameMethod, *arguments: Any) -> room.Found:
+        found = begun_at(self, *arguments)
+        if arguments[-1] != 3 or self.settled:
+            return found
+        matrix = found.matrix.copy()
+        matrix[0, 2] += 20
+        transform = Affine.from_world(torch.from_numpy(matrix[None, :2]), arguments[0].raw.grid)
+        return replace(found, load=lambda: transform, matrix=matrix, findings=("A doubt.",))
+
+    monkeypatch.setattr(room.FrameMethod, "begun_at", astray)
+    line = ("sequence", save_imagej(tmp_path / "cells.tif", drifting(8)), "--method=affine,demons", "--noreport")
+    assert warpzoo(*line, "--output", tmp_path / "out").code == 0  # type: ignore[attr-defined]
+    said = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert [*said["flagged"]] == ["3"]
+    assert re.match(
+        r"placed by its neighbours, (19|2\d)\S* pixels from what was found for it alone", said["flagged"]["3"]
+    )
+    assert not any("A doubt" in one for one in said["warnings"])
+    assert error(matrices_of(tmp_path / "out")) < 0.6
+
+
+@pytest.mark.parametrize("side", [6, 24])
+def test_a_frame_that_is_saturated_in_part_is_flagged(side: int) -> None:
+    """Even a hundredth of it draws the matrix away, and the frame is hardly less like the first one than others."""
+    frames = drifting(4)
+    frames[2, 20 : 20 + side, 24 : 24 + side] = 65535
+    flagged = package.register_sequence(frames, "affine").flagged
+    assert [*flagged] == [2]
+    assert re.search(r"0\.\d+ of it is saturated, where 0\.0002\d* is usual", flagged[2])
+
+
+def test_what_is_saturated_in_all_frames_alike_is_no_reason_to_doubt_one() -> None:
+    """A camera with too few bits: the brightest twentieth is cut off."""
+    frames = drifting(6)
+    assert (
+        package.register_sequence(frames.clip(0, np.quantile(frames, 0.95)).astype(np.uint16), "affine").flagged == {}
+    )
+
+
+def test_a_mirrored_frame_is_flagged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A method that finds the mirror image makes it like the others, but inside out."""
+    frames = content() + 40 * np.random.default_rng(1).normal(size=(6, *SHAPE))
+    frames[3] = frames[3, :, ::-1]
+
+    def best_of_two(self: Optimisation, fixed: Image, moving: Image, *_: object) -> Affine:
+        flipped = replace(moving, array=moving.array.flip(1))
+        mirrored = correlation(fixed, flipped, np.eye(3)) > correlation(fixed, moving, np.eye(3))
+        voxels = np.array([[-1.0, 0, SHAPE[1] - 1], [0, 1, 0], [0, 0, 1]]) if mirrored else np.eye(3)
+        world = moving.grid.affine @ voxels @ np.linalg.inv(fixed.grid.affine)
+        return Affine.from_world(torch.from_numpy(world[None, :2]), fixed.grid)
+
+    monkeypatch.setattr(Optimisation, "__call__", best_of_two)
+    result = package.register_sequence(frames.astype(np.uint16), "affine", consistent=False)
+    assert result.frames[3]["ncc"] > 0.9
+    assert result.flagged == {3: "its transform turns it inside out. Look whether it is right."}
+
+
+def test_frames_are_cleaned_once_as_long_as_they_are_small_and_not_kept_without_end() -> None:
+    """Thirty of 256² are, each time they are looked at again; of large ones only the last few."""
+    for side, count, expected in ((256, 30, 30), (1024, 12, 24)):
+        images = [Image.in_memory(torch.zeros(1, side, side), Grid((side, side)), "frame", pixels=True)] * count
+        cleaning, cleaned = room.Cleaning(images, []), list[int]()  # type: ignore[arg-type]
+        cleaning.clean = lambda image, cleaned=cleaned: cleaned.append(0) or image  # type: ignore[misc, func-returns-value]
+        for _ in range(2):
+            for frame in range(count):
+                cleaning.frame(frame)
+        assert len(cleaned) == expected
+        assert len(cleaning.kept) <= 64
 
 
 def test_axes_without_names_are_not_guessed(warpzoo: Call, tmp_path: Path) -> None:

@@ -20,9 +20,16 @@ def open_file(folder: Path, labels: bool = False, channels: bool = False) -> Sou
         names = itk.GDCMSeriesFileNames.New()
         names.SetUseSeriesDetails(True)
         names.SetDirectory(str(folder))
+        names.SetGlobalWarningDisplay(False)  # of every object of ITK; there being none is said below
         series = list(names.GetSeriesUIDs())
-        if len(series) != 1:
-            raise FileError(f"{folder} must hold one DICOM series, got {len(series) or 'no DICOM series'}.")
+        names.SetGlobalWarningDisplay(True)
+        if not series:
+            raise FileError(
+                f"{folder} must hold one DICOM series or, for time, numbered TIFF or PNG files, got no DICOM series "
+                f"and no such files."
+            )
+        if len(series) > 1:
+            raise FileError(f"{folder} must hold one DICOM series, got {len(series)}.")
         files = list(names.GetFileNames(series[0]))
         origins = [_origin(file) for file in files]
         image = itk.imread(files)

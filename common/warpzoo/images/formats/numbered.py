@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from pathlib import Path
+from statistics import median_low
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,23 @@ def files_of(folder: Path) -> list[Path]:
 def _parts(path: Path) -> list[str]:
     """Of a name: text and numbers by turns."""
     return re.split(r"(\d+)", path.name)
+
+
+def missing_of(folder: Path) -> list[tuple[int, int]]:
+    """The runs of numbers, each from its first to its last, that are missing among a folder's files, which count by any
+    step; none if it is no folder, or its names differ by more than one number."""
+    names = [_parts(path) for path in files_of(folder)]
+    if len({len(parts) for parts in names}) != 1:
+        return []
+    changing = [{*column} for column in zip(*names, strict=True) if len({*column}) > 1]
+    if len(changing) != 1 or not all(part.isdecimal() for part in changing[0]):
+        return []
+    there = sorted({int(part) for part in changing[0]})
+    steps = [after - before for before, after in pairwise(there)]
+    usual = median_low(steps or [1])
+    if any(step % usual for step in steps):
+        return []
+    return [(before + usual, after - usual) for before, after in pairwise(there) if after - before > usual]
 
 
 def open_folder(folder: Path, labels: bool = False, channels: bool = False) -> Source:

@@ -14,6 +14,7 @@ import torch
 from warpzoo.bundles import METADATA, Bundle
 from warpzoo.errors import FAILURES, plain_reason
 from warpzoo.networks import load_weights
+from warpzoo.sharing.results import results
 from warpzoo.sharing.vendoring import configurations, foreign_packages
 
 MOST_BYTES = 25 * 2**20
@@ -87,6 +88,8 @@ def metadata(bundle: Bundle) -> Iterator[str]:
             if "channel_def" in tensor and len(tensor["channel_def"]) != tensor.get("num_channels"):
                 yield f"channel_def of {name} in {side} must name {tensor.get('num_channels')} channels."
     formats = content.get("network_data_format", {})
+    if bundle.task is None:
+        yield "the format of the output pred must be registration or denoised."
     if [*formats.get("inputs", {})] != ["image"] or [*formats.get("outputs", {})] != ["pred"]:
         yield "network_data_format must have one input, image, and one output, pred."
 
@@ -166,13 +169,22 @@ def network(bundle: Bundle) -> Iterator[str]:
         yield f"the network must load its weights and run ({plain_reason(error)})."
 
 
+def numbers(bundle: Bundle) -> Iterator[str]:
+    """The page of results that the metadata name has the row of the shipped weights."""
+    try:
+        results(bundle)
+    except ValueError as error:
+        yield str(error)
+
+
 def licence(bundle: Bundle) -> Iterator[str]:
     if "Apache License" not in (bundle.root / "LICENSE").read_text(encoding="utf-8"):
         yield "LICENSE must be the Apache License."
 
 
 RULES: Mapping[str, Callable[[Bundle], Iterator[str]]] = {
-    rule.__name__: rule for rule in (files, metadata, changelog, names, form, properties, packages, licence, network)
+    rule.__name__: rule
+    for rule in (files, metadata, changelog, names, form, properties, packages, numbers, licence, network)
 }
 
 

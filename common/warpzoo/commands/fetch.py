@@ -8,8 +8,8 @@ def fetch(source: str, address: str | None = None) -> None:
 
     It is checked first, and refused whole if anything is wrong: its checksum, names of files that lead elsewhere,
     metadata, weights that are more than numbers. None of its code is run before it is used; then it is, as with any
-    bundle: fetch from people whom you trust. A fetched bundle comes before a shipped one of the same name; a new one replaces
-    it. To be rid of it, remove its folder.
+    bundle: fetch from people whom you trust. A fetched bundle comes before a shipped one of the same name; a new one
+    replaces it. To be rid of it, remove its folder.
 
     Args:
         source: FOLDER/NAME, where FOLDER is a folder or an http address with a model_info.json, and NAME a bundle

@@ -13,13 +13,13 @@ def methods() -> None:
     for bundle in bundles("registration"):
         kind = bundle.metadata.get("data_type", "any")
         print(
-            f"{bundle.name:20}{f'{bundle.spatial_dims}-D':8}{kind:6}{bundle.metadata.get('task', '')}{_remark(bundle)}"
+            f"{bundle.name:20}{f'{bundle.spatial_dims}-D':8}{kind:24}{bundle.metadata.get('task', '')}{_remark(bundle)}"
         )
     for name, task in OPTIMISED.items():
-        print(f"{name:20}{'2/3-D':8}{'any':6}no network: {task}")
+        print(f"{name:20}{'2/3-D':8}{'any':24}no network: {task}")
     for name, method in CLASSICAL.items():
         missing = "" if installed(name) else f" (needs {method.package}: pip install 'warpzoo[classical]')"
-        print(f"{name:20}{method.dims:8}{'any':6}no network: {method.task}{missing}")
+        print(f"{name:20}{method.dims:8}{'any':24}no network: {method.task}{missing}")
 
 
 def _remark(bundle: Bundle) -> str:

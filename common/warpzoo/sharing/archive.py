@@ -52,7 +52,7 @@ def unpack(path: Path, folder: Path, checksum: str | None = None) -> Path:
             if target.exists():
                 raise FileError(f"{target} is there already: remove it or choose another folder.")
             if (damaged := zipped.testzip()) is not None:
-                raise FileError(f"{path} is damaged at {damaged}: fetch it again.")
+                raise zipfile.BadZipFile(f"{damaged} has another checksum")
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=folder, prefix=".") as temporary:
                 zipped.extractall(temporary)

@@ -29,12 +29,7 @@ def card(bundle: Bundle) -> str:
     }
     numbers = results(bundle)
     parts = [
-        "---\n"
-        "license: apache-2.0\n"
-        "library_name: monai\n"
-        "pipeline_tag: image-to-image\n"
-        f"tags: [monai, medical, {TAG[task]}]\n"
-        "---",
+        f"---\nlicense: apache-2.0\nlibrary_name: monai\npipeline_tag: image-to-image\ntags: [monai, {TAG[task]}]\n---",
         f"# {metadata['name']}",
         metadata["description"],
         _table(

@@ -5,11 +5,9 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import packages_distributions
 from pathlib import Path
 
 from warpzoo.bundles import METADATA, Bundle, read_bundle
@@ -17,6 +15,7 @@ from warpzoo.bundles.fetched import ORIGIN, fetched_folder
 from warpzoo.files import FileError
 from warpzoo.networks.weights import read_weights
 from warpzoo.sharing import hub, mlflow_server, shelf
+from warpzoo.sharing.rules import is_package
 
 WEIGHTS = (".pt", ".pth", ".ckpt")
 CODE_AS_DATA = (".pkl", ".pickle", ".joblib", ".dill")
@@ -66,10 +65,7 @@ def fetch(source: str, address: str | None = None) -> Fetched:
 
 def check(root: Path) -> Bundle:
     """The bundle in a folder, if this package can use it and its data are data; otherwise a ValueError."""
-    if not re.fullmatch(r"[A-Za-z]\w*", root.name) or root.name in {
-        *packages_distributions(),
-        *sys.stdlib_module_names,
-    }:
+    if not re.fullmatch(r"[A-Za-z]\w*", root.name) or is_package(root.name):
         raise FileError(f"the bundle's name must be a word that is no package's, got {root.name!r}.")
     for file in (METADATA.as_posix(), "configs/inference.json", f"{root.name}/__init__.py"):
         if not (root / file).is_file():

@@ -6,7 +6,8 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from importlib.metadata import packages_distributions
+from importlib.machinery import PathFinder
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -107,7 +108,7 @@ def names(bundle: Bundle) -> Iterator[str]:
     """Names that MONAI's own tools do not cut, and packages that hide nobody else's."""
     if re.search(r"_v\D", bundle.name):
         yield f"the bundle's name must not have _v before a letter, got {bundle.name}: MONAI takes what follows off."
-    if bundle.name in {*packages_distributions(), *sys.stdlib_module_names}:
+    if is_package(bundle.name):
         yield f"the bundle's name must not be that of a package, got {bundle.name}."
     packages = {path.parent.name for path in bundle.root.glob("*/__init__.py")}
     if packages != {bundle.name}:
@@ -116,6 +117,12 @@ def names(bundle: Bundle) -> Iterator[str]:
         name = other.parents[1].name
         if name != bundle.name and (name in bundle.name or bundle.name in name):
             yield f"the bundle's name must not hold another's, nor be held by it, got {bundle.name} beside {name}."
+
+
+def is_package(name: str) -> bool:
+    """Whether Python itself or what is installed has a package of that name; bundles on the path do not count."""
+    found = PathFinder.find_spec(name, [one for one in sys.path if not Path(one, METADATA).is_file()])
+    return name in sys.stdlib_module_names or (found is not None and found.origin is not None)
 
 
 def form(bundle: Bundle) -> Iterator[str]:

@@ -47,7 +47,7 @@ def publish(release: Release, address: str | None, alias: str) -> str:
 
 
 def fetch(source: str, address: str | None, folder: Path) -> Path:
-    """Downloads `hf://OWNER/NAME` or `hf://OWNER/NAME@REVISION`, file by file, each as the hub lists it."""
+    """Downloads `hf://OWNER/NAME` or `hf://OWNER/NAME@REVISION`; each file must be what the hub lists."""
     named = re.fullmatch(rf"{SCHEME}([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", source)
     if named is None:
         raise FileError(f"source must be {SCHEME}OWNER/NAME or {SCHEME}OWNER/NAME@REVISION, got {source!r}.")
@@ -66,10 +66,11 @@ def fetch(source: str, address: str | None, folder: Path) -> Path:
                 raise FileError(f"{source} must only have files of its own folder, got {one.path!r}.")
         if (size := sum(one.size for one in files)) > LARGEST:
             raise FileError(f"{source} must hold {LARGEST} bytes or less, got {size}.")
+        hub.snapshot_download(repository, revision=commit, local_dir=root)
         for one in files:
-            path = hub.hf_hub_download(repository, one.path, revision=commit, local_dir=root)
-            if not _is_same(Path(path), one):
+            if not _is_same(root / one.path, one):
                 raise FileError(f"{source} is not what the hub lists, at {one.path}: fetch it again.")
+    (root / OF_THE_HUB).unlink(missing_ok=True)
     shutil.rmtree(root / ".cache", ignore_errors=True)
     packages = [path.parent.name for path in root.glob("*/__init__.py") if path.parent.name != "warpzoo"]
     if len(packages) != 1:

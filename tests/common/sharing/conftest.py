@@ -8,7 +8,8 @@ import json
 import re
 import shutil
 import threading
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -16,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from warpzoo.bundles import METADATA, open_bundle
-from warpzoo.sharing.archive import pack
+from warpzoo.sharing.archive import pack, unpack
 from warpzoo.sharing.card import card
 from warpzoo.sharing.release import CARD, Release, read_release
 from warpzoo.sharing.results import results
@@ -47,6 +48,49 @@ def fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "user" / "bundles"
     monkeypatch.setenv("WARPZOO_FETCHED", str(folder))
     return folder
+
+
+@pytest.fixture(scope="session")
+def small(made: Release, tmp_path_factory: pytest.TempPathFactory) -> Release:
+    """The same without its copy of warpzoo: a hub takes files one by one."""
+    folder = tmp_path_factory.mktemp("small")
+    shutil.rmtree(unpack(made.path, folder) / "warpzoo")
+    return read_release(pack(folder / "dirnet", folder / made.path.name))
+
+
+@pytest.fixture(scope="session")
+def files() -> Callable[[Path], dict[str, bytes]]:
+    """The contents of a folder or a zip file's one folder by their names."""
+
+    def files(path: Path) -> dict[str, bytes]:
+        if path.suffix == ".zip":
+            with zipfile.ZipFile(path) as zipped:
+                return {name.partition("/")[2]: zipped.read(name) for name in zipped.namelist()}
+        return {one.relative_to(path).as_posix(): one.read_bytes() for one in path.rglob("*") if one.is_file()}
+
+    return files
+
+
+class Evil:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return Path.touch, (self.path,)
+
+
+@pytest.fixture
+def ran(tmp_path: Path) -> Iterator[Path]:
+    """A file that nothing may write: `evil` does when it is run."""
+    yield tmp_path / "ran"
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.fixture
+def evil(ran: Path) -> Evil:
+    return Evil(ran)
 
 
 class Hub:
@@ -131,7 +175,10 @@ class Handler(BaseHTTPRequestHandler):
             number = hub.at(file[1], file[2])
             content = hub.commits[file[1]][number][file[3]]
             entry = listed(file[3], content)
-            self.answer(hub.served.get(file[3], content), headers={"ETag": f'"{entry["oid"]}"', "X-Repo-Commit": f"{number:040x}"})
+            self.answer(
+                hub.served.get(file[3], content),
+                headers={"ETag": f'"{entry["oid"]}"', "X-Repo-Commit": f"{number:040x}"},
+            )
         else:
             self.answer({"error": path}, 404)
 

@@ -28,6 +28,8 @@ from warpzoo.sharing.archive import pack, sha1
 from warpzoo.sharing.fetching import fetch
 from warpzoo.sharing.release import Release
 
+Files = Callable[[Path], dict[str, bytes]]
+
 
 @pytest.fixture
 def shelf(made: Release, tmp_path: Path) -> Path:
@@ -36,17 +38,15 @@ def shelf(made: Release, tmp_path: Path) -> Path:
     return tmp_path / "shelf"
 
 
-def files(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+@pytest.fixture
+def is_whole(made: Release, fetched: Path, files: Files) -> Callable[[], bool]:
+    """Whether what was fetched is what was published."""
 
+    def is_whole() -> bool:
+        there = files(fetched / "dirnet")
+        return there.pop("fetched.json") is not None and there == files(made.path)
 
-def in_zip(path: Path) -> dict[str, bytes]:
-    with zipfile.ZipFile(path) as zipped:
-        return {name.partition("/")[2]: zipped.read(name) for name in zipped.namelist()}
-
-
-def without_origin(root: Path) -> dict[str, bytes]:
-    return {name: content for name, content in files(root).items() if name != "fetched.json"}
+    return is_whole
 
 
 # A folder, and a file server
@@ -61,16 +61,18 @@ def test_a_folder_lists_what_is_in_it(made: Release, shelf: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["dirnet", "dirnet_v0.1.0", "dirnet_v0.1.0.zip"])
-def test_what_is_fetched_is_what_was_published(name: str, made: Release, shelf: Path, fetched: Path) -> None:
+def test_what_is_fetched_is_what_was_published(
+    name: str, shelf: Path, fetched: Path, is_whole: Callable[[], bool]
+) -> None:
     found = fetch(f"{shelf}/{name}")
     assert found.bundle.root == fetched / "dirnet"
     assert not found.replaced
-    assert without_origin(fetched / "dirnet") == in_zip(made.path)
+    assert is_whole()
     assert [path.name for path in fetched.iterdir()] == ["dirnet"]
     assert fetch(f"{shelf}/{name}").replaced
 
 
-def test_the_latest_version_is_taken_as_numbers_go(made: Release, shelf: Path, fetched: Path) -> None:
+def test_the_latest_version_is_taken_as_numbers_go(shelf: Path) -> None:
     index = json.loads((shelf / "model_info.json").read_text())
     for version in ("0.0.9", "0.1.0", "0.0.10"):
         index[f"dirnet_v{version}"] = {"checksum": "", "source": "nowhere.zip"} | (
@@ -97,9 +99,9 @@ def server(shelf: Path) -> Iterator[str]:
         server.shutdown()
 
 
-def test_a_file_server_is_a_folder(server: str, made: Release, fetched: Path, shelf: Path) -> None:
+def test_a_file_server_is_a_folder(server: str, fetched: Path, shelf: Path, is_whole: Callable[[], bool]) -> None:
     fetch(f"{server}/dirnet")
-    assert without_origin(fetched / "dirnet") == in_zip(made.path)
+    assert is_whole()
     shutil.rmtree(fetched)
     index = json.loads((shelf / "model_info.json").read_text())
     index["dirnet_v0.1.0"]["source"] = (shelf / "dirnet_v0.1.0.zip").as_uri()
@@ -167,24 +169,14 @@ def forget(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
 # What is refused
 
 
-class Evil:
-    """Writes a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
-        return Path.touch, (self.path,)
-
-
-def rewritten(change: Callable[[Path], object]) -> Callable[[Path, Path], None]:
+def rewritten(change: Callable[[Path, object], object]) -> Callable[[Path, Path, object], None]:
     """The bundle in the folder changed, packed and listed anew, with its new checksum."""
 
-    def apply(shelf: Path, scratch: Path) -> None:
+    def apply(shelf: Path, scratch: Path, evil: object) -> None:
         path = shelf / "dirnet_v0.1.0.zip"
         with zipfile.ZipFile(path) as zipped:
             zipped.extractall(scratch)
-        root = change(scratch / "dirnet")
+        root = change(scratch / "dirnet", evil)
         pack(root if isinstance(root, Path) else scratch / "dirnet", path)
         listed_anew(shelf)
 
@@ -197,27 +189,27 @@ def listed_anew(shelf: Path, **entry: str) -> None:
     (shelf / "model_info.json").write_text(json.dumps({"dirnet_v0.1.0": entry}))
 
 
-def truncated(shelf: Path, scratch: Path) -> None:
+def truncated(shelf: Path, scratch: Path, evil: object) -> None:
     path = shelf / "dirnet_v0.1.0.zip"
     path.write_bytes(path.read_bytes()[:-5000])
     listed_anew(shelf)
 
 
-def altered(shelf: Path, scratch: Path) -> None:
+def altered(shelf: Path, scratch: Path, evil: object) -> None:
     path = shelf / "dirnet_v0.1.0.zip"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 255
     path.write_bytes(content)
 
 
-def leading_elsewhere(shelf: Path, scratch: Path) -> None:
+def leading_elsewhere(shelf: Path, scratch: Path, evil: object) -> None:
     with zipfile.ZipFile(shelf / "dirnet_v0.1.0.zip", "a") as zipped:
         zipped.writestr("dirnet/../../evil", "evil")
     listed_anew(shelf)
 
 
-def metadata_as(change: Callable[[dict], object]) -> Callable[[Path, Path], None]:
-    def apply(root: Path) -> None:
+def metadata_as(change: Callable[[dict], object]) -> Callable[[Path, Path, object], None]:
+    def apply(root: Path, evil: object) -> None:
         path = root / "configs" / "metadata.json"
         content = json.loads(path.read_text())
         change(content)
@@ -226,38 +218,38 @@ def metadata_as(change: Callable[[dict], object]) -> Callable[[Path, Path], None
     return rewritten(apply)
 
 
-REFUSED: dict[str, tuple[Callable[[Path, Path], None], str]] = {
+REFUSED: dict[str, tuple[Callable[[Path, Path, object], object], str]] = {
     "altered": (altered, "must have the sha1 .*, got"),
     "truncated": (truncated, "cannot be read as a zip file"),
     "leading elsewhere": (leading_elsewhere, r"must only have files of its own folder, got 'dirnet/../../evil'"),
     "an index that leads elsewhere": (
-        lambda shelf, _: listed_anew(shelf, source="../shelf/dirnet_v0.1.0.zip"),
+        lambda shelf, *_: listed_anew(shelf, source="../shelf/dirnet_v0.1.0.zip"),
         "model_info.json must only name files of its own folder",
     ),
     "an index without checksums": (
-        lambda shelf, _: (shelf / "model_info.json").write_text('{"dirnet_v0.1.0": {"source": "dirnet_v0.1.0.zip"}}'),
+        lambda shelf, *_: (shelf / "model_info.json").write_text('{"dirnet_v0.1.0": {"source": "dirnet_v0.1.0.zip"}}'),
         "model_info.json must have a checksum and a source for dirnet_v0.1.0",
     ),
-    "no index": (lambda shelf, _: (shelf / "model_info.json").unlink(), "model_info.json does not exist"),
-    "a damaged index": (lambda shelf, _: (shelf / "model_info.json").write_text("{"), "cannot be read as an index"),
+    "no index": (lambda shelf, *_: (shelf / "model_info.json").unlink(), "model_info.json does not exist"),
+    "a damaged index": (lambda shelf, *_: (shelf / "model_info.json").write_text("{"), "cannot be read as an index"),
     "weights that run": (
-        rewritten(lambda root: torch.save({"a": Evil(root.parents[1] / "ran")}, root / "models" / "model.pt")),
+        rewritten(lambda root, evil: torch.save({"a": evil}, root / "models" / "model.pt")),
         r"is refused: models/model.pt cannot be read as weights",
     ),
     "a pickle": (
-        rewritten(lambda root: (root / "docs" / "a.pkl").write_bytes(pickle.dumps(Evil(root.parents[1] / "ran")))),
+        rewritten(lambda root, evil: (root / "docs" / "a.pkl").write_bytes(pickle.dumps(evil))),
         r"is refused: docs/a.pkl must not be there",
     ),
     "no metadata": (
-        rewritten(lambda root: (root / "configs" / "metadata.json").unlink()),
+        rewritten(lambda root, evil: (root / "configs" / "metadata.json").unlink()),
         r"is refused: configs/metadata.json must be there",
     ),
     "metadata that are none": (
-        rewritten(lambda root: (root / "configs" / "metadata.json").write_text("[]")),
+        rewritten(lambda root, evil: (root / "configs" / "metadata.json").write_text("[]")),
         r"is refused: configs/metadata.json must be a JSON object",
     ),
     "no inference": (
-        rewritten(lambda root: (root / "configs" / "inference.json").write_text("{")),
+        rewritten(lambda root, evil: (root / "configs" / "inference.json").write_text("{")),
         r"is refused: configs/inference.json cannot be read as JSON",
     ),
     "another task": (
@@ -266,19 +258,22 @@ REFUSED: dict[str, tuple[Callable[[Path, Path], None], str]] = {
     ),
     "no version": (metadata_as(lambda content: content.pop("version")), r"is refused: version of the metadata must be"),
     "the name of a package": (
-        rewritten(lambda root: root.rename(root.with_name("numpy"))),
+        rewritten(lambda root, evil: root.rename(root.with_name("numpy"))),
         r"is refused: the bundle's name must be a word that is no package's, got 'numpy'",
     ),
-    "no package": (rewritten(lambda root: shutil.rmtree(root / "dirnet")), r"is refused: dirnet/__init__.py must be"),
+    "no package": (
+        rewritten(lambda root, evil: shutil.rmtree(root / "dirnet")),
+        r"is refused: dirnet/__init__.py must be",
+    ),
 }
 
 
 @pytest.mark.parametrize("kind", REFUSED)
 def test_what_is_wrong_is_refused_in_a_sentence_and_leaves_nothing(
-    kind: str, shelf: Path, fetched: Path, tmp_path: Path
+    kind: str, shelf: Path, fetched: Path, files: Files, evil: object, tmp_path: Path
 ) -> None:
     spoil, message = REFUSED[kind]
-    spoil(shelf, tmp_path / "scratch")
+    spoil(shelf, tmp_path / "scratch", evil)
     before = files(tmp_path)
     with pytest.raises(FileError, match=message) as raised:
         fetch(f"{shelf}/dirnet")
@@ -287,19 +282,17 @@ def test_what_is_wrong_is_refused_in_a_sentence_and_leaves_nothing(
     assert not fetched.parent.exists()
 
 
-def test_what_was_there_stays_when_another_is_refused(shelf: Path, fetched: Path, tmp_path: Path) -> None:
+def test_what_was_there_stays_when_another_is_refused(shelf: Path, fetched: Path, files: Files, tmp_path: Path) -> None:
     fetch(f"{shelf}/dirnet")
     before = files(fetched)
-    altered(shelf, tmp_path)
+    altered(shelf, tmp_path, None)
     with pytest.raises(FileError, match="must have the sha1"):
         fetch(f"{shelf}/dirnet")
     assert files(fetched) == before
 
 
-def test_nothing_of_it_runs_before_it_is_used(shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ran = tmp_path / "ran"
-
-    def arm(root: Path) -> None:
+def test_nothing_of_it_runs_before_it_is_used(shelf: Path, tmp_path: Path, ran: Path) -> None:
+    def arm(root: Path, _: object) -> None:
         for path in [*root.rglob("*.py")]:
             path.write_text(f"import pathlib; pathlib.Path({str(ran)!r}).touch()\n" + path.read_text())
         path = root / "configs" / "inference.json"
@@ -307,7 +300,6 @@ def test_nothing_of_it_runs_before_it_is_used(shelf: Path, tmp_path: Path, monke
         content["imports"] = [f"$__import__('pathlib').Path({str(ran)!r}).touch()"]
         path.write_text(json.dumps(content))
 
-    rewritten(arm)(shelf, tmp_path / "scratch")
+    rewritten(arm)(shelf, tmp_path / "scratch", None)
     fetch(f"{shelf}/dirnet")
     methods()
-    assert not ran.exists()

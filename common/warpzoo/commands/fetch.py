@@ -13,7 +13,7 @@ def fetch(source: str, address: str | None = None) -> None:
 
     Args:
         source: FOLDER/NAME, where FOLDER is a folder or an http address with a model_info.json, and NAME a bundle
-            (its latest version) or one version such as dirnet_v0.1.0; models:/NAME@ALIAS or models:/NAME/VERSION of
+            (its latest version) or one version such as NAME_v0.1.0; models:/NAME@ALIAS or models:/NAME/VERSION of
             MLflow; hf://OWNER/NAME or hf://OWNER/NAME@v0.1.0 of the Hugging Face hub.
         address: MLflow's server or database (default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db).
     """

@@ -23,9 +23,9 @@ def publish(bundle: str, registry: str, address: str | None = None, alias: str =
     Args:
         bundle: name or folder of a bundle, all for every one that comes with warpzoo, or a zip file of warpzoo release.
         registry: folder, mlflow or hf. The last two need: pip install 'warpzoo[registry]'.
-        address: the folder (default dist); MLflow's server or database, such as http://host:5000 or
-            sqlite:///mlflow.db (default: MLFLOW_TRACKING_URI, else the latter); OWNER or OWNER/NAME on the hub, whose
-            HF_TOKEN and HF_ENDPOINT are respected.
+        address: the folder (default dist); MLflow's server, such as http://host:5000, or database (default:
+            MLFLOW_TRACKING_URI, else sqlite:///mlflow.db); OWNER or OWNER/NAME on the hub, whose HF_TOKEN and
+            HF_ENDPOINT are respected.
         alias: the name that points to this version in mlflow, instead of the one that it pointed to.
     """
     from importlib import import_module

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from warpzoo.bundles import METADATA, Bundle
+from warpzoo.bundles import METADATA, Bundle, open_bundle
 from warpzoo.geometry.velocity import compose
 from warpzoo.networks import load_weights, warp_and_concatenate
 
@@ -41,7 +44,20 @@ class Passes(nn.Module):
 
 
 def export_torchscript(bundle: Bundle, path: Path, variants: Sequence[str] = (), passes: int = 1) -> None:
-    """A file that holds metadata and inference configuration as MONAI's own export has them."""
+    """A file that holds metadata and inference configuration as MONAI's own export has them.
+
+    The same bytes every time: TorchScript writes a module's constants in the order of their hashes, which Python draws
+    anew for each process, so one without that does it.
+    """
+    command = [sys.executable, "-m", __name__, str(bundle.root), str(path), str(passes), *variants]
+    surroundings = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUTF8": "1"}
+    ended = subprocess.run(command, env=surroundings, capture_output=True, text=True, encoding="utf-8")
+    if ended.returncode:
+        reason = (ended.stderr.strip().splitlines() or ["it was stopped"])[-1]
+        raise ValueError(f"{bundle.name} cannot be exported as TorchScript ({reason}).")
+
+
+def _write_torchscript(bundle: Bundle, path: Path, variants: Sequence[str], passes: int) -> None:
     network = trained_network(bundle, variants, passes)
     stored = {
         "metadata.json": json.dumps(bundle.metadata),
@@ -105,3 +121,7 @@ def _check(path: Path, found: Tensor, expected: Tensor, number: int) -> None:
             f"{path} must give what the network gives, got {apart:.3g} apart on example {number + 1}; "
             f"see {METADATA.as_posix()} for what it promises."
         )
+
+
+if __name__ == "__main__":
+    _write_torchscript(open_bundle(sys.argv[1]), Path(sys.argv[2]), sys.argv[4:], int(sys.argv[3]))

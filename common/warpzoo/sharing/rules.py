@@ -191,7 +191,7 @@ def licence(bundle: Bundle) -> Iterator[str]:
 
 RULES: Mapping[str, Callable[[Bundle], Iterator[str]]] = {
     rule.__name__: rule
-    for rule in (files, metadata, changelog, names, form, properties, packages, numbers, licence, network)
+    for rule in (files, metadata, changelog, names, form, properties, packages, licence, network, numbers)
 }
 
 

@@ -62,6 +62,13 @@ def drop_from_training(root: Path) -> None:
     path.write_text(json.dumps(content, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def page(root: Path, before: str, after: str) -> None:
+    path = root / "docs" / "README.md"
+    text = path.read_text(encoding="utf-8")
+    assert before in text
+    path.write_text(text.replace(before, after), encoding="utf-8")
+
+
 def spoil_weights(root: Path) -> None:
     path = root / "models" / "model.pt"
     state = torch.load(path, weights_only=True)
@@ -113,6 +120,14 @@ BREAKS: dict[str, tuple[Callable[[Path], object], str]] = {
         "must not hold another's, nor be held by it",
     ),
     "properties": (drop_from_training, "configs/train.json must have train#trainer"),
+    "sections": (
+        lambda root: page(root, "## Performance", "## Results"),
+        "docs/README.md must have the sections Performance.",
+    ),
+    "their order": (
+        lambda root: page(root, "## Data\n", "## Limitations\n\n## Data\n"),
+        "in this order, got Model Description, Limitations, Data, Performance",
+    ),
     "numbers": (
         metadata(lambda content: content.update(results={"page": "docs/README.md", "row": "ours"})),
         "must have a row 'ours', as the metadata of voxelmorph_dense say",

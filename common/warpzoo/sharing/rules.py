@@ -52,6 +52,17 @@ TENSOR: Mapping[str, type] = {
     "dtype": str,
     "value_range": list,
 }
+SECTIONS = {
+    "Model Description": True,
+    "Data": True,
+    "Performance": True,
+    "Additional Usage Steps": False,
+    "System Configuration": True,
+    "Limitations": False,
+    "Citation Info": False,
+    "References": False,
+}
+"""Of a bundle's page: whether the zoo asks for it."""
 STATED_APART = {"torch": "pytorch_version", "monai": "monai_version", "numpy": "numpy_version"}
 OPTIONAL = {"zarr", "ome_zarr", "SimpleITK", "ants", "pydicom", "mlflow", "optuna", "dask", "distributed"}
 """Imported where somebody has it: nothing that a bundle does needs it."""
@@ -176,6 +187,18 @@ def network(bundle: Bundle) -> Iterator[str]:
         yield f"the network must load its weights and run ({plain_reason(error)})."
 
 
+def readme(bundle: Bundle) -> Iterator[str]:
+    """The sections of the zoo's template, in its order."""
+    text = (bundle.root / "docs" / "README.md").read_text(encoding="utf-8")
+    found = re.findall(
+        r"^## \**(.+?)\**$", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL), re.MULTILINE
+    )
+    if missing := [name for name, required in SECTIONS.items() if required and name not in found]:
+        yield f"docs/README.md must have the sections {', '.join(missing)}."
+    if found != [name for name in SECTIONS if name in found]:
+        yield f"docs/README.md must have sections of {', '.join(SECTIONS)}, in this order, got {', '.join(found)}."
+
+
 def numbers(bundle: Bundle) -> Iterator[str]:
     """The page of results that the metadata name has the row of the shipped weights."""
     try:
@@ -191,7 +214,7 @@ def licence(bundle: Bundle) -> Iterator[str]:
 
 RULES: Mapping[str, Callable[[Bundle], Iterator[str]]] = {
     rule.__name__: rule
-    for rule in (files, metadata, changelog, names, form, properties, packages, licence, network, numbers)
+    for rule in (files, metadata, changelog, names, form, properties, packages, licence, readme, network, numbers)
 }
 
 

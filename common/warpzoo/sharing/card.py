@@ -35,7 +35,8 @@ def card(bundle: Bundle) -> str:
         _table(
             ("", ""),
             {
-                "for": f"{metadata['task']}, {bundle.spatial_dims}-D",
+                "for": metadata["task"],
+                "dimensions": bundle.spatial_dims,
                 "weights from": metadata["data_source"],
                 "images": ", ".join(str(metadata[key]) for key in ("data_type", "image_classes") if key in metadata),
                 "input": _channels(metadata["network_data_format"]["inputs"]["image"]),

@@ -16,6 +16,7 @@ import torch
 
 from warpzoo.bundles import _PACKAGES, open_bundle
 from warpzoo.sharing.archive import unpack
+from warpzoo.sharing.exports import export_onnx
 from warpzoo.sharing.release import release
 from warpzoo.sharing.rules import broken_rules
 from warpzoo.sharing.vendoring import configurations, used_modules
@@ -169,3 +170,11 @@ def test_a_released_bundle_runs_alone(name: str, tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "scripts" / "try_release.py"), str(made.path)]
     ended = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True)
     assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-1000:]
+
+
+def test_without_onnx_the_way_out_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(
+        ValueError, match=r"ONNX must have onnx and onnxruntime installed .*pip install 'warpzoo\[release\]'"
+    ):
+        export_onnx(open_bundle(ROOT / "bundles" / "voxelmorph_dense"), tmp_path / "model.onnx")

@@ -22,6 +22,7 @@ SIZES = {2: ((64, 48), (51, 33)), 3: ((16, 24, 16), (19, 16, 13))}
 """On which an exported network is tried: the first is what it is exported with."""
 TOLERANCE = 2e-3
 """Of intensities of some 100 and of displacements in voxels."""
+WAY_OUT = "pip install 'warpzoo[release]', or, in a checkout, bash scripts/setup.sh release"
 OPSET = 20
 """The first in which a volume can be sampled."""
 
@@ -73,8 +74,11 @@ def _write_torchscript(bundle: Bundle, path: Path, variants: Sequence[str], pass
 
 def export_onnx(bundle: Bundle, path: Path, variants: Sequence[str] = (), passes: int = 1) -> None:
     """A file for any batch and size."""
-    from onnxruntime import InferenceSession
-
+    try:
+        import onnx  # noqa: F401 (torch's exporter asks for it)
+        from onnxruntime import InferenceSession
+    except ImportError as error:
+        raise ValueError(f"ONNX must have onnx and onnxruntime installed ({error}): {WAY_OUT}.") from error
     network, images, dims = trained_network(bundle, variants, passes), examples(bundle), bundle.spatial_dims
     axes = {"image": {0: "batch"} | {2 + axis: f"size_{axis}" for axis in range(dims)}}
     with torch.no_grad(), warnings.catch_warnings():

@@ -74,14 +74,12 @@ def test_what_is_fetched_is_what_was_published(
 
 def test_the_latest_version_is_taken_as_numbers_go(shelf: Path) -> None:
     index = json.loads((shelf / "model_info.json").read_text())
-    for version in ("0.0.9", "0.1.0", "0.0.10"):
-        index[f"dirnet_v{version}"] = {"checksum": "", "source": "nowhere.zip"} | (
-            index["dirnet_v0.1.0"] if version == "0.1.0" else {}
-        )
-    index["dirnet_more_v9.0.0"] = index["dirnet_v0.0.9"]
+    index["dirnet_v0.10.0"] = index["dirnet_v0.1.0"]
+    for key in ("dirnet_v0.1.0", "dirnet_v0.9.0", "dirnet_more_v9.0.0"):
+        index[key] = {"checksum": "0" * 40, "source": "nowhere.zip"}
     (shelf / "model_info.json").write_text(json.dumps(index))
     assert fetch(f"{shelf}/dirnet").bundle.metadata["version"] == "0.1.0"
-    with pytest.raises(FileError, match="must list dirnet_v0.2.0, got dirnet_more_v9.0.0, dirnet_v0.0.10, "):
+    with pytest.raises(FileError, match="must list dirnet_v0.2.0, got dirnet_more_v9.0.0, dirnet_v0.1.0, "):
         fetch(f"{shelf}/dirnet_v0.2.0")
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ["WARPZOO_FETCHED"] = str(Path(__file__).parent / "none are fetched")
 
 import torch
 

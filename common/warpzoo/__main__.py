@@ -27,6 +27,8 @@ COMMANDS = {
     "release": ("warpzoo.commands.release", "pack a bundle, or all, as a zip file that runs alone"),
     "deploy": ("warpzoo.commands.deploy", "write an application of MONAI Deploy that runs a bundle"),
     "serve": ("warpzoo.commands.serve", "register over HTTP, with a page to drop two files on"),
+    "publish": ("warpzoo.commands.publish", "put a bundle into a registry: a folder, MLflow, the Hugging Face hub"),
+    "fetch": ("warpzoo.commands.fetch", "fetch a bundle from a registry, to be used by its name"),
     "methods": ("warpzoo.commands.methods", "list the registration methods, their data and dimensions"),
 }
 KINDS = {int: "a whole number", float: "a number", bool: "True or False"}

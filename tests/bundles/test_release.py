@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import torch
 
 from warpzoo.bundles import _PACKAGES, open_bundle
 from warpzoo.sharing.archive import unpack
+from warpzoo.sharing.exports import export_onnx
 from warpzoo.sharing.release import release
 from warpzoo.sharing.rules import broken_rules
 from warpzoo.sharing.vendoring import configurations, used_modules
@@ -59,6 +61,13 @@ def drop_from_training(root: Path) -> None:
     content = json.loads(path.read_text(encoding="utf-8"))
     del content["train"]["trainer"]
     path.write_text(json.dumps(content, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def page(root: Path, before: str, after: str) -> None:
+    path = root / "docs" / "README.md"
+    text = path.read_text(encoding="utf-8")
+    assert before in text
+    path.write_text(text.replace(before, after), encoding="utf-8")
 
 
 def spoil_weights(root: Path) -> None:
@@ -112,6 +121,18 @@ BREAKS: dict[str, tuple[Callable[[Path], object], str]] = {
         "must not hold another's, nor be held by it",
     ),
     "properties": (drop_from_training, "configs/train.json must have train#trainer"),
+    "sections": (
+        lambda root: page(root, "## Performance", "## Results"),
+        "docs/README.md must have the sections Performance.",
+    ),
+    "their order": (
+        lambda root: page(root, "## Data\n", "## Limitations\n\n## Data\n"),
+        "in this order, got Model Description, Limitations, Data, Performance",
+    ),
+    "numbers": (
+        metadata(lambda content: content.update(results={"page": "docs/README.md", "row": "ours"})),
+        "must have a row 'ours', as the metadata of voxelmorph_dense say",
+    ),
     "weights": (spoil_weights, "the network must load its weights and run"),
 }
 
@@ -135,17 +156,25 @@ def test_a_bundle_that_breaks_a_rule_is_not_released(copy: Path, tmp_path: Path)
 @pytest.mark.parametrize("name", ["voxelmorph_dense", "psf_blindspot"])
 def test_a_released_bundle_runs_alone(name: str, tmp_path: Path) -> None:
     bundle = open_bundle(ROOT / "bundles" / name)
-    made = [release(bundle, tmp_path / folder) for folder in ("once", "twice")]
-    assert made[0].path.read_bytes() == made[1].path.read_bytes()
+    made = release(bundle, tmp_path / "once")
+    command = [sys.executable, "-m", "warpzoo", "release", name, "--output", "twice"]
+    subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONHASHSEED": "7"}, check=True, capture_output=True)
+    assert made.path.read_bytes() == (tmp_path / "twice" / made.path.name).read_bytes()
     index = json.loads((tmp_path / "once" / "model_info.json").read_text())
-    assert index == {
-        f"{name}_v{bundle.metadata['version']}": {"checksum": made[0].checksum, "source": made[0].path.name}
-    }
-    root = unpack(made[0].path, tmp_path / "out", made[0].checksum)
+    assert index == {f"{name}_v{bundle.metadata['version']}": {"checksum": made.checksum, "source": made.path.name}}
+    root = unpack(made.path, tmp_path / "out", made.checksum)
     assert all((root.parent / f"{name}/{file}").is_file() for file in ("models/model.ts", "models/model.onnx"))
     there = {".".join(path.relative_to(root).with_suffix("").parts) for path in (root / "warpzoo").rglob("*.py")}
     assert {one.removesuffix(".__init__") for one in there} == set(used_modules(ROOT / "bundles" / name))
     assert not any('"$import warpzoo' in path.read_text(encoding="utf-8") for path in configurations(root))
-    command = [sys.executable, str(ROOT / "scripts" / "try_release.py"), str(made[0].path)]
+    command = [sys.executable, str(ROOT / "scripts" / "try_release.py"), str(made.path)]
     ended = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True)
     assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-1000:]
+
+
+def test_without_onnx_the_way_out_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(
+        ValueError, match=r"ONNX must have onnx and onnxruntime installed .*pip install 'warpzoo\[release\]'"
+    ):
+        export_onnx(open_bundle(ROOT / "bundles" / "voxelmorph_dense"), tmp_path / "model.onnx")

@@ -1,9 +1,10 @@
 """Bundles: where they lie, what they say of themselves, and their configurations with variants on top.
 
 A bundle is a folder with `configs/metadata.json`. It is given by its path, or by its name: looked for in the folders
-that WARPZOO_BUNDLES lists (separated as in PATH), then among the shipped ones, first found first taken. What it is for
-is the format of its output `pred` in the metadata: "registration" or "denoised". Bundles of other formats, such as the
-segmentations of MONAI's zoo, may lie in the same folders; they are not listed, and neither are damaged ones.
+that WARPZOO_BUNDLES lists (separated as in PATH), then among the fetched and the shipped ones, first found first taken.
+What it is for is the format of its output `pred` in the metadata: "registration" or "denoised". Bundles of other
+formats, such as the segmentations of MONAI's zoo, may lie in the same folders; they are not listed, and neither are
+damaged ones.
 
 Importing this module makes the bundles' own packages importable, which MONAI does in `run` only: a
 bundle's configuration therefore imports it.
@@ -25,6 +26,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import warpzoo
+from warpzoo.bundles.fetched import fetched_folder
 from warpzoo.errors import as_value_error, nearest
 
 if TYPE_CHECKING:
@@ -147,7 +149,7 @@ def open_bundle(root: str | Path) -> Bundle:
     package = sys.modules.get(root.name)
     if package is not None and root not in Path(getattr(package, "__file__", None) or "").parents:
         raise ValueError(f"{root} cannot be used: another package {root.name} is loaded already ({package}).")
-    bundle = _bundle(root)
+    bundle = read_bundle(root)
     _PACKAGES.opened[root.name] = root
     return bundle
 
@@ -186,7 +188,7 @@ def bundles(task: str, folders: Sequence[Path] | None = None) -> list[Bundle]:
     found = []
     for root in bundle_roots(folders):
         with suppress(ValueError):
-            found.append(_bundle(root))
+            found.append(read_bundle(root))
     return [bundle for bundle in found if bundle.task == task]
 
 
@@ -210,12 +212,13 @@ def bundle_roots(folders: Sequence[Path] | None = None) -> Iterator[Path]:
 
 
 def bundle_folders() -> list[Path]:
-    """The folders that hold bundles: those of WARPZOO_BUNDLES, then that of the shipped ones."""
+    """The folders that hold bundles: those of WARPZOO_BUNDLES, that of the fetched ones, that of the shipped ones."""
     listed = [Path(name).expanduser() for name in os.environ.get(FOLDERS_VARIABLE, "").split(os.pathsep) if name]
     package = Path(warpzoo.__file__).resolve().parent
     if (package.parent / METADATA).is_file():  # a bundle that comes with its own copy of this package
         return [*listed, package.parents[1]]
-    return [*listed, package.parents[1] / "bundles"]
+    installed = package / "shipped"  # as `setup.py` puts them into a wheel
+    return [*listed, fetched_folder(), installed if installed.is_dir() else package.parents[1] / "bundles"]
 
 
 def training_objective(root: str | Path, network: Any, variants: Sequence[str] = ()) -> Any:
@@ -223,8 +226,9 @@ def training_objective(root: str | Path, network: Any, variants: Sequence[str] =
     return open_bundle(root).part("objective", "train", variants, network=network, network_def=network)
 
 
-def _bundle(root: Path) -> Bundle:
-    """The bundle in a folder; metadata that lack what this package needs are a ValueError that names the file."""
+def read_bundle(root: Path) -> Bundle:
+    """The bundle in a folder, without its code; metadata that lack what this package needs are a ValueError that names
+    the file."""
     metadata = _read_json(root / METADATA)
     try:
         data = metadata["network_data_format"]

@@ -11,8 +11,8 @@ def release(bundle: str, output: str = "dist") -> None:
     """Packs a bundle as one zip file that runs alone, with MONAI and the packages that its metadata name.
 
     The bundle is checked against the rules of MONAI's model zoo; what it uses of warpzoo, TorchScript and ONNX of its
-    network are put in. The output folder gets <name>_v<version>.zip and an entry with its sha1 in model_info.json. The
-    same files give the same bytes.
+    network and a model card are put in. The output folder gets <name>_v<version>.zip and an entry with its sha1 in
+    model_info.json. The same files give the same bytes.
 
     Args:
         bundle: name or folder of a bundle, or all for every one that comes with warpzoo.
@@ -20,12 +20,13 @@ def release(bundle: str, output: str = "dist") -> None:
     """
     from warpzoo.sharing.release import release as pack
 
-    for root in _roots(bundle):
+    for root in chosen_roots(bundle):
         made = pack(open_bundle(root), Path(output))
         print(f"{made.path}: version {made.version}, {made.path.stat().st_size / 2**20:.1f} MB, sha1 {made.checksum}")
 
 
-def _roots(name: str) -> list[Path]:
+def chosen_roots(name: str) -> list[Path]:
+    """The folder of a bundle, given by it or by name, or of all that are shipped."""
     if Path(name, METADATA).is_file():
         return [Path(name)]
     shipped = sorted(path.parents[1] for path in bundle_folders()[-1].glob(f"*/{METADATA.as_posix()}"))

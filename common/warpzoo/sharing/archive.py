@@ -40,15 +40,8 @@ def unpack(path: Path, folder: Path, checksum: str | None = None) -> Path:
         with zipfile.ZipFile(path) as zipped:
             entries = zipped.infolist()
             for entry in entries:
-                name = PurePosixPath(entry.filename)
                 is_link = entry.external_attr >> 16 & 0o170000 == 0o120000
-                if (
-                    name.is_absolute()
-                    or ".." in name.parts
-                    or "\\" in entry.filename
-                    or ":" in entry.filename
-                    or is_link
-                ):
+                if is_link or not is_inside(entry.filename):
                     raise FileError(f"{path} must only have files of its own folder, got {entry.filename!r}.")
             tops = {PurePosixPath(entry.filename).parts[0] for entry in entries}
             if len(tops) != 1:
@@ -58,11 +51,19 @@ def unpack(path: Path, folder: Path, checksum: str | None = None) -> Path:
             target = folder / tops.pop()
             if target.exists():
                 raise FileError(f"{target} is there already: remove it or choose another folder.")
+            if (damaged := zipped.testzip()) is not None:
+                raise zipfile.BadZipFile(f"{damaged} has another checksum")
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=folder, prefix=".") as temporary:
-                zipped.extractall(temporary)  # checks every file's CRC
+                zipped.extractall(temporary)
                 shutil.move(Path(temporary) / target.name, target)
     return target
+
+
+def is_inside(name: str) -> bool:
+    """Whether a file's name stays in the folder that it is put into, on any system."""
+    path = PurePosixPath(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and not {"\\", ":"} & {*name}
 
 
 def sha1(path: Path) -> str:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from warpzoo.bundles import METADATA, Bundle
+from warpzoo.bundles import METADATA, Bundle, open_bundle
 from warpzoo.geometry.velocity import compose
 from warpzoo.networks import load_weights, warp_and_concatenate
 
@@ -19,6 +22,7 @@ SIZES = {2: ((64, 48), (51, 33)), 3: ((16, 24, 16), (19, 16, 13))}
 """On which an exported network is tried: the first is what it is exported with."""
 TOLERANCE = 2e-3
 """Of intensities of some 100 and of displacements in voxels."""
+WAY_OUT = "pip install 'warpzoo[release]', or, in a checkout, bash scripts/setup.sh release"
 OPSET = 20
 """The first in which a volume can be sampled."""
 
@@ -41,7 +45,20 @@ class Passes(nn.Module):
 
 
 def export_torchscript(bundle: Bundle, path: Path, variants: Sequence[str] = (), passes: int = 1) -> None:
-    """A file that holds metadata and inference configuration as MONAI's own export has them."""
+    """A file that holds metadata and inference configuration as MONAI's own export has them.
+
+    The same bytes every time: TorchScript writes a module's constants in the order of their hashes, which Python draws
+    anew for each process, so one without that does it.
+    """
+    command = [sys.executable, "-m", __name__, str(bundle.root), str(path), str(passes), *variants]
+    surroundings = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUTF8": "1"}
+    ended = subprocess.run(command, env=surroundings, capture_output=True, text=True, encoding="utf-8")
+    if ended.returncode:
+        reason = (ended.stderr.strip().splitlines() or ["it was stopped"])[-1]
+        raise ValueError(f"{bundle.name} cannot be exported as TorchScript ({reason}).")
+
+
+def _write_torchscript(bundle: Bundle, path: Path, variants: Sequence[str], passes: int) -> None:
     network = trained_network(bundle, variants, passes)
     stored = {
         "metadata.json": json.dumps(bundle.metadata),
@@ -57,8 +74,11 @@ def export_torchscript(bundle: Bundle, path: Path, variants: Sequence[str] = (),
 
 def export_onnx(bundle: Bundle, path: Path, variants: Sequence[str] = (), passes: int = 1) -> None:
     """A file for any batch and size."""
-    from onnxruntime import InferenceSession
-
+    try:
+        import onnx  # noqa: F401 (torch's exporter asks for it)
+        from onnxruntime import InferenceSession
+    except ImportError as error:
+        raise ValueError(f"ONNX must have onnx and onnxruntime installed ({error}): {WAY_OUT}.") from error
     network, images, dims = trained_network(bundle, variants, passes), examples(bundle), bundle.spatial_dims
     axes = {"image": {0: "batch"} | {2 + axis: f"size_{axis}" for axis in range(dims)}}
     with torch.no_grad(), warnings.catch_warnings():
@@ -105,3 +125,7 @@ def _check(path: Path, found: Tensor, expected: Tensor, number: int) -> None:
             f"{path} must give what the network gives, got {apart:.3g} apart on example {number + 1}; "
             f"see {METADATA.as_posix()} for what it promises."
         )
+
+
+if __name__ == "__main__":
+    _write_torchscript(open_bundle(sys.argv[1]), Path(sys.argv[2]), sys.argv[4:], int(sys.argv[3]))

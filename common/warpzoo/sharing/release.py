@@ -1,18 +1,23 @@
-"""A bundle as one file that runs alone: checked, with its exports and its own copy of what it uses of this package."""
+"""A bundle as one file that runs alone: checked, with its exports, its card, and its own copy of what it uses of this
+package."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import tempfile
+import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from warpzoo.bundles import Bundle
-from warpzoo.files import whole_file
+from warpzoo.bundles import METADATA, Bundle
+from warpzoo.files import reading, whole_file
 from warpzoo.sharing.archive import pack, sha1
+from warpzoo.sharing.card import card
 from warpzoo.sharing.exports import export_onnx, export_torchscript
+from warpzoo.sharing.results import results
 from warpzoo.sharing.rules import broken_rules
 from warpzoo.sharing.vendoring import copy_package
 
@@ -21,17 +26,55 @@ LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", "runs", ".*", "data")
 """What trainings and tests leave in a bundle's folder."""
 
 
+CARD = "README.md"
+"""In the released bundle's folder: its model card."""
+
+
 @dataclass(frozen=True)
 class Release:
-    """The zip file, and its entry in an index such as MONAI's `model_info.json`."""
+    """The zip file, and what registries say of it."""
 
     path: Path
     checksum: str
-    version: str
+    metadata: Mapping[str, Any]
+    card: str
 
     @property
-    def entry(self) -> dict[str, dict[str, Any]]:
-        return {self.path.stem: {"checksum": self.checksum, "source": self.path.name}}
+    def name(self) -> str:
+        """Bundle and version, as the file is called."""
+        return self.path.stem
+
+    @property
+    def bundle(self) -> str:
+        return self.name.removesuffix(f"_v{self.version}")
+
+    @property
+    def version(self) -> str:
+        return str(self.metadata["version"])
+
+    @property
+    def results(self) -> dict[str, float]:
+        return dict(self.metadata["eval_metrics"])
+
+    @property
+    def tags(self) -> dict[str, str]:
+        return {
+            "bundle_version": self.version,
+            "monai_version": str(self.metadata["monai_version"]),
+            "pytorch_version": str(self.metadata["pytorch_version"]),
+            "task": str(self.metadata["task"]),
+            "sha1": self.checksum,
+        }
+
+
+def read_release(path: Path) -> Release:
+    """A zip file that `release` has written."""
+    with reading(path, "a released bundle"), zipfile.ZipFile(path) as zipped:
+        top = path.stem.rpartition("_v")[0]
+        metadata = json.loads(zipped.read(f"{top}/{METADATA.as_posix()}"))
+        if path.stem != f"{top}_v{metadata['version']}" or "eval_metrics" not in metadata:
+            raise ValueError(f"it has version {metadata['version']}")
+        return Release(path, sha1(path), metadata, zipped.read(f"{top}/{CARD}").decode())
 
 
 def release(bundle: Bundle, output: Path) -> Release:
@@ -47,14 +90,19 @@ def release(bundle: Bundle, output: Path) -> Release:
         shutil.copytree(bundle.root, root, ignore=LEFT_OUT)
         export_torchscript(bundle, root / "models" / "model.ts")
         export_onnx(bundle, root / "models" / "model.onnx")
+        (root / CARD).write_text(card(bundle), encoding="utf-8")
+        metadata = {**bundle.metadata, "eval_metrics": results(bundle)}
+        text = json.dumps(metadata, indent=4, ensure_ascii=False) + "\n"
+        (root / METADATA).write_text(text, encoding="utf-8")
         copy_package(root)
         path = pack(root, output / f"{bundle.name}_v{version}.zip")
-    made = Release(path, sha1(path), version)
-    _list(output / INDEX, made)
+    made = read_release(path)
+    add_to_index(output / INDEX, made)
     return made
 
 
-def _list(path: Path, made: Release) -> None:
+def add_to_index(path: Path, made: Release) -> None:
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    known[made.name] = {"checksum": made.checksum, "source": made.path.name}
     with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(dict(sorted((known | made.entry).items())), indent=4) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(dict(sorted(known.items())), indent=4) + "\n", encoding="utf-8")

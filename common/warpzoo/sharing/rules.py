@@ -6,7 +6,8 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from importlib.metadata import packages_distributions
+from importlib.machinery import PathFinder
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -14,6 +15,7 @@ import torch
 from warpzoo.bundles import METADATA, Bundle
 from warpzoo.errors import FAILURES, plain_reason
 from warpzoo.networks import load_weights
+from warpzoo.sharing.results import results
 from warpzoo.sharing.vendoring import configurations, foreign_packages
 
 MOST_BYTES = 25 * 2**20
@@ -50,6 +52,17 @@ TENSOR: Mapping[str, type] = {
     "dtype": str,
     "value_range": list,
 }
+SECTIONS = {
+    "Model Description": True,
+    "Data": True,
+    "Performance": True,
+    "Additional Usage Steps": False,
+    "System Configuration": True,
+    "Limitations": False,
+    "Citation Info": False,
+    "References": False,
+}
+"""Of a bundle's page: whether the zoo asks for it."""
 STATED_APART = {"torch": "pytorch_version", "monai": "monai_version", "numpy": "numpy_version"}
 OPTIONAL = {"zarr", "ome_zarr", "SimpleITK", "ants", "pydicom", "mlflow", "optuna", "dask", "distributed"}
 """Imported where somebody has it: nothing that a bundle does needs it."""
@@ -87,6 +100,8 @@ def metadata(bundle: Bundle) -> Iterator[str]:
             if "channel_def" in tensor and len(tensor["channel_def"]) != tensor.get("num_channels"):
                 yield f"channel_def of {name} in {side} must name {tensor.get('num_channels')} channels."
     formats = content.get("network_data_format", {})
+    if bundle.task is None:
+        yield "the format of the output pred must be registration or denoised."
     if [*formats.get("inputs", {})] != ["image"] or [*formats.get("outputs", {})] != ["pred"]:
         yield "network_data_format must have one input, image, and one output, pred."
 
@@ -104,7 +119,7 @@ def names(bundle: Bundle) -> Iterator[str]:
     """Names that MONAI's own tools do not cut, and packages that hide nobody else's."""
     if re.search(r"_v\D", bundle.name):
         yield f"the bundle's name must not have _v before a letter, got {bundle.name}: MONAI takes what follows off."
-    if bundle.name in {*packages_distributions(), *sys.stdlib_module_names}:
+    if is_package(bundle.name):
         yield f"the bundle's name must not be that of a package, got {bundle.name}."
     packages = {path.parent.name for path in bundle.root.glob("*/__init__.py")}
     if packages != {bundle.name}:
@@ -113,6 +128,12 @@ def names(bundle: Bundle) -> Iterator[str]:
         name = other.parents[1].name
         if name != bundle.name and (name in bundle.name or bundle.name in name):
             yield f"the bundle's name must not hold another's, nor be held by it, got {bundle.name} beside {name}."
+
+
+def is_package(name: str) -> bool:
+    """Whether Python itself or what is installed has a package of that name; bundles on the path do not count."""
+    found = PathFinder.find_spec(name, [one for one in sys.path if not Path(one, METADATA).is_file()])
+    return name in sys.stdlib_module_names or (found is not None and found.origin is not None)
 
 
 def form(bundle: Bundle) -> Iterator[str]:
@@ -166,13 +187,34 @@ def network(bundle: Bundle) -> Iterator[str]:
         yield f"the network must load its weights and run ({plain_reason(error)})."
 
 
+def readme(bundle: Bundle) -> Iterator[str]:
+    """The sections of the zoo's template, in its order."""
+    text = (bundle.root / "docs" / "README.md").read_text(encoding="utf-8")
+    found = re.findall(
+        r"^## \**(.+?)\**$", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL), re.MULTILINE
+    )
+    if missing := [name for name, required in SECTIONS.items() if required and name not in found]:
+        yield f"docs/README.md must have the sections {', '.join(missing)}."
+    if found != [name for name in SECTIONS if name in found]:
+        yield f"docs/README.md must have sections of {', '.join(SECTIONS)}, in this order, got {', '.join(found)}."
+
+
+def numbers(bundle: Bundle) -> Iterator[str]:
+    """The page of results that the metadata name has the row of the shipped weights."""
+    try:
+        results(bundle)
+    except ValueError as error:
+        yield str(error)
+
+
 def licence(bundle: Bundle) -> Iterator[str]:
     if "Apache License" not in (bundle.root / "LICENSE").read_text(encoding="utf-8"):
         yield "LICENSE must be the Apache License."
 
 
 RULES: Mapping[str, Callable[[Bundle], Iterator[str]]] = {
-    rule.__name__: rule for rule in (files, metadata, changelog, names, form, properties, packages, licence, network)
+    rule.__name__: rule
+    for rule in (files, metadata, changelog, names, form, properties, packages, licence, readme, network, numbers)
 }
 
 

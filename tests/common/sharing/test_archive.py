@@ -84,6 +84,7 @@ def test_damaged_and_hostile_archives_leave_nothing(folder: Path, tmp_path: Path
     with pytest.raises(FileError, match=message):
         unpack(path, tmp_path / "out")
     assert contents(tmp_path) == before
+    assert not (tmp_path / "out").exists()
 
 
 def test_another_checksum(folder: Path, tmp_path: Path) -> None:

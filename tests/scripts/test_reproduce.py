@@ -210,7 +210,17 @@ def test_hippocampi_are_measured_and_averaged(
     make_weights(bundle("fcn_multires"), models, "coarse.pt", "paper", "coarse", motion=(SHIFT / 4, 0, 0))
     make_weights(bundle("fcn_multires"), models, "plain.pt", "plain", motion=(SHIFT / 2, 0, 0))
     make_weights(bundle("fcn_multires"), models, "model.pt", motion=(SHIFT / 2, 0, 0))  # the same both ways: none
-    arguments = ["fcn_multires", "--data", str(hippocampi), "--weights", str(models), "--output", str(out)]
+    arguments = [
+        "fcn_multires",
+        "--only",
+        "hippocampus",
+        "--data",
+        str(hippocampi),
+        "--weights",
+        str(models),
+        "--output",
+        str(out),
+    ]
     assert reproduce.main(arguments) == 0
 
     result = json.loads((out / "results.json").read_text())["hippocampus"]

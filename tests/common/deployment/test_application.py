@@ -66,7 +66,7 @@ def metadata_only(monkeypatch: pytest.MonkeyPatch) -> None:
         source.parent.mkdir(parents=True)
         shutil.copyfile(bundle.root / METADATA, source)
         path = pack(output / bundle.name, output / "released.zip")
-        return Release(path, sha1(path), "0.1.0")
+        return Release(path, sha1(path), bundle.metadata, "")
 
     monkeypatch.setattr(module, "release", release)
 

@@ -191,7 +191,7 @@ def test_what_every_page_has_is_installed_with_the_package():
     package = Path(panels.__file__).parents[1]
     installed = {path for pattern in settings["package-data"]["warpzoo"] for path in package.glob(pattern)}
     files = {path for path in (package / "report").iterdir() if path.suffix not in (".py", "")}
-    assert len(files) == 9
+    assert len(files) == 11
     assert files <= installed
 
 

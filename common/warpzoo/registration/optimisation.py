@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from warpzoo.geometry.composition import composed, identity, parts_of
 from warpzoo.geometry.grid import Grid, are_parallel
-from warpzoo.geometry.transforms import Affine, BSpline, Transform
+from warpzoo.geometry.transforms import Affine, BSpline, DisplacementField, Transform
 from warpzoo.images.image import Image
 from warpzoo.registration import deformation, placement
 from warpzoo.registration.budget import Budget
@@ -37,7 +38,12 @@ REFINED_LEVELS = 2
 
 @dataclass(frozen=True)
 class Optimisation:
-    """A method without a network, see `optimise`."""
+    """A method without a network, see `optimise`.
+
+    between_contrasts: whether the images may differ in contrast.
+    smoothing: of the deformation that it starts from, in voxels that it compares at its finest: what a network has
+        found is right at large and rough in detail, and detail that is there already is not undone.
+    """
 
     name: str
     similarity: str | None = None
@@ -45,6 +51,7 @@ class Optimisation:
     device: str = "cpu"
     resolution: float | None = None
     between_contrasts: bool = False
+    smoothing: float = 0.0
 
     @property
     def expectations(self) -> Mapping[str, Any]:
@@ -68,6 +75,8 @@ class Optimisation:
         one, other = (array[None].to(self.device) for array in arrays)
         usual = BETWEEN_CONTRASTS.get(self.name) if self.between_contrasts else None
         similarity = self.similarity or (OF_LABELS if labels else usual)
+        if self.smoothing and start is not None:
+            start = smoothed(start, fixed.grid, self.smoothing * min(self.finest(fixed, start).spacing))
         pair = one, fixed.grid, other, moving.grid
         steered: dict[str, Any] = {"guidance": guidance, "resolution": self.resolution}
         return optimise(self.name, *pair, start, similarity, self.budget, **steered)
@@ -118,6 +127,19 @@ class Refinement:
 
     def within(self, seconds: float) -> Refinement:
         return replace(self, budget=self.budget.within(seconds))
+
+
+def smoothed(start: Transform, grid: Grid, length: float) -> Transform:
+    """The same with what comes first in it, if that is a deformation, smoothed on a grid: by a Gaussian whose standard
+    deviation is that length."""
+    from scipy.ndimage import gaussian_filter  # slow to import
+
+    first, *rest = parts_of(start)
+    if isinstance(first, Affine):
+        return start
+    sides = [0.0, 0.0, *(length / spacing for spacing in grid.spacing)]
+    smooth = gaussian_filter(first.field(grid).detach().numpy(), sides, mode="nearest")
+    return composed(DisplacementField(torch.from_numpy(smooth), grid), *rest)
 
 
 def finest_level(method: str, fixed: Grid, resolution: float | None) -> Grid:

@@ -19,6 +19,8 @@ from warpzoo.registration.similarities import in_windows
 MOST_VOXELS = 2**19
 LESS = 1e-3
 """A smaller loss of both measures is none."""
+MUCH_LESS = 0.02
+"""Of one of them."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,10 @@ class Likeness:
         return self.windows < other.windows - LESS and self.information < other.information - LESS
 
     def is_above(self, other: Likeness) -> bool:
-        """Whether it is more by both measures together."""
-        return self.total > other.total + LESS
+        """Whether it is more by both measures together, and by neither much less: windows alone find something alike in
+        any two images."""
+        lost = max(other.windows - self.windows, other.information - self.information)
+        return self.total > other.total + LESS and lost < MUCH_LESS
 
     @property
     def total(self) -> float:

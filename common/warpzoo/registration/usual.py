@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 QUALITIES: Mapping[str, tuple[int, int]] = {"fast": (1, 20), "usual": (2, 60), "best": (2, 200)}
 """Passes of the network, and iterations of what is optimised after it."""
 USUAL_QUALITY = "usual"
+SMOOTHING = 3.0
+"""Voxels, of what the network has found before the velocity is optimised."""
 
 
 def check_quality(quality: str) -> str:
@@ -42,7 +44,7 @@ def usual_methods(quality: str, similarity: str | None, device: str, resolution:
     return [
         Optimisation("affine", similarity, device=device, resolution=resolution, between_contrasts=True),
         *(NetworkForAny(bundle, variant, passes, device) for bundle, variant in networks_for_any()),
-        Optimisation("svf", similarity, Budget(iterations), device, resolution),
+        Optimisation("svf", similarity, Budget(iterations), device, resolution, smoothing=SMOOTHING),
     ]
 
 

@@ -21,7 +21,7 @@ from warpzoo.registration.budget import Budget, time_limit
 from warpzoo.registration.guidance import Guidance
 from warpzoo.registration.optimisation import Optimisation
 from warpzoo.registration.pair import register_pair
-from warpzoo.registration.safety import likeness
+from warpzoo.registration.safety import Likeness, likeness
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,16 @@ def moved(image: Image, voxels: float) -> Image:
 
 def shift_of(transform: Transform, grid: Grid) -> float:
     return float(transform.field(grid)[0, 0].mean())
+
+
+@pytest.mark.parametrize(
+    ("windows", "information", "above"),
+    [(0.5, 0.8, True), (0.44, 0.85, True), (0.7, 0.7, False), (0.3, 1.2, False), (0.45, 0.75, False)],
+)
+def test_more_by_one_measure_must_not_be_much_less_by_the_other(
+    windows: float, information: float, above: bool
+) -> None:
+    assert Likeness(windows, information).is_above(Likeness(0.45, 0.75)) == above
 
 
 def test_a_good_result_is_kept_without_a_word(heart: Image) -> None:

@@ -9,10 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 from scipy import ndimage
 
 import warpzoo
+from warpzoo.geometry.composition import parts_of
+from warpzoo.geometry.grid import Grid
+from warpzoo.geometry.transforms import Affine, Composition, DisplacementField
 from warpzoo.registration import find_methods
+from warpzoo.registration.optimisation import smoothed
 from warpzoo.registration.usual import NetworkForAny
 
 from .conftest import smooth
@@ -95,6 +100,21 @@ def test_what_makes_images_less_alike_is_left_out(make_bundle: Callable[..., Pat
     alike = result.registration.likeness
     assert alike["wild:any"].windows < alike["affine"].windows
     assert float(result.registration.displacement.displacement[0, 0].abs().mean()) < 0.5
+
+
+def test_only_what_a_network_has_found_is_smoothed() -> None:
+    """By as much as SciPy's filter does, in millimetres; a matrix, and what was known before, stay."""
+    grid = Grid([20, 18, 16], np.diag([1.0, 1.0, 2.0, 1.0]))
+    random = torch.Generator().manual_seed(0)
+    rough, known = (DisplacementField(torch.randn(1, 3, 20, 18, 16, generator=random), grid) for _ in range(2))
+    matrix = Affine.from_world(torch.tensor([[[1.1, 0, 0, 3], [0, 1, 0, 0], [0, 0, 1, -2.0]]]), grid)
+    found = smoothed(Composition(rough, known, matrix), grid, 3.0)
+    first, *rest = parts_of(found)
+    expected = ndimage.gaussian_filter(rough.displacement.numpy(), (0, 0, 3.0, 3.0, 1.5), mode="nearest")
+    np.testing.assert_allclose(first.displacement.numpy(), expected, atol=1e-6)
+    assert rest[0] is known
+    assert torch.allclose(rest[1].world_matrix(), matrix.world_matrix())
+    assert smoothed(matrix, grid, 3.0) is matrix
 
 
 def test_the_command_takes_a_quality(warpzoo: Callable, tmp_path: Path) -> None:

@@ -16,14 +16,14 @@ from experiments.whole_pairs import Case, by_tool, cropped, deformed, inverted, 
 from warpzoo.record import write_json
 
 OURS = ("fast", "usual", "best")
-ALIKE = (*OURS, "affine,svf", "greedy", "ANTs SyN", "ANTs SyNCC", "elastix")
+ALIKE = (*OURS, "affine,svf", "greedy", "ANTs SyN", "elastix")
 BETWEEN = (*OURS, "affine,svf, mi", "greedy, NMI", "ANTs SyN", "elastix")
 """Tools between contrasts: ANTs SyN and elastix take mutual information by themselves."""
 KINDS: Mapping[str, tuple[str, ...]] = {
     "known deformation": ALIKE,
     "inverted": BETWEEN,
     "remapped": BETWEEN,
-    "hippocampus": ALIKE,
+    "hippocampus": (*ALIKE, "ANTs SyNCC"),  # which takes more than 25 minutes of a brain
 }
 SEED = 11
 """Settings were chosen on pairs of seed 100."""

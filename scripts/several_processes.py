@@ -25,6 +25,7 @@ import numpy as np
 import tifffile
 from scipy.ndimage import gaussian_filter
 
+from warpzoo.data.phantom import beating_heart
 from warpzoo.record import cpu_name
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -128,7 +129,7 @@ def curve(name: str, folder: Path, processes: int, machines: bool = False) -> li
 
 
 def make_images(folder: Path) -> None:
-    """Volumes with two blobs, pairs of discs as of a heart, and a noisy picture."""
+    """Volumes with two blobs, hearts of two phases, and a noisy picture."""
     random = np.random.default_rng(0)
     for name in ("brain", "images", "labels", "noisy"):
         (folder / name).mkdir()
@@ -147,14 +148,11 @@ def make_images(folder: Path) -> None:
         scan = np.where(np.hypot(*(np.indices(scan.shape)[:2] - 14)) < 11, 100 + 8 * scan, 0)
         _save(scan, folder / "brain" / f"{number}.nii.gz")
     arrays: dict[str, list[np.ndarray]] = {"ed": [], "es": [], "ed_lv": [], "es_lv": []}
-    rows, columns = np.mgrid[:64, :64]
-    for _ in range(6):
-        centre = random.uniform(28, 36, 2)
-        for name, radius, offset in (("ed", 16, 0.0), ("es", 12, 1.5)):
-            distance = np.hypot(rows - centre[0] - offset, columns - centre[1] + offset)
-            texture = 8 * np.sin(rows / 5 + centre[0]) * np.cos(columns / 7)
-            arrays[name].append((40 + texture + 180 / (1 + np.exp(distance - radius))).astype(np.uint8))
-            arrays[f"{name}_lv"].append(distance < radius)
+    for number in range(6):
+        for name, phase in (("ed", 0.0), ("es", 1.0)):
+            heart = beating_heart((64, 64), phase, seed=number)
+            arrays[name].append(heart.image.numpy().astype(np.uint8))
+            arrays[f"{name}_lv"].append(heart.labels.numpy() == 1)
     stacked = {name: np.stack(array) for name, array in arrays.items()}
     subjects = [f"s{number // 2}" for number in range(6)]
     np.savez(folder / "sunnybrook_ed_es_pairs.npz", subject=subjects, slice=[0, 1] * 3, **stacked)

@@ -1,6 +1,7 @@
 """What `warpzoo register` does if no method is named, beside other tools, from files to files, on pairs of many kinds.
 
-Rows that are there, in `any.json` of the output folder, are not made again: it takes hours, and may be stopped.
+It takes hours and may be stopped: rows in `any.unfinished.json` of the output folder, of the same commit, weights and
+seed, are not made again.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from tqdm import tqdm
 
 from experiments.common import Options, found_of, installed_version, read_config
 from experiments.whole_pairs import Case, by_tool, cropped, deformed, inverted, remapped, subjects, table
-from warpzoo.record import write_json
+from warpzoo.record import checksum, commit, write_json
 
 OURS = ("fast", "usual", "best")
 ALIKE = (*OURS, "affine,svf", "greedy", "ANTs SyN", "elastix")
@@ -31,14 +32,17 @@ PACKAGES = {"greedy": "picsl-greedy", "ANTs": "antspyx", "elastix": "itk-elastix
 
 
 def run(options: Options) -> dict[str, Any]:
-    file = options.output / "any.json"
-    rows: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+    file = options.output / "any.unfinished.json"
+    about = {"commit": commit(), "weights": checksum(options.bundle / "models" / "any.pt"), "seed": options.seed}
+    known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    rows: list[dict[str, Any]] = known["rows"] if known.get("about") == about else []
     there = {(row["kind"], row["pair"], row["tool"]) for row in rows}
     todo = [(case, tool) for case in cases(options) for tool in KINDS[case.kind]]
     for case, tool in tqdm(todo, desc="pairs and tools"):
         if (case.kind, case.name, tool) not in there:
             rows.append(by_tool(case, tool))
-            write_json(file, rows)
+            write_json(file, {"about": about, "rows": rows})
+    file.unlink(missing_ok=True)
     versions = {peer: installed_version(package) for peer, package in PACKAGES.items()}
     return {**options.record(), "peers": versions, "rows": rows}
 

@@ -164,7 +164,6 @@ def kill_in_the_middle(root, options, folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("root", ["fcn_multires", "psf_blindspot"], indirect=True)  # one of each kind of trainer
 def test_two_processes_killed_or_not(root, options, tmp_path):
     done = run_in_processes(root, options, tmp_path / "whole")
     assert done.returncode == 0, done.stderr[-3000:]
@@ -203,6 +202,7 @@ def test_two_processes_go_as_one_and_three_validate_two_pairs(bundle, volumes, s
 
 MADE = {
     "stn_affine": {"records#subjects": ["0.nii.gz"], "side": 16, "validate#dataset#count": 2},
+    "deep_affine": {"records#subjects": ["0.nii.gz"], "side": 16, "validate#dataset#count": 2},
     "denoisereg": {"side": 48, "train#dataset#count": 16, "validate#dataset#count": 2},
 }
 """Of bundles that train on pairs made for the purpose."""

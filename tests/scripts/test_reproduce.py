@@ -380,3 +380,54 @@ def test_rows_on_simulated_nuclei(
     page = (tmp_path / "out" / "results.md").read_text()
     assert "| DenoiseReg, refined |" in page
     assert (tmp_path / "out" / "figures" / "cells.png").stat().st_size > 10_000
+
+
+def test_any_two_images_by_every_tool_go_on_where_they_stopped(
+    reproduce: ModuleType, hippocampi: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tool here leaves the moving image where it is, and is 1 mm off; the third call is stopped."""
+    from experiments import fcn_multires_any, whole_pairs
+
+    done: list[tuple[str, str]] = []
+
+    def by_tool(case: whole_pairs.Case, tool: str) -> dict[str, object]:
+        if len(done) == 2:
+            done.append(("", ""))
+            raise KeyboardInterrupt
+        done.append((case.kind, tool))
+        dice = whole_pairs.dice(case.fixed_labels, case.moving_labels)
+        return {"kind": case.kind, "pair": case.name, "tool": tool, "dice": dice} | {
+            "error_mm": 1.0,
+            "folds": 0.0,
+            "seconds": 2.0,
+            "memory_gb": 0.5,
+        }
+
+    def cases(_: object) -> list[whole_pairs.Case]:
+        files = sorted((hippocampi / "hippocampus" / "images").iterdir())[:2]
+        return [whole_pairs.subjects(*files), whole_pairs.subjects(*files[::-1])]
+
+    monkeypatch.setattr(fcn_multires_any, "by_tool", by_tool)
+    monkeypatch.setattr(fcn_multires_any, "cases", cases)
+    arguments = ["fcn_multires", "--only", "any", "--data", str(hippocampi), "--output", str(tmp_path / "out")]
+    with pytest.raises(KeyboardInterrupt):
+        reproduce.main(arguments)
+    assert reproduce.main(arguments) == 0
+    tools = fcn_multires_any.KINDS["hippocampus"]
+    assert done == [
+        *(("hippocampus", tool) for tool in tools[:2]),
+        ("", ""),
+        *(("hippocampus", tool) for tool in (tools * 2)[2:]),
+    ]
+    assert [*(tmp_path / "out").glob("any*")] == []
+    rows = json.loads((tmp_path / "out" / "results.json").read_text())["any"]["rows"]
+    assert [row["tool"] for row in rows] == [*tools, *tools]
+    text = (tmp_path / "out" / "results.md").read_text()
+    assert (
+        f"| hippocampus (2) | usual | 1.000 | {np.mean([row['dice'] for row in rows]):.3f} | 0 % | 2.0 s | 0.50 GB |"
+        in text
+    )
+    other = dict(rows[0], dice=9.0)
+    (tmp_path / "out" / "any.unfinished.json").write_text(json.dumps({"about": {"seed": 5}, "rows": [other]}))
+    assert reproduce.main(arguments) == 0
+    assert other not in json.loads((tmp_path / "out" / "results.json").read_text())["any"]["rows"]

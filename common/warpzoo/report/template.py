@@ -54,8 +54,8 @@ def write_template_page(path: str | Path, looks: Sequence[Image], numbers: Mappi
             Card("Mean correlation with the subjects", f"{rows[-1]['ncc']:.3f}"),
         ],
         charts=[
-            over("Correlation of the template with its subjects", {"ncc_worst": "worst", "ncc": "mean"}),
-            over("Change of the template (1 − correlation with the one before)", {"change": "change"}),
+            over("Correlation with the subjects", {"ncc_worst": "worst", "ncc": "mean"}),
+            over("Change (1 − correlation with the one before)", {"change": "change"}),
             over(f"Distance from the middle of its subjects, taken back ({unit})", {"off_centre": "distance"}),
         ],
         pictures=pictures,

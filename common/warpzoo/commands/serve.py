@@ -57,7 +57,7 @@ def serve(
         ) from error
 
     usual = is_usual(method, weights)
-    chain = f"quality {quality or USUAL_QUALITY}" if usual else method or method_of(str(weights))
+    chain = f"the usual methods ({quality or USUAL_QUALITY} quality)" if usual else method or method_of(str(weights))
     methods = find_methods(method, None, refine, 0, weights, variant, device, None, quality)
     if threads is not None:
         torch.set_num_threads(threads)

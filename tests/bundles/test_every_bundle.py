@@ -106,6 +106,13 @@ def test_configs_are_json_of_four_spaces_that_end_in_a_newline(root):
         assert text == json.dumps(json.loads(text), indent=4, ensure_ascii="\\u" in text) + "\n", path
 
 
+def test_every_variant_goes_on_top_of_a_training(root):
+    for path in sorted(root.glob("configs/variants/*.json")):
+        config = ConfigParser(ConfigParser.load_config_files([str(root / "configs/train.json"), str(path)]))
+        changes = json.loads(path.read_text(encoding="utf-8"))
+        assert {key: config[key] for key in changes} == changes, path
+
+
 def targets(root):
     """What all configs of a bundle make, by name."""
 

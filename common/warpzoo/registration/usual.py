@@ -49,10 +49,9 @@ def usual_methods(quality: str, similarity: str | None, device: str, resolution:
 
 
 def networks_for_any() -> list[tuple[Bundle, str]]:
-    """Bundles with weights for any pair of images of their dimensions, as their metadata say: `any_pair` is the variant
-    for that."""
-    stated = [(bundle, bundle.metadata.get("any_pair")) for bundle in bundles("registration")]
-    return [(bundle, variant) for bundle, variant in stated if variant and bundle.weights([variant]).exists()]
+    """Bundles and their variants with weights for any pair, as `any_pair` of their metadata lists them."""
+    stated = [(bundle, variant) for bundle in bundles("registration") for variant in bundle.metadata.get("any_pair", [])]
+    return [(bundle, variant) for bundle, variant in stated if bundle.weights([variant]).exists()]
 
 
 @dataclass(frozen=True)
@@ -73,6 +72,10 @@ class NetworkForAny:
         return self.method.expectations
 
     @cached_property
+    def dims(self) -> int:
+        return int(self.bundle.settings("inference", [self.variant]).get("spatial_dims", self.bundle.spatial_dims))
+
+    @cached_property
     def method(self) -> NetworkMethod:
         from warpzoo.registration.methods import network_method
 
@@ -82,7 +85,7 @@ class NetworkForAny:
         """Whether it can take these images."""
         from warpzoo.registration.label_maps import are_labels
 
-        dims = fixed.grid.dims == moving.grid.dims == self.bundle.spatial_dims
+        dims = fixed.grid.dims == moving.grid.dims == self.dims
         return dims and len(fixed.array) == len(moving.array) == 1 and not are_labels(fixed, moving)
 
     def finest(self, fixed: Image, start: Transform | None) -> Grid:

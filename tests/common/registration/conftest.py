@@ -50,7 +50,8 @@ def make_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cal
         root, dims = folder / name, len(shift)
         config = json.loads((ROOT / "bundles/dirnet/configs/inference.json").read_text())
         config["network_def"] = {"_target_": f"{name}_network.Known", "dims": dims}
-        config["method"] |= {"spatial_dims": dims, **override}
+        config["method"] |= override
+        config["spatial_dims"] = dims
         metadata = json.loads((ROOT / "bundles/dirnet/configs/metadata.json").read_text())
         metadata["training_data"] = {"content": "anything"}
         metadata["network_data_format"]["inputs"]["image"]["spatial_shape"] = ["*"] * dims

@@ -89,7 +89,7 @@ def test_no_network_is_made_for_images_that_it_does_not_suit() -> None:
 
 def test_what_makes_images_less_alike_is_left_out(make_bundle: Callable[..., Path]) -> None:
     root = make_bundle("wild", [9, 0, 0])
-    metadata = json.loads((root / "configs/metadata.json").read_text()) | {"any_pair": "any"}
+    metadata = json.loads((root / "configs/metadata.json").read_text()) | {"any_pair": ["any"]}
     (root / "configs/metadata.json").write_text(json.dumps(metadata))
     (root / "configs/variants").mkdir()
     (root / "configs/variants/any.json").write_text("{}")

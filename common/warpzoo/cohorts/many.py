@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from tqdm import tqdm
 
+from warpzoo.checks import check_truth
 from warpzoo.errors import FAILURES, plain_reason
 from warpzoo.files import alone_in
 from warpzoo.images.resampling import Resampling
 from warpzoo.registration import listing
+from warpzoo.registration.both_ways import register_both_ways
 from warpzoo.registration.budget import time_limit
 from warpzoo.registration.computing import computing
 from warpzoo.registration.methods import find_methods, is_usual, method_of
@@ -91,6 +93,7 @@ def recipe_of(
     inverse: bool = False,
     strict: bool = False,
     safe: bool = False,
+    both_ways: bool = False,
     seed: int = 0,
     threads: int | None = None,
 ) -> Recipe:
@@ -111,6 +114,7 @@ def recipe_of(
         "channels": channels,
         "seed": seed,
         "safe": safe,
+        "both_ways": check_truth("both_ways", both_ways),
         "outputs": [*outputs],
         "interpolation": interpolation,
         "outside": outside,
@@ -129,7 +133,7 @@ def register_files(files: Mapping[str, Any], folder: Path, recipe: Recipe, inter
         begun = time.perf_counter()
         pair = listing.read_pair(files, settings["landmarks_weight"], settings["channels"])
         read = {"read": time.perf_counter() - begun}
-        registration = register_pair(
+        registration = (register_both_ways if settings["both_ways"] else register_pair)(
             **pair,
             methods=recipe.methods,
             resampling=recipe.resampling,

@@ -39,6 +39,7 @@ def register(
     save: str | Sequence[str] | None = None,
     strict: bool = False,
     safe: bool = False,
+    both_ways: bool = False,
     report: bool = True,
     overwrite: bool = False,
     keep_interrupted: bool = False,
@@ -119,6 +120,9 @@ def register(
         strict: treat warnings as errors.
         safe: if the images are less alike after the registration than before, as may happen to a network that is given
             what it was not trained for, take the start or what affine finds instead; without, there is a warning.
+        both_ways: register the pair the other way round as well, which takes twice as long, and write in
+            disagreement.nii.gz how far each voxel is from itself after going there and back, in mm (NaN where that
+            leads out of the moving image): where it is large, do not believe the result.
         report: write the report.
         overwrite: register completed pairs of a list again, and frames of a stopped run.
         keep_interrupted: count pairs of a list whose optimisation was interrupted as completed.
@@ -185,9 +189,12 @@ def register(
         inverse=inverse,
         strict=strict,
         safe=safe,
+        both_ways=both_ways,
         seed=seed,
         threads=threads,
     )
+    if series and recipe.settings["both_ways"]:
+        raise ValueError("both_ways must not be given for a moving image with time.")
     if series and budget is not None:
         raise ValueError(f"budget must not be given for a moving image with time, got {budget}.")
     if cluster is not None and pairs is None:

@@ -48,6 +48,13 @@ class Guidance:
         """Whether there is anything that steers."""
         return bool(self.masks) or self.landmarks_weight > 0
 
+    @property
+    def turned(self) -> Guidance:
+        """The same for the pair the other way round."""
+        other = {"fixed": "moving", "moving": "fixed"}
+        masks = {other[side]: mask for side, mask in self.masks.items()}
+        return replace(self, masks=masks, points={other[side]: points for side, points in self.points.items()})
+
     def fitted(self, fixed: Image, moving: Image) -> tuple[Guidance, list[Finding]]:
         """The masks as 0 and 1 on their images' grids, and what there is to say about that."""
         findings, masks = [], {}

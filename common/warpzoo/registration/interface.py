@@ -10,12 +10,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from warpzoo.checks import check_truth
 from warpzoo.errors import Finding
 from warpzoo.geometry.transforms import Transform
 from warpzoo.images.conversion import as_image, as_image_of, is_array
 from warpzoo.images.image import Image, flip_lps
 from warpzoo.images.resampling import Resampling
+from warpzoo.registration.both_ways import BothWays, register_both_ways
 from warpzoo.registration.budget import time_limit
 from warpzoo.registration.computing import computing
 from warpzoo.registration.guidance import Guidance
@@ -55,6 +58,14 @@ class Result:
     @property
     def interrupted(self) -> bool:
         return self.registration.interrupted
+
+    @property
+    def disagreement(self) -> Tensor:
+        """How far each voxel of the fixed image is from itself after going there and back, (*shape) in its unit, NaN
+        where that leads out of the moving image; of a pair that was registered both ways."""
+        if not isinstance(self.registration, BothWays):
+            raise ValueError("both_ways must be given to register for the disagreement of both ways.")
+        return self.registration.disagreement
 
     def report(self, path: str | Path) -> Path:
         """Writes a page with pictures and numbers to an .html file, or report.html and report.png into a folder."""
@@ -98,6 +109,7 @@ def register(
     outside: float | None = None,
     strict: bool = False,
     safe: bool = False,
+    both_ways: bool = False,
 ) -> Result:
     """Registers the moving image to the fixed one.
 
@@ -141,6 +153,7 @@ def register(
         strict: whether warnings about what is likely to fail are errors.
         safe: whether, if the images are less alike after the registration than before, the start or what affine finds
             is taken instead; without, that is a warning.
+        both_ways: whether the pair is registered the other way round as well, for result.disagreement.
 
     Example:
         >>> result = warpzoo.register(fixed, moving, method="affine,svf")
@@ -193,15 +206,15 @@ def register(
     )
     known = known_start(start, reference, image)
     with computing(seed, threads):
-        registration = register_pair(
+        registration = (register_both_ways if check_truth("both_ways", both_ways) else register_pair)(
             reference,
             image,
             methods,
             known,
-            companions,
-            guidance,
-            resampling,
-            strict,
+            companions=companions,
+            guidance=guidance,
+            resampling=resampling,
+            strict=strict,
             safe=safe,
             gaining=is_usual(method, weights),
             budget=time_limit(budget),

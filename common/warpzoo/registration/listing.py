@@ -203,6 +203,7 @@ def result_names(pair: Mapping[str, Any]) -> list[str]:
         "inverse_displacement.nii.gz",
         "inverse_warped.nii.gz",
         "inverse_missing.nii.gz",
+        "disagreement.nii.gz",
         "warped_labels.nii.gz",
         "warped_points.csv",
         "report.html",

@@ -18,6 +18,7 @@ from warpzoo.files import whole_file
 from warpzoo.geometry.transforms import Affine
 from warpzoo.images.image import write_image
 from warpzoo.record import command, versions, write_json
+from warpzoo.registration.both_ways import BothWays
 from warpzoo.registration.inverse import Inverse
 from warpzoo.registration.listing import names_from, paths_of, remove_results
 from warpzoo.registration.pair import Registration
@@ -64,6 +65,8 @@ def write_results(
         measured = time.perf_counter()
         findings = list(registration.findings)
         _write_images(folder, registration, outputs)
+        if isinstance(registration, BothWays):
+            write_image(folder / "disagreement.nii.gz", registration.disagreement[None], registration.fixed.header)
         if "inverse" in outputs:
             numbers |= registration.inverse.metrics
             findings += registration.inverse.findings
@@ -117,6 +120,7 @@ def draw_report(path: str | Path, registration: Registration, files: Mapping[str
         orientation="matrix" if fixed.header.indexed else None,
         unit="pixels" if fixed.header.pixels else "mm",
         thumbnail=bool(files and files.get("id")),
+        disagreement=registration.disagreement if isinstance(registration, BothWays) else None,
     )
 
 

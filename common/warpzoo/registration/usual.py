@@ -50,7 +50,9 @@ def usual_methods(quality: str, similarity: str | None, device: str, resolution:
 
 def networks_for_any() -> list[tuple[Bundle, str]]:
     """Bundles and their variants with weights for any pair, as `any_pair` of their metadata lists them."""
-    stated = [(bundle, variant) for bundle in bundles("registration") for variant in bundle.metadata.get("any_pair", [])]
+    stated = [
+        (bundle, variant) for bundle in bundles("registration") for variant in bundle.metadata.get("any_pair", [])
+    ]
     return [(bundle, variant) for bundle, variant in stated if bundle.weights([variant]).exists()]
 
 

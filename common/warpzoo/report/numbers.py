@@ -26,6 +26,7 @@ NAMES = {
     "tre": "Target registration error",
 }
 DISTANCES = ("hd95", "msd", "tre")
+BOTH_WAYS = {"disagreement": "mean", "disagreement_95": "at most, in 95 % of the image"}
 FOLDING = {
     "folding_corners": "Cells, one-sided differences at their corners",
     "folding": "Voxels, central differences",
@@ -65,6 +66,8 @@ def cards_of(metrics: Mapping[str, Any], unit: str) -> list[Card]:
         cards.append(Card(words, shown(last, name), before, unit if name in DISTANCES else ""))
     if "folding_corners" in metrics:
         cards.append(Card("Folded cells", percent(metrics["folding_corners"])))
+    if "disagreement" in metrics:
+        cards.append(Card("Disagreement of both ways", shown(metrics["disagreement"], "disagreement"), unit=unit))
     seconds = seconds_of(metrics)
     if seconds:
         cards.append(Card("Time", f"{sum(seconds.values()):.1f}", unit="s"))
@@ -90,6 +93,9 @@ def tables_of(metrics: Mapping[str, Any], unit: str) -> list[Table]:
     folds = [(words, percent(metrics[key])) for key, words in FOLDING.items() if key in metrics]
     if folds:
         tables.append(Table("Folding (Jacobian determinant ≤ 0)", folds))
+    apart = [(words, shown(metrics[key], "disagreement")) for key, words in BOTH_WAYS.items() if key in metrics]
+    if apart:
+        tables.append(Table(f"Disagreement of both ways ({unit})", apart))
     if metrics.get("likeness"):
         stages = [(stage, *map(shown, measures.values())) for stage, measures in metrics["likeness"].items()]
         tables.append(Table("Alike after", stages, ("", "correlation in windows", "mutual information")))
@@ -100,7 +106,12 @@ def tables_of(metrics: Mapping[str, Any], unit: str) -> list[Table]:
     if seconds:
         stages = [(stage.replace("_", " "), f"{value:.2f} s") for stage, value in seconds.items()]
         tables.append(Table("Time", [*stages, ("total", f"{sum(seconds.values()):.2f} s")]))
-    used = {"seconds", *FOLDING, *(name + end for name in names for end in ("", BEFORE, "_mean", BEFORE + "_mean"))}
+    used = {
+        "seconds",
+        *FOLDING,
+        *BOTH_WAYS,
+        *(name + end for name in names for end in ("", BEFORE, "_mean", BEFORE + "_mean")),
+    }
     rest = {key: value for key, value in metrics.items() if key not in used and is_number(value)}
     if rest:
         tables.append(Table("Other numbers", [(key.replace("_", " "), shown(value)) for key, value in rest.items()]))
@@ -178,7 +189,7 @@ def shown(value: float | None, metric: str = "") -> str:
     """Three decimals, two for distances; a dash where there is no number."""
     if value is None or math.isnan(value):
         return "–"
-    return f"{value:.{2 if metric in DISTANCES else 3}f}" if abs(value) < 100 else f"{value:.5g}"
+    return f"{value:.{2 if metric in (*DISTANCES, *BOTH_WAYS) else 3}f}" if abs(value) < 100 else f"{value:.5g}"
 
 
 def percent(share: float) -> str:

@@ -21,7 +21,14 @@ from warpzoo.files import whole_file
 from warpzoo.geometry.grid import Grid
 from warpzoo.report.figure import draw_registration
 from warpzoo.report.numbers import cards_of, provenance_tables, tables_of
-from warpzoo.report.pictures import THUMBNAIL, column_widths, image_figures, transform_figures, write_thumbnail
+from warpzoo.report.pictures import (
+    THUMBNAIL,
+    column_widths,
+    disagreement_figures,
+    image_figures,
+    transform_figures,
+    write_thumbnail,
+)
 from warpzoo.report.planes import planes_of
 from warpzoo.report.verdicts import verdicts_of
 
@@ -41,6 +48,7 @@ def write_report(
     unit: str = "mm",
     notes: Sequence[str] = (),
     thumbnail: bool = False,
+    disagreement: Tensor | None = None,
 ) -> Path:
     """Writes a page; returns its path.
 
@@ -61,6 +69,8 @@ def write_report(
         unit: of the grid's world: "mm", or "pixels" for images without a physical space.
         notes: sentences about the run, such as that it was interrupted; they come first.
         thumbnail: whether a folder also gets the small picture for an overview of many.
+        disagreement: how far each voxel is from itself after going there and back, (*spatial) in the unit, if the pair
+            was registered both ways.
     """
     dims = check_displacement("displacement", displacement[None], finite=False)
     for name, image in (("fixed", fixed), ("before", before), ("warped", warped)):
@@ -79,6 +89,7 @@ def write_report(
         page = page / "report.html"
     spacing = list(grid.spacing)
     of_transform, bars, determinants = transform_figures(displacement, before, planes, spacing, unit)
+    both_ways, bar = disagreement_figures(disagreement, planes, unit) if disagreement is not None else ([], None)
     least, most, mean, largest = (f"{value:.2f}" for value in (*determinants, *magnitudes(displacement, spacing)))
     text = template("page.html.j2").render(
         title=title,
@@ -87,8 +98,8 @@ def write_report(
         verdicts=verdicts_of(metrics, findings, notes, unit),
         planes=len(planes),
         columns=column_widths(planes),
-        pictures={**image_figures(fixed, before, warped, planes), **of_transform},
-        bars=bars,
+        pictures={**image_figures(fixed, before, warped, planes), **of_transform, "disagreement": both_ways},
+        bars={**bars, "disagreement": bar},
         extent="area" if dims == 2 else "volume",
         least=least,
         most=most,

@@ -116,6 +116,23 @@ def transform_figures(
     return figures, bars, (float(determinants.min()), float(determinants.max()))
 
 
+def disagreement_figures(disagreement: Tensor, planes: list[Plane], unit: str) -> tuple[list[Figure], ColourBar]:
+    """A map (*spatial) in the unit, black where nothing is known, and its colour bar, which ends at the 99th
+    percentile."""
+    parts = [plane.of(disagreement).float().cpu().numpy() for plane in planes]
+    highest = max(
+        [float(np.quantile(known, 0.99)) for part in parts if len(known := part[np.isfinite(part)])], default=1
+    )
+    figures = []
+    for plane, part in zip(planes, parts, strict=True):
+        coloured = panels.magnitude_picture(np.nan_to_num(part), plane, highest, longest_side(plane, NARROW))
+        unknown = panels.resized(np.isnan(part).astype(np.uint8), coloured.shape[:2]) > 0
+        coloured = np.where(unknown[..., None], 0, coloured).astype(np.uint8)
+        figures.append(figure_of(coloured, ", ".join(place_of(plane))))
+    marked = "unknown" if any(np.isnan(part).any() for part in parts) else ""
+    return figures, ColourBar(VIRIDIS.names(), "0", f"{highest:.3g} {unit}", marked)
+
+
 def longest_side(plane: Plane, most: int) -> int:
     """Pixels of the longer side: the plane's own, which browsers enlarge smoothly; few of them are enlarged here, so
     that each can be seen."""

@@ -198,7 +198,7 @@ class MadePairs(Dataset):
             seen = [remapped(image, int(torch.randint(3, 7, ()))) for image in compared]
         known = self._between_views(*views) if alone else torch.full((len(self.size), *self.size), torch.nan)
         pair: dict[str, Any] = {"compared": compared, "seen": seen, "known": known}
-        if all("label" in one for one in sampled):
+        if all("label" in one and bool(one["label"].any()) for one in sampled):  # they may lie out of view
             pair |= {"moving_labels": sampled[0]["label"], "fixed_labels": sampled[1]["label"]}
         return pair | {"id": f"{self.data[first]['id']} -> {self.data[second]['id']}"}
 

@@ -121,8 +121,8 @@ def register(
         safe: if the images are less alike after the registration than before, as may happen to a network that is given
             what it was not trained for, take the start or what affine finds instead; without, there is a warning.
         both_ways: register the pair the other way round as well, which takes twice as long, and write in
-            disagreement.nii.gz how far each voxel is from itself after going there and back, in mm (NaN where that
-            leads out of the moving image): where it is large, do not believe the result.
+            disagreement.nii.gz how far each voxel is from itself after going there and back, in mm. Where that is
+            much, do not believe the result.
         report: write the report.
         overwrite: register completed pairs of a list again, and frames of a stopped run.
         keep_interrupted: count pairs of a list whose optimisation was interrupted as completed.

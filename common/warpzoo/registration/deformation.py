@@ -183,9 +183,11 @@ def deform(
     similarity: Similarity,
     descent: Descent,
     levels: int | None = None,
+    most: int = MOST_VOXELS,
 ) -> Transform | None:
-    """What is to come before the pair's start for a higher similarity at the finest level; None if nothing does."""
-    steps = pair.steps(MOST_VOXELS)[-levels if levels else 0 :]
+    """What is to come before the pair's start for a higher similarity at the finest level, which has at most so many
+    voxels; None if nothing does."""
+    steps = pair.steps(most)[-levels if levels else 0 :]
     lattice = lattice_of(pair.fixed_grid, [round(kind.spacing * one) for one in steps[0]])
     coefficients = pair.fixed.new_zeros(1, lattice.dims, *lattice.shape)
     for step, share in zip(steps, _shares(len(steps)), strict=True):

@@ -151,8 +151,9 @@ def network_method(
     variant: str | None = None,
     weights: str | None = None,
     adapt: str | float = 0,
+    most_voxels: int | None = None,
 ) -> NetworkMethod:
-    """The method that a bundle's inference.json describes."""
+    """The method that a bundle's inference.json describes, at `most_voxels` if those are given."""
     import torch
 
     bundle = find_bundle(name, "registration")
@@ -165,6 +166,7 @@ def network_method(
             f"{', '.join(bundle.shipped_weights()) or 'none'}."
         )
     settings: dict[str, Any] = {"method#variants": variants, "method#passes": passes}
+    settings |= {} if most_voxels is None else {"method#most_voxels": most_voxels}
     if weights is not None:
         from warpzoo.bundles.portable import carried_settings, stated_range
         from warpzoo.networks import read_about

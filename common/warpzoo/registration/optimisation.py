@@ -41,8 +41,10 @@ class Optimisation:
     """A method without a network, see `optimise`.
 
     between_contrasts: whether the images may differ in contrast.
+    most_voxels: of the finest level of a deformation if there is no resolution.
     smoothing: of the deformation that it starts from, in voxels that it compares at its finest: what a network has
         found is right at large and rough in detail, and detail that is there already is not undone.
+    levels: how many of the finest it goes through where it starts from a deformation; all of them if None.
     """
 
     name: str
@@ -51,7 +53,9 @@ class Optimisation:
     device: str = "cpu"
     resolution: float | None = None
     between_contrasts: bool = False
+    most_voxels: int = deformation.MOST_VOXELS
     smoothing: float = 0.0
+    levels: int | None = None
 
     @property
     def expectations(self) -> Mapping[str, Any]:
@@ -75,15 +79,18 @@ class Optimisation:
         one, other = (array[None].to(self.device) for array in arrays)
         usual = BETWEEN_CONTRASTS.get(self.name) if self.between_contrasts else None
         similarity = self.similarity or (OF_LABELS if labels else usual)
-        if self.smoothing and start is not None:
-            start = smoothed(start, fixed.grid, self.smoothing * min(self.finest(fixed, start).spacing))
+        levels = None
+        if start is not None and not isinstance(parts_of(start)[0], Affine):
+            levels = self.levels
+            if self.smoothing:
+                start = smoothed(start, fixed.grid, self.smoothing * min(self.finest(fixed, start).spacing))
         pair = one, fixed.grid, other, moving.grid
-        steered: dict[str, Any] = {"guidance": guidance, "resolution": self.resolution}
-        return optimise(self.name, *pair, start, similarity, self.budget, **steered)
+        steered: dict[str, Any] = {"guidance": guidance, "resolution": self.resolution, "most": self.most_voxels}
+        return optimise(self.name, *pair, start, similarity, self.budget, levels, **steered)
 
     def finest(self, fixed: Image, start: Transform | None) -> Grid:
         """The voxels at which images are compared at the end."""
-        return finest_level(self.name, fixed.grid, self.resolution)
+        return finest_level(self.name, fixed.grid, self.resolution, self.most_voxels)
 
     def within(self, seconds: float) -> Optimisation:
         """The same, ended after so many seconds."""
@@ -130,24 +137,22 @@ class Refinement:
 
 
 def smoothed(start: Transform, grid: Grid, length: float) -> Transform:
-    """The same with what comes first in it, if that is a deformation, smoothed on a grid: by a Gaussian whose standard
-    deviation is that length."""
+    """The same with the deformation that comes first in it smoothed on a grid: by a Gaussian whose standard deviation
+    is that length."""
     from scipy.ndimage import gaussian_filter  # slow to import
 
     first, *rest = parts_of(start)
-    if isinstance(first, Affine):
-        return start
     sides = [0.0, 0.0, *(length / spacing for spacing in grid.spacing)]
     smooth = gaussian_filter(first.field(grid).detach().numpy(), sides, mode="nearest")
     return composed(DisplacementField(torch.from_numpy(smooth), grid), *rest)
 
 
-def finest_level(method: str, fixed: Grid, resolution: float | None) -> Grid:
-    """The grid that a method without a network compares images on at its finest level."""
-    if method in DEFORMATIONS:
-        most = None if resolution is not None else deformation.MOST_VOXELS
-    else:
-        most = placement.MOST_VOXELS
+def finest_level(
+    method: str, fixed: Grid, resolution: float | None, most_voxels: int = deformation.MOST_VOXELS
+) -> Grid:
+    """The grid that a method without a network compares images on at its finest level, `most_voxels` those of a
+    deformation."""
+    most = (None if resolution else most_voxels) if method in DEFORMATIONS else placement.MOST_VOXELS
     return coarser(fixed, pyramid(fixed, most, resolution or 0.0)[-1])
 
 
@@ -164,6 +169,7 @@ def optimise(
     title: str | None = None,
     guidance: Guidance | None = None,
     resolution: float | None = None,
+    most: int = deformation.MOST_VOXELS,
 ) -> Transform:
     """The transform from the fixed to the moving image, (1, channels, *spatial) each, on any grids.
 
@@ -178,6 +184,7 @@ def optimise(
         levels: how many of the finest to go through; all of them if there is no start.
         guidance: what steers it beside the images, fitted to them.
         resolution: of the finest level, see `find_methods`.
+        most: voxels of the finest level of a deformation if there is no resolution.
 
     Example:
         >>> affine = optimise("affine", fixed, fixed_grid, moving, moving_grid)
@@ -189,7 +196,7 @@ def optimise(
     with Descent(budget or BUDGET[method], title or method) as descent:
         pair = ImagePyramid(fixed, fixed_grid, moving, moving_grid, start, guidance, resolution)
         if method in DEFORMATIONS:
-            found = deform(DEFORMATIONS[method], pair, measure, descent, levels)
+            found = deform(DEFORMATIONS[method], pair, measure, descent, levels, most)
         else:
             found = place(method, pair, measure, descent, searching=start is None)
     return descent.finished(identity(fixed_grid) if found is None and start is None else composed(found, start))

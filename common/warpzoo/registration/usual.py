@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from warpzoo.bundles import Bundle, bundles
 from warpzoo.registration.budget import Budget
@@ -23,11 +23,32 @@ if TYPE_CHECKING:
     from warpzoo.registration.network import NetworkMethod
     from warpzoo.registration.pair import Method
 
-QUALITIES: Mapping[str, tuple[int, int]] = {"fast": (1, 20), "usual": (2, 60), "best": (2, 200)}
-"""Passes of the network, and iterations of what is optimised after it."""
+
+class Quality(NamedTuple):
+    """What a quality spends.
+
+    passes: of the network.
+    seen: voxels that it looks at, at most; with more of them it is not more exact where contrasts are alike.
+    iterations: of what is optimised after it.
+    compared: voxels at the finest level of that, at most.
+    """
+
+    passes: int
+    seen: int
+    iterations: int
+    compared: int
+
+
+QUALITIES: Mapping[str, Quality] = {
+    "fast": Quality(1, 2**19, 40, 2**19),
+    "usual": Quality(2, 2**20, 60, 2**23),
+    "best": Quality(2, 2**22, 120, 2**23),
+}
 USUAL_QUALITY = "usual"
 SMOOTHING = 3.0
 """Voxels, of what the network has found before the velocity is optimised."""
+FINEST_LEVELS = 3
+"""Of the velocity after the network, which has seen what is coarser."""
 
 
 def check_quality(quality: str) -> str:
@@ -40,11 +61,20 @@ def usual_methods(quality: str, similarity: str | None, device: str, resolution:
     """The chain for any two images, of a quality."""
     from warpzoo.registration.optimisation import Optimisation
 
-    passes, iterations = QUALITIES[quality]
+    chosen = QUALITIES[quality]
     return [
         Optimisation("affine", similarity, device=device, resolution=resolution, between_contrasts=True),
-        *(NetworkForAny(bundle, variant, passes, device) for bundle, variant in networks_for_any()),
-        Optimisation("svf", similarity, Budget(iterations), device, resolution, smoothing=SMOOTHING),
+        *(NetworkForAny(*one, chosen.passes, chosen.seen, device) for one in networks_for_any()),
+        Optimisation(
+            "svf",
+            similarity,
+            Budget(chosen.iterations),
+            device,
+            resolution,
+            most_voxels=chosen.compared,
+            smoothing=SMOOTHING,
+            levels=FINEST_LEVELS,
+        ),
     ]
 
 
@@ -63,6 +93,7 @@ class NetworkForAny:
     bundle: Bundle
     variant: str
     passes: int
+    most_voxels: int
     device: str
 
     @property
@@ -81,7 +112,9 @@ class NetworkForAny:
     def method(self) -> NetworkMethod:
         from warpzoo.registration.methods import network_method
 
-        return network_method(str(self.bundle.root), self.device, self.passes, self.variant)
+        return network_method(
+            str(self.bundle.root), self.device, self.passes, self.variant, most_voxels=self.most_voxels
+        )
 
     def suits(self, fixed: Image, moving: Image) -> bool:
         """Whether it can take these images."""

@@ -65,7 +65,6 @@ class OnDisk:
     def __setitem__(self, index: Any, values: np.ndarray) -> None:
         mapped = np.memmap(self.file or self.path, self.dtype, "r+", self.offset, self.shape)
         mapped[index] = values
-        mapped.flush()
 
 
 _kept: OrderedDict[tuple[Path, int], np.ndarray | OnDisk] = OrderedDict()

@@ -48,15 +48,16 @@ def solved_together(
     weights = np.ones(len(numbers)), np.ones(len(pairs))
     if own is not None:
         weights[0][place[own]] = HELD
-    edges = [(place[i], place[j], matrix) for (i, j), matrix in pairs.items()]
+    edges = np.array([(place[i], place[j]) for i, j in pairs], int).reshape(-1, 2)
+    between = np.array([*pairs.values()]).reshape(-1, dims + 1, dims + 1)
+    linear, shift = between[:, :-1, :-1], between[:, :-1, -1:] * root[-1]
     for _ in range(ROUNDS):
-        solution = _solved(direct, edges, weights, root[-1], dims)
+        solution = _solved(direct, edges, linear, shift, weights)
         apart = (
             np.linalg.norm(solution - direct, axis=(1, 2)),
-            np.array([np.linalg.norm(_through(matrix, solution[i], root[-1]) - solution[j]) for i, j, matrix in edges]),
+            np.linalg.norm(linear @ solution[edges[:, 0]] + shift - solution[edges[:, 1]], axis=(1, 2)),
         )
-        together = np.concatenate(apart)
-        usual = max(USUAL * float(np.median(together)), 1e-9)
+        usual = max(USUAL * float(np.median(np.concatenate(apart))), 1e-9)
         weights = 1 / (1 + (apart[0] / usual) ** 2), 1 / (1 + (apart[1] / usual) ** 2)
         if own is not None:
             weights[0][place[own]] = HELD
@@ -67,43 +68,35 @@ def solved_together(
     return matrices
 
 
-def _through(matrix: np.ndarray, placed: np.ndarray, last: np.ndarray) -> np.ndarray:
-    """A pair's matrix after that of its first frame."""
-    return matrix[:-1, :-1] @ placed + np.outer(matrix[:-1, -1], last)
-
-
 def _solved(
     direct: np.ndarray,
-    edges: list[tuple[int, int, np.ndarray]],
+    edges: np.ndarray,
+    linear: np.ndarray,
+    shift: np.ndarray,
     weights: tuple[np.ndarray, np.ndarray],
-    last: np.ndarray,
-    dims: int,
 ) -> np.ndarray:
-    """Weighted least squares; all columns of the matrices have the same equations."""
-    count = len(direct)
-    blocks: dict[tuple[int, int], np.ndarray] = {}
+    """Weighted least squares of `solution = direct` and, for the edges (i, j), of `linear · solution[i] + shift =
+    solution[j]`; all columns of the matrices have the same equations."""
+    count, dims = direct.shape[:2]
+    first, second = edges.T
+    weight, turned = weights[1][:, None, None], linear.transpose(0, 2, 1)
+    own = np.broadcast_to(np.eye(dims), (count, dims, dims))
+    places = np.arange(count)
+    blocks = [
+        (places, places, weights[0][:, None, None] * own),
+        (first, first, weight * turned @ linear),
+        (second, second, weight * own[second]),
+        (first, second, -weight * turned),
+        (second, first, -weight * linear),
+    ]
     right = weights[0][:, None, None] * direct
-
-    def add(i: int, j: int, block: np.ndarray) -> None:
-        blocks[i, j] = blocks.get((i, j), np.zeros((dims, dims))) + block
-
-    for number in range(count):
-        add(number, number, weights[0][number] * np.eye(dims))
-    for (i, j, matrix), weight in zip(edges, weights[1], strict=True):
-        linear, shift = matrix[:-1, :-1], np.outer(matrix[:-1, -1], last)
-        add(i, i, weight * linear.T @ linear)
-        add(j, j, weight * np.eye(dims))
-        add(i, j, -weight * linear.T)
-        add(j, i, -weight * linear)
-        right[i] -= weight * linear.T @ shift
-        right[j] += weight * shift
-    rows, columns, values = [], [], []
-    inner = np.indices((dims, dims))
-    for (i, j), block in blocks.items():
-        rows.append((dims * i + inner[0]).ravel())
-        columns.append((dims * j + inner[1]).ravel())
-        values.append(block.ravel())
+    np.add.at(right, first, -weight * turned @ shift)
+    np.add.at(right, second, weight * shift)
+    inner = np.indices((dims, dims))[:, None]
+    rows = np.concatenate([(dims * i[:, None, None] + inner[0]).ravel() for i, _, _ in blocks])
+    columns = np.concatenate([(dims * j[:, None, None] + inner[1]).ravel() for _, j, _ in blocks])
+    values = np.concatenate([block.ravel() for *_, block in blocks])
     size = count * dims
-    system = coo_matrix((np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))), shape=(size, size))
+    system = coo_matrix((values, (rows, columns)), shape=(size, size))  # what has one place is added
     solution: np.ndarray = splu(system.tocsc()).solve(right.reshape(size, dims + 1))
     return solution.reshape(count, dims, dims + 1)

@@ -6,131 +6,32 @@ Convention: frames count from 0, and their transforms take points of the referen
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from warpzoo.geometry.composition import composed, identity, split
+from warpzoo.geometry.composition import composed, split
 from warpzoo.geometry.transforms import Affine, DisplacementField, Transform, resample
 from warpzoo.images.image import Image
 from warpzoo.images.series import Series
 from warpzoo.registration.alignment import Alignment
+from warpzoo.registration.cleaning import Cleaning, Seen
+from warpzoo.registration.found import Found, Store, name_of, placed, resting
+from warpzoo.registration.groups import RECENT, GroupMethod, group_of
 from warpzoo.registration.guidance import Guidance
+from warpzoo.registration.network import NetworkMethod
 from warpzoo.registration.pair import Method, register_pair
 from warpzoo.registration.preflight import broken_values
 from warpzoo.registration.safety import MOST_VOXELS, likeness
 
-SMOOTHING = 1.0
-"""Voxels, the standard deviation with which frames are smoothed for matrices alone to be found: noise that is on the
-voxels of both images, or of a mean and its frames, would draw them onto or off each other's voxels, as interpolation
-smooths it between them (SPM and MCFLIRT smooth for the same reason)."""
-SMOOTHED = ("rigid", "affine", "align")
-"""The methods that it is done for."""
 FEW_VOXELS = 2**14
 """That denoised frames are compared at: they show nothing that is finer."""
-KEPT, KEPT_VOXELS = 6, 2**22
-"""Frames that are kept as they were cleaned, which takes long: so many at least, and as many as have so many voxels
-together."""
-RECENT = 5
-"""Frames before that say what likeness is usual."""
 DOUBTFUL = 0.8
 """Of it, below which a frame is registered again without where they were; what that finds has to reach it."""
-
-
-@dataclass(frozen=True)
-class Found:
-    """What registering a frame gave.
-
-    load: gives the transform, which a store may have on disk.
-    matrix: the affine part of the transform, at its end, in the world.
-    likeness: of the reference and the frame by it, see `safety.likeness`.
-    failed: why the frame could not be registered; empty if it was.
-    findings: what is doubtful about it.
-    moved: that its neighbours placed it, far from where it was found itself; empty if they did not.
-    resolution: as of a `Registration`.
-    """
-
-    load: Callable[[], Transform]
-    matrix: np.ndarray
-    likeness: float = 0.0
-    failed: str = ""
-    findings: tuple[str, ...] = ()
-    moved: str = ""
-    seconds: float = 0.0
-    resolution: Mapping[str, Sequence[float]] = field(default_factory=dict)
-
-    @property
-    def transform(self) -> Transform:
-        return self.load()
-
-
-class Store(Protocol):
-    """Where what was found is kept, by name; `fixed` and `moving` are the images that the transform lies between."""
-
-    def read(self, name: str, fixed: Image, moving: Image) -> Found | None: ...
-
-    def write(self, name: str, found: Found, fixed: Image, moving: Image) -> None: ...
-
-
-class InMemory(dict[str, Found]):
-    """A store for as long as the program runs."""
-
-    def read(self, name: str, fixed: Image, moving: Image) -> Found | None:
-        return self.get(name)
-
-    def write(self, name: str, found: Found, fixed: Image, moving: Image) -> None:
-        self[name] = found
-
-
-class Seen(NamedTuple):
-    """An image as it is, and as methods see it that come after a network which denoises."""
-
-    raw: Image
-    clean: Image
-
-
-class Cleaning:
-    """What the methods of a chain are given of images.
-
-    raw: how many of the methods are given images as they are, the first ones.
-    """
-
-    def __init__(self, series: Series, methods: Sequence[Method]) -> None:
-        self.series, self.raw = series, 0
-        self.clean: Callable[[Image], Image] | None = None
-        self.kept: OrderedDict[int, Seen] = OrderedDict()
-        for number, method in enumerate(methods, 1):
-            if getattr(method, "denoises", False):
-                self.raw, self.clean = number, method.denoised  # type: ignore[attr-defined]
-        if self.clean is None and all(method.name in SMOOTHED for method in methods):
-            self.clean = smoothed
-
-    @property
-    def denoises(self) -> bool:
-        return self.raw > 0
-
-    def __call__(self, image: Image) -> Seen:
-        return Seen(image, image if self.clean is None else self.clean(image))
-
-    def frame(self, number: int) -> Seen:
-        if number not in self.kept:
-            seen = self.kept[number] = self(self.series[number])
-            if len(self.kept) > max(KEPT, KEPT_VOXELS // seen.raw.array.numel()):
-                self.kept.popitem(last=False)
-        self.kept.move_to_end(number)
-        return self.kept[number]
-
-
-def smoothed(image: Image) -> Image:
-    from scipy.ndimage import gaussian_filter  # slow to import
-
-    smooth = gaussian_filter(image.array.numpy(), [0.0, *[SMOOTHING] * image.grid.dims], mode="nearest")
-    return replace(image, array=torch.from_numpy(smooth))
 
 
 @dataclass(frozen=True)
@@ -143,13 +44,26 @@ class FrameMethod:
 
     series: Series
     methods: Sequence[Method]
-    guidance: Callable[[int], Guidance]
+    guidance: Callable[[int | None], Guidance]
     start: Transform | None
     strict: bool
     safe: bool
     cleaning: Cleaning
     raw: int = 0
     settled: bool = False
+
+    @cached_property
+    def group(self) -> GroupMethod | None:
+        """How several frames are registered at once, if that can be done."""
+        guidance = self.guidance(None)
+        if self.settled or len(self.methods) != 2 or "moving" in guidance.masks:
+            return None
+        network, alignment = self.methods
+        if not isinstance(network, NetworkMethod) or network.adapt or not isinstance(alignment, Alignment):
+            return None
+        if split(self.start, self.series.grid.dims)[0] is not None:
+            return None
+        return GroupMethod(network, alignment, self.start, self.strict, self.cleaning, guidance)
 
     def __call__(self, reference: Seen, frame: int, known: Sequence[np.ndarray], typical: float | None) -> Found:
         """From whichever start makes it more alike, the given one or an affine map that is `known` of a frame before
@@ -160,7 +74,7 @@ class FrameMethod:
         seen = self.cleaning.frame(frame)
         guidance, _ = self.guidance(frame).fitted(reference.raw, image)
         grid = reference.raw.grid
-        starts = [self.start, *(Affine.from_world(torch.from_numpy(one[None, :-1]), grid) for one in known)]
+        starts = [self.start, *(placed(one, grid) for one in known)]
         if self.settled:
             return replace(
                 self.begun_at(reference, seen, starts[-1], guidance, frame), seconds=time.perf_counter() - begun
@@ -181,7 +95,8 @@ class FrameMethod:
         parts = methods[: self.raw], methods[self.raw :]
         resolution: dict[str, Sequence[float]] = {}
         findings: list[str] = []
-        for methods, fixed, moving in zip(parts, reference, seen, strict=True):
+        images = (reference.raw, seen.raw), (reference.clean, seen.clean)
+        for methods, (fixed, moving) in zip(parts, images, strict=True):
             while methods and isinstance(methods[0], Alignment):  # never gives what is less alike
                 begin = methods[0](fixed, moving, begin or self.start, guidance)
                 resolution[methods[0].name] = methods[0].finest(fixed, begin).spacing
@@ -223,16 +138,6 @@ class FrameMethod:
         return near
 
 
-def resting(reference: Image, failed: str = "") -> Found:
-    """The identity: of the frame that is the reference itself, and of one that failed, for that reason."""
-    return Found(lambda: identity(reference.grid), np.eye(reference.grid.dims + 1), failed=failed)
-
-
-def name_of(number: int, frame: int) -> str:
-    """What is found of a frame is kept as, in the given round."""
-    return f"{number}/frame_{frame:04d}"
-
-
 def register_frames(
     method: FrameMethod,
     reference: Image,
@@ -248,43 +153,57 @@ def register_frames(
     its transform composed with that one's.
     """
     series, failed, rated = method.series, dict[int, str](), list[float]()
-    frame_0, before, seen = series[0], None, None
-    first, nearest = own or 0, own or 0
-    order = [*range(first, len(series)), *range(first - 1, -1, -1)]
-    for frame in tqdm(order, desc=f"Registering, round {number + 1}", unit="frame", disable=None):
-        if frame == first - 1:
-            before, nearest = None, first
-        name = name_of(number, frame)
-        found = store.read(name, reference, frame_0)
-        if found is None:
-            seen = method.cleaning(reference) if seen is None else seen
-            earlier = store.read(name_of(number - 1, frame), reference, frame_0) if number else None
-            placed = [before] if before is not None and _moves(before.matrix) and not previous else []
-            placed += [earlier] if earlier is not None and not earlier.failed else []
-            known = [one.matrix for one in placed]
-            if frame == own:
-                found = resting(reference)
-            else:
-                try:
-                    usual = float(np.median(rated[-RECENT:])) if rated else None
-                    if previous and before is not None:
-                        found = _after(before, method(method.cleaning.frame(nearest), frame, known, usual), reference)
-                    else:
-                        found = method(seen, frame, known, usual)
-                except (ValueError, RuntimeError) as error:
-                    if not rated:  # nothing works, as with a method for other images
-                        raise
-                    found = resting(reference, str(error))
-            if method.settled and earlier is not None:
-                found = replace(found, moved=earlier.moved)
-            store.write(name, found, reference, frame_0)
-        if found.failed and method.strict:
-            raise ValueError(f"frame {frame}: {found.failed}")
-        if found.failed:
-            failed[frame] = found.failed
-        elif frame != own:
-            before, nearest = found, frame
-            rated.append(found.likeness)
+    frame_0, first, group = series[0], own or 0, None if previous else method.group
+    size = 1 if group is None else group_of(series.grid)
+    seen: Seen | None = None
+    before: tuple[int, Found] | None = None
+
+    def find(frames: list[int]) -> dict[int, Found]:
+        nonlocal seen
+        if seen is None:
+            seen = method.cleaning(reference) if own is None else method.cleaning.frame(own)
+        usual = float(np.median(rated[-RECENT:])) if rated else None
+        earlier = {frame: store.read(name_of(number - 1, frame), reference, frame_0) for frame in frames if number}
+        known = {frame: one.matrix for frame, one in earlier.items() if one is not None and not one.failed}
+        try:
+            if group is not None:
+                last = None if own is None else (seen, np.eye(reference.grid.dims + 1))
+                last = last if before is None else (method.cleaning.frame(before[0]), before[1].matrix)
+                return group(seen, frames, last, known, rated)
+            frame = frames[0]
+            if previous and before is not None:
+                return {frame: _after(before[1], method(method.cleaning.frame(before[0]), frame, [], usual), reference)}
+            moved = [before[1].matrix] if before is not None and _moves(before[1].matrix) and not previous else []
+            found = method(seen, frame, [*moved, *known.values()], usual)
+            was = earlier.get(frame)
+            return {frame: replace(found, moved=was.moved) if method.settled and was is not None else found}
+        except (ValueError, RuntimeError) as error:
+            if not rated:  # nothing works, as with a method for other images
+                raise
+            return {frame: resting(reference, str(error)) for frame in frames}
+
+    with tqdm(desc=f"Registering, round {number + 1}", total=len(series), unit="frame", disable=None) as bar:
+        for way in (range(first, len(series)), range(first - 1, -1, -1)):
+            before = None
+            for some in (way[start : start + size] for start in range(0, len(way), size)):
+                there = {frame: store.read(name_of(number, frame), reference, frame_0) for frame in some}
+                missing = [frame for frame in some if there[frame] is None]
+                new = {frame: resting(reference) for frame in missing if frame == own}
+                if others := [frame for frame in missing if frame != own]:
+                    new |= find(others)
+                for frame in some:
+                    found = new.get(frame) or there[frame]
+                    assert found is not None
+                    if frame in new:
+                        store.write(name_of(number, frame), found, reference, frame_0)
+                    if found.failed and method.strict:
+                        raise ValueError(f"frame {frame}: {found.failed}")
+                    if found.failed:
+                        failed[frame] = found.failed
+                    elif frame != own:
+                        before = frame, found
+                        rated.append(found.likeness)
+                bar.update(len(some))
     return failed
 
 

@@ -6,9 +6,10 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from warpzoo.geometry.transforms import DisplacementField
+from warpzoo.geometry.transforms import Affine, DisplacementField, Transform
 from warpzoo.images.image import Image
 from warpzoo.losses import normalised_cross_correlation
 from warpzoo.metrics import dice, folding, present_labels, target_registration_error
@@ -27,8 +28,11 @@ def agreement(fixed: Image, before: Image, warped: Image, inside: Tensor | None 
     return numbers
 
 
-def folds(displacement: DisplacementField) -> dict[str, float]:
-    """In what share of the fixed image the transform folds."""
+def folds(transform: Transform, displacement: DisplacementField) -> dict[str, float]:
+    """In what share of the fixed image the transform folds; `displacement` is the same on its grid."""
+    if isinstance(transform, Affine):  # everywhere or nowhere
+        everywhere = float(torch.linalg.det(transform.world_matrix()[0, :, :-1]) <= 0)
+        return {"folding": everywhere, "folding_corners": everywhere}
     folded = folding(displacement.displacement)
     return {"folding": float(folded.central), "folding_corners": float(folded.forward)}
 

@@ -121,11 +121,13 @@ class Registration:
     @cached_property
     def displacement(self) -> DisplacementField:
         """The transform on the fixed image's grid."""
-        return DisplacementField(self.transform.field(self.fixed.grid).detach(), self.fixed.grid)
+        return DisplacementField(self.transform.field(self.fixed.grid).detach().float(), self.fixed.grid)
 
     @cached_property
     def before(self) -> Image:
         """The moving image on the fixed grid by the headers alone."""
+        if self.moving.grid == self.fixed.grid:
+            return self.moving.on(self.fixed, self.moving.array)
         return self._resampled(self.moving, identity(self.fixed.grid))
 
     @cached_property
@@ -152,13 +154,22 @@ class Registration:
     def metrics(self) -> dict[str, Any]:
         """Similarity, with masks also inside and outside, folding, and overlap and landmark distance where there are
         labels and landmarks."""
-        labels, points = self.companions.labels, self.companions.points
+        return {**self.similarity, **self.consequences}
+
+    @cached_property
+    def similarity(self) -> dict[str, float | None]:
+        """Of images, with masks also inside and outside."""
+        if are_labels(self.fixed, self.moving):
+            return {}
         counts = self.guidance.on_grid(self.fixed.grid, self.fixed, self.moving, self.displacement)
         inside = None if counts is None else (counts > 0).all(1, keepdim=True)
-        numbers: dict[str, Any] = {}
-        if not are_labels(self.fixed, self.moving):
-            numbers |= agreement(self.fixed, self.before, self.warped, inside)
-        numbers |= folds(self.displacement)
+        return agreement(self.fixed, self.before, self.warped, inside)
+
+    @cached_property
+    def consequences(self) -> dict[str, Any]:
+        """Folding, overlap of labels, distance of landmarks."""
+        labels, points = self.companions.labels, self.companions.points
+        numbers: dict[str, Any] = dict(folds(self.transform, self.displacement))
         if "fixed" in labels:
             before = self._resampled(labels["moving"], identity(self.fixed.grid))
             numbers |= overlap(labels["fixed"], labels["moving"], before, self.warp(labels["moving"]))

@@ -21,16 +21,9 @@ from warpzoo.geometry.transforms import Transform
 from warpzoo.images.image import Image
 from warpzoo.images.resampling import Resampling
 from warpzoo.images.series import Series
-from warpzoo.registration.frames import (
-    Cleaning,
-    Found,
-    FrameMethod,
-    InMemory,
-    Store,
-    mean_of,
-    name_of,
-    register_frames,
-)
+from warpzoo.registration.cleaning import Cleaning
+from warpzoo.registration.found import Found, InMemory, Store, name_of
+from warpzoo.registration.frames import FrameMethod, mean_of, register_frames
 from warpzoo.registration.guidance import Guidance
 from warpzoo.registration.pair import Companions, Method, Registration, register_pair
 from warpzoo.registration.preflight import broken_values, preflight

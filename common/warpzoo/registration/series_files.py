@@ -20,13 +20,12 @@ import numpy as np
 
 from warpzoo.errors import FAILURES
 from warpzoo.files import FileError
-from warpzoo.geometry.composition import identity
 from warpzoo.geometry.transforms import Affine, Transform
 from warpzoo.images.image import Image, read_image
 from warpzoo.images.resampling import Resampling
 from warpzoo.images.series import Series, has_time, open_series
 from warpzoo.record import versions, write_json
-from warpzoo.registration.frames import Found
+from warpzoo.registration.found import Found, placed
 from warpzoo.registration.listing import FURTHER, paths_of, warped_name
 from warpzoo.registration.pair import Method
 from warpzoo.registration.results import summary
@@ -40,7 +39,7 @@ MOST_SAID = 10
 
 
 class InFolder:
-    """A store of what was found: a transform's file and, written after it, what is said of it."""
+    """A store of what was found: a file of what is said of it, written after that of a transform that is no matrix."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -48,7 +47,7 @@ class InFolder:
     @property
     def count(self) -> int:
         """How many transforms of frames there are, in all rounds."""
-        return len([path for path in self.folder.glob("*/frame_*") if path.suffix != ".json"])
+        return len([*self.folder.glob("*/frame_*.json")])
 
     def read(self, name: str, fixed: Image, moving: Image) -> Found | None:
         path = self.folder / f"{name}.json"
@@ -56,13 +55,16 @@ class InFolder:
             return None
         said = json.loads(path.read_text(encoding="utf-8"))
         file = said.pop("file")
-        load = partial(identity, fixed.grid) if file is None else partial(_read, self.folder / file, fixed, moving)
-        return Found(load, np.array(said.pop("matrix")), **{**said, "findings": tuple(said["findings"])})
+        matrix = np.array(said.pop("matrix"))
+        load = (
+            partial(placed, matrix, fixed.grid) if file is None else partial(_read, self.folder / file, fixed, moving)
+        )
+        return Found(load, matrix, **{**said, "findings": tuple(said["findings"])})
 
     def write(self, name: str, found: Found, fixed: Image, moving: Image) -> None:
         transform, file = found.transform, None
-        if not found.failed:
-            file = f"{name}{'.tfm' if isinstance(transform, Affine) else '.h5'}"
+        if not isinstance(transform, Affine):
+            file = f"{name}.h5"
             write_transform(self.folder / file, transform, fixed, moving)
         said = {
             "file": file,

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from warpzoo.geometry.composition import identity, split
-from warpzoo.geometry.transforms import resample
+from warpzoo.geometry.composition import split
+from warpzoo.geometry.grid import map_points, voxels_between
+from warpzoo.geometry.sampling import inside_of, voxel_coordinates
 from warpzoo.images.image import Image, flip_lps
 from warpzoo.losses import normalised_cross_correlation
 from warpzoo.registration.pair import Registration
@@ -73,12 +74,14 @@ class Moments:
 def seen_by(registration: Registration) -> dict[str, Tensor]:
     """The voxels of the fixed image that the frame reaches, by the headers alone and by the transform."""
     fixed, moving = registration.fixed.grid, registration.moving.grid
-    ones = torch.ones(1, 1, *moving.shape)
-    with torch.no_grad():
-        return {
-            name: resample(ones, moving, transform, fixed) > 0.999
-            for name, transform in (("before", identity(fixed)), ("after", registration.displacement))
-        }
+    voxels, matrix = voxel_coordinates(list(fixed.shape), torch.float32, torch.device("cpu")), None
+    if fixed != moving:
+        matrix = voxels_between(fixed, moving)
+    places = {"before": voxels[None], "after": voxels + registration.displacement.displacement}
+    return {
+        name: inside_of(one if matrix is None else map_points(matrix, one, dim=1), list(moving.shape))
+        for name, one in places.items()
+    }
 
 
 def row_of(
@@ -96,7 +99,8 @@ def row_of(
             values = registration.moving.array
             row["saturated"] = round(float((values == values.amax()).float().mean()), 6)
             row["reached"] = round(float(seen["after"][0, 0][done.shown].float().mean()), 6)
-        others = {name: value for name, value in registration.metrics.items() if name not in row}
+        measured = registration.metrics if registration.guidance.masks else registration.consequences
+        others = {name: value for name, value in measured.items() if name not in row}
         row |= flat_numbers(others)
     return row
 

@@ -148,6 +148,7 @@ def _write_frames(
         for frame in range(len(series)):
             registration = done[frame]
             clean = done.clean(frame) if denoises and (film is not None or "denoised" in written) else None
+            warped_clean = None if clean is None else registration.warp(clean)
             images = {"denoised": clean, "warped_labels": registration.companions.labels.get("moving")}
             for name, file in written.items():
                 image = images.get(name) or registration.companions.also.get(name)
@@ -158,6 +159,8 @@ def _write_frames(
                 apart = companions.whole is not None and name in (names.warped, "denoised")
                 if image is registration.moving:
                     file.put(frame, registration.warped)
+                elif image is clean and warped_clean is not None:
+                    file.put(frame, warped_clean)
                 else:
                     file.put(frame, done.warp(frame, image) if apart else registration.warp(image))
             if moved is not None and companions.tracks is not None:
@@ -165,7 +168,7 @@ def _write_frames(
                 moved[here] = done.in_reference(frame, moved[here])
             if film is not None:
                 shown = {"before": registration.before, "registered": registration.warped}
-                shown |= {} if clean is None else {"denoised": registration.warp(clean)}
+                shown |= {} if warped_clean is None else {"denoised": warped_clean}
                 film.add(frame, {name: image.array[0] for name, image in shown.items()})
             for place, kind in FOLDERS.items():
                 if kind in outputs:

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from warpzoo.geometry.composition import split
-from warpzoo.geometry.transforms import Affine
 from warpzoo.images.content import window
 from warpzoo.images.image import Image
-from warpzoo.registration.alignment import Alignment, correlation
+from warpzoo.registration.alignment import align_pairs, best_of, in_voxels, in_world
 from warpzoo.registration.consistency import solved_together
-from warpzoo.registration.frames import Found, FrameMethod, Store, name_of
+from warpzoo.registration.found import Found, Store, matrix_alone, name_of, placed
+from warpzoo.registration.frames import FrameMethod
+from warpzoo.registration.groups import group_of
 from warpzoo.registration.pair import Method
 
 SPANS = (1, 4)
@@ -51,16 +51,19 @@ def settle(
     there = [frame for frame in range(len(series)) if frame not in failed]
     frame_0 = series[0]
     before = {frame: _read(store, name_of(number - 1, frame), reference, frame_0) for frame in there}
-    frames, pairs = {frame: one.matrix for frame, one in before.items()}, {}
-    for place, later in enumerate(tqdm(there, desc="Registering, pairs", unit="frame", disable=None)):
-        for earlier in (there[place - span] for span in SPANS if span <= place):
-            name = f"pairs/frame_{earlier:04d}_{later:04d}"
-            found = store.read(name, frame_0, frame_0)
-            if found is None:
-                found = _between(method, earlier, later, frames[later] @ np.linalg.inv(frames[earlier]))
-                store.write(name, found, frame_0, frame_0)
-            pairs[earlier, later] = found.matrix
-    points = shown_points(method.cleaning(reference).clean)
+    frames = {frame: one.matrix for frame, one in before.items()}
+    wanted = [(there[place - span], later) for place, later in enumerate(there) for span in SPANS if span <= place]
+    found = {pair: store.read(_pair(pair), frame_0, frame_0) for pair in wanted}
+    missing, size = [pair for pair in wanted if found[pair] is None], len(SPANS) * group_of(series.grid)
+    with tqdm(desc="Registering, pairs", total=len(missing), unit="pair", disable=None) as bar:
+        for some in (missing[start : start + size] for start in range(0, len(missing), size)):
+            for pair, one in zip(some, _between(method, some, frames), strict=True):
+                store.write(_pair(pair), one, frame_0, frame_0)
+                found[pair] = one
+            bar.update(len(some))
+    pairs = {pair: one.matrix for pair, one in found.items() if one is not None}
+    seen = method.cleaning(reference) if own is None else method.cleaning.frame(own)
+    points = shown_points(seen.clean)
     solved = solved_together(frames, pairs, points, own)
     for frame in range(len(series)):
         name = name_of(number, frame)
@@ -70,13 +73,18 @@ def settle(
             store.write(name, _moved(before[frame], solved[frame], reference, points), reference, frame_0)
 
 
-def _between(method: FrameMethod, earlier: int, later: int, expected: np.ndarray) -> Found:
-    """From the expected place or from none, whichever makes the frames more alike."""
-    fixed, moving = method.cleaning.frame(earlier).clean, method.cleaning.frame(later).clean
-    nowhere = np.eye(len(expected))
-    best = max((expected, nowhere), key=lambda matrix: correlation(fixed, moving, matrix))
-    transform = Alignment()(fixed, moving, Affine.from_world(torch.from_numpy(best[None, :-1]), fixed.grid))
-    return Found(lambda: transform, split(transform, fixed.grid.dims)[1])
+def _pair(pair: tuple[int, int]) -> str:
+    return f"pairs/frame_{pair[0]:04d}_{pair[1]:04d}"
+
+
+def _between(method: FrameMethod, pairs: Sequence[tuple[int, int]], frames: Mapping[int, np.ndarray]) -> list[Found]:
+    """From where each pair is expected to lie or from nowhere, whichever makes the frames more alike."""
+    grid = method.series.grid
+    fixed, moving = ([method.cleaning.frame(pair[side]).levels for pair in pairs] for side in (0, 1))
+    expected = np.stack([in_voxels(frames[later] @ np.linalg.inv(frames[one]), grid, grid) for one, later in pairs])
+    nowhere = np.tile(np.eye(grid.dims + 1), (len(pairs), 1, 1))
+    aligned = align_pairs(fixed, moving, best_of(fixed, moving, [expected, nowhere]))
+    return [matrix_alone(in_world(one.matrix, grid, grid), grid) for one in aligned]
 
 
 def _moved(found: Found, matrix: np.ndarray, reference: Image, points: np.ndarray) -> Found:
@@ -88,8 +96,7 @@ def _moved(found: Found, matrix: np.ndarray, reference: Image, points: np.ndarra
         unit = "pixels" if reference.header.pixels else "mm"
         moved = f"placed by its neighbours, {apart:.3g} {unit} from what was found for it alone"
         found = replace(found, findings=(), moved=moved)
-    transform = Affine.from_world(torch.from_numpy(matrix[None, :-1]), reference.grid)
-    return replace(found, load=lambda: transform, matrix=matrix)
+    return replace(found, load=lambda: placed(matrix, reference.grid), matrix=matrix)
 
 
 def _read(store: Store, name: str, fixed: Image, moving: Image) -> Found:

@@ -26,8 +26,8 @@ from warpzoo.geometry.grid import Grid
 from warpzoo.geometry.transforms import Affine
 from warpzoo.images.image import Image
 from warpzoo.registration import frames as room
-from warpzoo.registration import settling
-from warpzoo.registration.alignment import align, correlation
+from warpzoo.registration import groups, settling
+from warpzoo.registration.alignment import Levels, align, correlations
 from warpzoo.registration.consistency import solved_together
 from warpzoo.registration.optimisation import Optimisation
 from warpzoo.transforms.tracks import read_tracks
@@ -324,10 +324,11 @@ def test_points_that_cannot_be_read_are_named_by_their_file_and_line(
 def test_a_stopped_run_goes_on_where_it_was(warpzoo: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While frames are registered to each other; the results are those of a run that was not stopped."""
     path, between, calls = save_imagej(tmp_path / "cells.tif", drifting()), settling._between, []
+    monkeypatch.setattr(groups, "GROUP", 1)  # two pairs at once
 
     def stopping(*arguments: object) -> object:
         calls.append(arguments)
-        if len(calls) == 4:
+        if len(calls) == 3:
             raise KeyboardInterrupt
         return between(*arguments)  # type: ignore[arg-type]
 
@@ -337,7 +338,7 @@ def test_a_stopped_run_goes_on_where_it_was(warpzoo: Call, tmp_path: Path, monke
     assert warpzoo(*common, tmp_path / "out").code == 130  # type: ignore[attr-defined]
     assert (tmp_path / "out/unfinished").exists()
     assert warpzoo(*common, tmp_path / "out").code == 0  # type: ignore[attr-defined]
-    assert len(calls) == 4 + 7 - 3  # of seven pairs three were there already
+    assert len(calls) == 3 + 4 - 2  # of seven pairs four were there already
     assert not (tmp_path / "out/unfinished").exists()
     whole, again = tmp_path / "whole", tmp_path / "out"
     assert (again / "transforms.csv").read_text() == (whole / "transforms.csv").read_text()
@@ -445,8 +446,8 @@ def test_gauss_newton_finds_known_matrices_in_two_and_three_dimensions() -> None
         back = np.linalg.inv(truth)
         fixed = content(shape)
         moving = ndimage.affine_transform(fixed, back[:-1, :-1], back[:-1, -1], order=3, mode="nearest")
-        images = [torch.from_numpy(one[None, None]).float() for one in (fixed, 0.5 * moving + 7)]
-        found = align(images[0], images[1], np.eye(dims + 1))
+        images = [Levels(torch.from_numpy(one[None])) for one in (fixed, 0.5 * moving + 7)]
+        found = align(images[0], images[1], np.eye(dims + 1)).matrix
         places = np.column_stack([np.argwhere(fixed > 800), np.ones((fixed > 800).sum())])
         assert np.linalg.norm(places @ (found - truth)[:-1].T, axis=1).mean() < 0.12
 
@@ -553,7 +554,9 @@ def test_a_mirrored_frame_is_flagged(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def best_of_two(self: Optimisation, fixed: Image, moving: Image, *_: object) -> Affine:
         flipped = replace(moving, array=moving.array.flip(1))
-        mirrored = correlation(fixed, flipped, np.eye(3)) > correlation(fixed, moving, np.eye(3))
+        pairs = [Levels(one.array) for one in (fixed, flipped, fixed, moving)]
+        alike = correlations(pairs[::2], pairs[1::2], np.tile(np.eye(3), (2, 1, 1)))
+        mirrored = alike[0] > alike[1]
         voxels = np.array([[-1.0, 0, SHAPE[1] - 1], [0, 1, 0], [0, 0, 1]]) if mirrored else np.eye(3)
         world = moving.grid.affine @ voxels @ np.linalg.inv(fixed.grid.affine)
         return Affine.from_world(torch.from_numpy(world[None, :2]), fixed.grid)

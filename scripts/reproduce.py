@@ -18,6 +18,7 @@ from types import ModuleType
 import torch
 from experiments import (
     denoisereg_cells,
+    denoisereg_trained,
     dirnet_cardiac,
     dirnet_digits,
     fcn_multires_any,
@@ -34,7 +35,7 @@ from warpzoo.record import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENTS: dict[str, dict[str, ModuleType]] = {
-    "denoisereg": {"cells": denoisereg_cells},
+    "denoisereg": {"cells": denoisereg_cells, "trained": denoisereg_trained},
     "dirnet": {"cardiac": dirnet_cardiac, "digits": dirnet_digits},
     "fcn_multires": {"hippocampus": fcn_multires_hippocampus, "any": fcn_multires_any},
     "psf_blindspot": {

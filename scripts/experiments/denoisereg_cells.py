@@ -146,9 +146,7 @@ def measured(network: Any, chains: Mapping[str, Sequence[Any]], sequence: CellSe
             distances(rows[row], sequence, frame, transform)
             if transform is not None:
                 last[row] = transform
-        true = sequence.matrices[frame : frame + 1].flip(1)
-        true = torch.cat([true[:, :, :-1].flip(2), true[:, :, -1:]], 2)  # columns before rows, as the images
-        distances(rows[TRUE], sequence, frame, Affine.from_world(true, images[0].grid))
+        distances(rows[TRUE], sequence, frame, Affine.from_world(true_matrices(sequence)[[frame]], images[0].grid))
     truth = [clean.T[None, None] for clean in sequence.clean]
     before, after = (
         float(np.mean([float(psnr(one.array[None], clean)) for one, clean in zip(some, truth, strict=True)]))
@@ -164,6 +162,12 @@ def distances(found: dict[str, list[float]], sequence: CellSequence, frame: int,
     apart = (reached - points[frame]).square().sum(1).sqrt()
     for where, chosen in (("contour", sequence.contour), ("interior", ~sequence.contour)):
         found[where].append(round(float(apart[chosen].mean()), 3))
+
+
+def true_matrices(sequence: CellSequence) -> Tensor:
+    """The affine part of the motion (frames, dims, dims + 1), columns before rows, as the images' axes are."""
+    true = sequence.matrices.flip(1)
+    return torch.cat([true[:, :, :-1].flip(2), true[:, :, -1:]], 2)
 
 
 def image_of(frame: Tensor) -> Image:

@@ -65,7 +65,7 @@ def preflight(
         findings += [finding for image in (fixed, moving) for finding in of_values(image, known)]
         findings += content(fixed, moving)
         if (mixed := looks_like_labels(fixed)) and looks_like_labels(moving):
-            way_out = "Give label maps as fixed_labels and moving_labels alone, without fixed and moving."
+            way_out = "warpzoo register takes label maps as fixed_labels and moving_labels, without fixed and moving."
             findings.append(warning(mixed[0].message, way_out))
     return findings if placed else [*findings, *placement(fixed, moving, known.get("displacement"))]
 

@@ -498,12 +498,12 @@ def test_memory_does_not_grow_with_the_frames(tmp_path: Path) -> None:
         from pathlib import Path
         from warpzoo.geometry.composition import identity
         from warpzoo.images.series import open_series
-        from warpzoo.registration import frames
+        from warpzoo.registration import cleaning
         from warpzoo.registration.series import register_series
         from warpzoo.registration.series_files import InFolder
         from warpzoo.registration.series_results import write_series
 
-        frames.KEPT_VOXELS = 0  # else 256 of these are kept
+        cleaning.KEPT_VOXELS = 0  # else 256 of these are kept
 
         class Still:
             name, expectations = "still", {}

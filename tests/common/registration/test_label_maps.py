@@ -89,7 +89,7 @@ def test_what_is_refused_and_what_is_said(warpzoo: Call, make_bundle: Call, tmp_
     assert "shift must be given images of one channel, got label maps" in ended.err
     assert not list((tmp_path / "out").glob("*"))
     said = warpzoo("register", fixed, moving, "--method=rigid", "--output", tmp_path / "out", "--noreport").out
-    assert "Give label maps as fixed_labels and moving_labels alone" in said
+    assert "warpzoo register takes label maps as fixed_labels and moving_labels, without fixed and moving" in said
     empty = save(tmp_path / "empty.nii.gz", np.zeros((64, 56), np.uint8), np.diag([1.5, 1.2, 1, 1]))
     ended = warpzoo("register", f"--fixed_labels={fixed}", f"--moving_labels={empty}", "--output", tmp_path / "none")
     assert "empty.nii.gz has the same value, 0, everywhere" in ended.err

@@ -165,6 +165,20 @@ def test_from_an_imagej_tiff_to_tables_points_and_a_film(warpzoo: Call, tmp_path
     assert "Kymographs" in page
 
 
+def test_bioio_reads_the_frames_back(tmp_path: Path) -> None:
+    """Axes, values, the size of a pixel and the time step."""
+    bioio = pytest.importorskip("bioio")
+    pytest.importorskip("bioio_ome_tiff")
+    frames = np.stack([drifting(3), drifting(3)], 1)
+    options = {"axes": "TCYX", "channel": 1, "pixel_size": (0.2, 0.3), "seconds": 30}
+    package.register_sequence(frames, "phase_correlation", **options).save(tmp_path / "out")
+    read = bioio.BioImage(tmp_path / "out/registered.ome.tif")
+    assert (read.dims.order, read.shape, read.dtype) == ("TCZYX", (3, 2, 1, *SHAPE), np.uint16)
+    assert np.array_equal(read.data[:, :, 0], tifffile.imread(tmp_path / "out/registered.ome.tif"))
+    assert (read.physical_pixel_sizes.X, read.physical_pixel_sizes.Y) == (0.2, 0.3)
+    assert read.ome_metadata.images[0].pixels.time_increment == 30
+
+
 def test_a_network_that_denoises_then_refinement_then_a_deformation(
     warpzoo: Call, denoiser: str, tmp_path: Path
 ) -> None:

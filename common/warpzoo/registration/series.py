@@ -171,6 +171,17 @@ class SeriesRegistration:
         parts = [registration.warp(replace(image, array=one[None])) for one in image.array]
         return replace(parts[0], array=torch.cat([one.array for one in parts]))
 
+    @property
+    def denoises(self) -> bool:
+        """Whether there are frames without noise."""
+        return self.cleaning is not None and self.cleaning.denoises
+
+    @cached_property
+    def clean_fixed(self) -> Image:
+        """The fixed image without noise."""
+        assert self.cleaning is not None
+        return self.cleaning(self.fixed).clean
+
     def clean(self, frame: int) -> Image:
         """A frame as the network sees it without noise."""
         assert self.cleaning is not None

@@ -54,7 +54,7 @@ class SeriesResult:
     def denoised(self) -> Any:
         """The frames as `warped`, denoised by the network; of one channel, the others are as they were."""
         done = self.registration
-        if done.cleaning is None or not done.cleaning.denoises:
+        if not done.denoises:
             raise ValueError(f"denoised must be asked of a method that denoises, got {done.method}.")
         clean = (done.in_whole(frame, done.clean(frame)) for frame in range(len(done)))
         return self._back([done.warp(frame, image) for frame, image in enumerate(clean)])
@@ -82,7 +82,8 @@ class SeriesResult:
         done, rows = self.registration, []
         for frame in range(len(done)):
             registration = done[frame]
-            rows.append(row_of(done, frame, registration, seen_by(registration)))
+            clean = registration.warp(done.clean(frame)) if done.denoises else None
+            rows.append(row_of(done, frame, registration, seen_by(registration), clean))
         return rows
 
     @property

@@ -85,9 +85,16 @@ def seen_by(registration: Registration) -> dict[str, Tensor]:
 
 
 def row_of(
-    done: SeriesRegistration, frame: int, registration: Registration, seen: Mapping[str, Tensor]
+    done: SeriesRegistration,
+    frame: int,
+    registration: Registration,
+    seen: Mapping[str, Tensor],
+    clean: Image | None = None,
 ) -> dict[str, Any]:
-    """The numbers of a frame; of one that failed, those of the transform that it is resampled with."""
+    """The numbers of a frame; of one that failed, those of the transform that it is resampled with.
+
+    `clean` is the frame without noise on the fixed grid.
+    """
     ok, seconds = frame not in done.failed, done.series.seconds
     row: dict[str, Any] = {"frame": frame}
     if seconds is not None:
@@ -95,6 +102,8 @@ def row_of(
     row |= {"ok": ok, **motion(registration)}
     if ok:
         row |= seen_ncc(registration, seen)
+        if clean is not None:
+            row["ncc_denoised"] = correlation_of(done.clean_fixed, clean, seen["after"])
         if done.to != "fixed":
             values = registration.moving.array
             row["saturated"] = round(float((values == values.amax()).float().mean()), 6)
@@ -158,13 +167,17 @@ def motion(registration: Registration) -> dict[str, float]:
 
 def seen_ncc(registration: Registration, seen: Mapping[str, Tensor]) -> dict[str, float]:
     """The correlation of the fixed image and the frame, before and after, of the voxels that the frame reaches."""
-    fixed, numbers = registration.fixed.array[None], {}
-    for suffix, name, image in (("_before", "before", registration.before), ("", "after", registration.warped)):
-        known = bool(seen[name].any())
-        numbers[f"ncc{suffix}"] = (
-            float(normalised_cross_correlation(fixed, image.array[None], seen[name])) if known else 0.0
-        )
-    return numbers
+    return {
+        "ncc_before": correlation_of(registration.fixed, registration.before, seen["before"]),
+        "ncc": correlation_of(registration.fixed, registration.warped, seen["after"]),
+    }
+
+
+def correlation_of(fixed: Image, warped: Image, seen: Tensor) -> float:
+    """Of the voxels that are seen; 0 if none is."""
+    if not bool(seen.any()):
+        return 0.0
+    return float(normalised_cross_correlation(fixed.array[None], warped.array[None], seen))
 
 
 def flags(done: SeriesRegistration, rows: Sequence[Mapping[str, Any]]) -> dict[int, str]:
@@ -175,7 +188,7 @@ def flags(done: SeriesRegistration, rows: Sequence[Mapping[str, Any]]) -> dict[i
         sources = done.sources(frame)
         flagged[frame] = f"not registered, and resampled {what[len(sources)].format(*sources)}: {reason}"
     measured = {row["frame"]: row for row in rows if row["ok"]}
-    median, spread = _usual([row["ncc"] for row in measured.values()])
+    median, spread = _usual([alike(row) for row in measured.values()])
     steps: dict[int, float] = {}
     for before, after in pairwise(measured.values()):
         steps[after["frame"]] = float(np.linalg.norm([after[name] - before[name] for name in _shifts(after)]))
@@ -186,7 +199,7 @@ def flags(done: SeriesRegistration, rows: Sequence[Mapping[str, Any]]) -> dict[i
     unit = "pixels" if done.fixed.header.pixels else "mm"
     last: Mapping[str, Any] | None = None
     for frame, row in measured.items():
-        value, reasons = row["ncc"], list[str]()
+        value, reasons = alike(row), list[str]()
         if len(measured) >= FEW and value < median - max(FAR * spread, LESS * abs(median)):
             reasons.append("much less like the fixed image than the other frames")
         if done.to != "fixed" and value < HARDLY:
@@ -210,6 +223,12 @@ def flags(done: SeriesRegistration, rows: Sequence[Mapping[str, Any]]) -> dict[i
         else:
             last = row
     return dict(sorted(flagged.items()))
+
+
+def alike(row: Mapping[str, Any]) -> float:
+    """How like the fixed image a frame is: both without noise if they were denoised, as noise is like nothing."""
+    likeness: float = row.get("ncc_denoised", row["ncc"])
+    return likeness
 
 
 def _usual(values: Sequence[float]) -> tuple[float, float]:

@@ -135,7 +135,7 @@ def _write_frames(
     companions, series = done.companions, done.series
     rows, moments, points = [], Moments(done.fixed), list[Landmarks]()
     digits = len(str(len(series) - 1))
-    denoises = names.ome and done.cleaning is not None and done.cleaning.denoises
+    denoises = names.ome and done.denoises
     moved = None if companions.tracks is None else companions.tracks.positions.copy()
     with ExitStack() as files:
         written = {}
@@ -147,7 +147,7 @@ def _write_frames(
                 written[name] = files.enter_context(create_series(path, others, done.fixed))
         for frame in range(len(series)):
             registration = done[frame]
-            clean = done.clean(frame) if denoises and (film is not None or "denoised" in written) else None
+            clean = done.clean(frame) if denoises else None
             warped_clean = None if clean is None else registration.warp(clean)
             images = {"denoised": clean, "warped_labels": registration.companions.labels.get("moving")}
             for name, file in written.items():
@@ -177,7 +177,7 @@ def _write_frames(
                 landmarks = companions.points[frame]
                 points.append(landmarks._replace(points=warp_points(registration.displacement, landmarks.points)))
             seen = seen_by(registration)
-            rows.append(row_of(done, frame, registration, seen))
+            rows.append(row_of(done, frame, registration, seen, warped_clean))
             if names.matrices:
                 rows[-1] = {**rows[-1], **_matrix_columns(registration)}
             if rows[-1]["ok"]:

@@ -15,6 +15,7 @@ from typing import Any
 BEFORE = "_before"
 NAMES = {
     "ncc": "Correlation (NCC)",
+    "ncc_denoised": "Correlation, denoised",
     "ncc_inside": "Correlation inside the masks",
     "ncc_outside": "Correlation outside the masks",
     "lncc": "Local correlation (LNCC)",

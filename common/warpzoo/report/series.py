@@ -27,7 +27,7 @@ from warpzoo.report.verdicts import verdicts_of
 
 LISTED = 200
 """Frames in the table of a page; frames.csv has them all."""
-LINES = {"ncc_before": "before", "ncc": "after"}
+LINES = {"ncc_before": "before", "ncc": "after", "ncc_denoised": "after, denoised"}
 
 
 def write_series_report(
@@ -98,8 +98,9 @@ def charts_of(rows: Sequence[Mapping[str, Any]], marks: Mapping[int, str], dims:
 
     short = "" if unit == "pixels" else f" {unit}"
     shifts = {axis: line(f"shift_{axis}") for axis in "xyz"[:dims]}
+    alike = {words: line(name) for name, words in LINES.items() if any(name in row for row in rows)}
     charts = [
-        chart_of("Correlation with the fixed image", {words: line(name) for name, words in LINES.items()}, marks),
+        chart_of("Correlation with the fixed image", alike, marks),
         chart_of(f"Drift: shift of the middle ({unit})", shifts, marks, short),
         chart_of("Rotation (degrees)", {"angle": line("angle")}, marks, "°"),
         chart_of(f"Length of the displacement ({unit})", {"mean": line("displacement")}, marks, short),

@@ -516,6 +516,18 @@ def test_frames_of_noise_alone_are_not_ok(warpzoo: Call, tmp_path: Path) -> None
     assert [bool(row["note"]) for row in rows] == [row["ok"] == "False" for row in rows]
 
 
+def test_of_denoised_frames_those_are_flagged_that_are_unlike_without_their_noise(denoiser: str) -> None:
+    """As they are they correlate by less than 0.3, though each lies where it belongs; one is noise alone."""
+    rng = np.random.default_rng(5)
+    frames = drifting(8).astype(np.float32) + rng.normal(0, 900, (8, *SHAPE)).astype(np.float32)
+    frames[4] = rng.normal(600, 900, SHAPE)
+    result = package.register_sequence(frames, denoiser)
+    assert max(row["ncc"] for row in result.frames[1:]) < 0.3
+    assert min(row["ncc_denoised"] for row in result.frames if row["frame"] != 4) > 0.6
+    assert [*result.flagged] == [4]
+    assert error(np.delete(result.matrices, 4, 0)[:4]) < 1.5
+
+
 def test_a_frame_that_its_neighbours_placed_is_flagged_without_what_was_doubtful_before(
     warpzoo: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -358,10 +358,12 @@ def test_complaints_are_one_clear_sentence(
 def test_rows_on_simulated_nuclei(
     reproduce: ModuleType, bundle: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from experiments import denoisereg_cells
+    from experiments import denoisereg_cells, denoisereg_trained
 
     from warpzoo.data.cells import cell_sequence
 
+    for name, value in {"SHAPE": (64, 64), "FRAMES": 4, "BUDGET": "2"}.items():
+        monkeypatch.setattr(denoisereg_trained, name, value)
     chosen = ("unregistered", "DenoiseReg", "DenoiseReg, refined", "DenoiseReg, refined, + svf")
     rows = {row: denoisereg_cells.ROWS[row] for row in chosen}
     monkeypatch.setattr(denoisereg_cells, "ROWS", {**rows, "not there": denoisereg_cells.Row("no_such_method")})
@@ -379,6 +381,10 @@ def test_rows_on_simulated_nuclei(
     assert entry["psnr"][1] > entry["psnr"][0] + 6
     page = (tmp_path / "out" / "results.md").read_text()
     assert "| DenoiseReg, refined |" in page
+    (trained,) = json.loads((tmp_path / "out" / "results.json").read_text())["trained"]["sequences"].values()
+    assert trained["as shipped"] < 0.6 * trained["unregistered"]
+    assert trained["as shipped"] != trained["trained for 3min"]
+    assert "| as shipped, refined |" in page
     assert (tmp_path / "out" / "figures" / "cells.png").stat().st_size > 10_000
 
 

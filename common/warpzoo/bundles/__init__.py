@@ -154,6 +154,11 @@ def open_bundle(root: str | Path) -> Bundle:
     return bundle
 
 
+def absolute_name(name: str) -> str:
+    """A bundle's name, or its folder from any working directory."""
+    return str(Path(name).expanduser().absolute()) if "/" in name else name
+
+
 def variant_names(variant: str | None) -> list[str]:
     """The variants that a user names, joined by commas."""
     return [name.strip() for name in variant.split(",")] if variant else []

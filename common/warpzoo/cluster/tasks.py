@@ -11,6 +11,8 @@ from contextlib import redirect_stderr
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
+import torch
+
 from warpzoo.cluster.workers import Needs, Place, UnfitWorkerError, place_of, unfit_for
 from warpzoo.record import command, on_behalf_of
 
@@ -33,12 +35,17 @@ class ClusterLostError(RuntimeError):
 
 
 def outcomes(
-    client: Any, function: Callable[[Item, Place], Any], items: Sequence[Item], needs: Needs
+    client: Any,
+    function: Callable[[Item, Place], Any],
+    items: Sequence[Item],
+    needs: Needs,
+    threads: int | None = None,
 ) -> Iterator[tuple[Item, Any]]:
     """Each item with what `function(item, place)` gives on some worker, or `Died`, in the order in which they end.
 
     An item whose worker dies is done again elsewhere, some times, so doing one twice must do no harm. If the loop over
-    this ends early, nothing further is begun. An exception of `function` is raised here.
+    this ends early, nothing further is begun. An exception of `function` is raised here. PyTorch has `threads` on each
+    worker, by default as many as the worker has.
     """
     from distributed import as_completed
 
@@ -49,7 +56,7 @@ def outcomes(
         futures = []
         for number, item in islice(todo, count):
             key = f"warpzoo-{run}-{number}"
-            future = client.submit(_on_a_worker, function, item, needs, line, key=key, pure=False)
+            future = client.submit(_on_a_worker, function, item, needs, line, threads, key=key, pure=False)
             under_way[key] = (future, item)
             futures.append(future)
         return futures
@@ -96,7 +103,7 @@ def _why_killed(client: Any, error: Any) -> str:
     return f"{times} (killed, pre-empted, crashed, or out of memory)."
 
 
-def _on_a_worker(function: Callable[[Any, Place], Any], item: Any, needs: Needs, line: str) -> Any:
+def _on_a_worker(function: Callable[[Any, Place], Any], item: Any, needs: Needs, line: str, threads: int | None) -> Any:
     """One item, quietly: bars and warnings of many workers would be mixed in one terminal."""
     from distributed import get_worker
 
@@ -104,5 +111,10 @@ def _on_a_worker(function: Callable[[Any, Place], Any], item: Any, needs: Needs,
         raise UnfitWorkerError(why)
     with ONE_AT_A_TIME, open(os.devnull, "w") as nowhere, redirect_stderr(nowhere), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with on_behalf_of(line):
-            return function(item, place_of(get_worker()))
+        place, before = place_of(get_worker()), torch.get_num_threads()
+        torch.set_num_threads(threads or place.threads)
+        try:
+            with on_behalf_of(line):
+                return function(item, place)
+        finally:
+            torch.set_num_threads(before)

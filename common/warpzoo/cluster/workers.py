@@ -9,6 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 import warpzoo
 from warpzoo.errors import FAILURES, plain_reason
 
@@ -31,6 +33,11 @@ class Place(NamedTuple):
 
     name: int | str
     threads: int
+
+    def device(self, chosen: str | None) -> str | None:
+        """The one that is chosen for all; or else, on a machine with several GPUs, that of this worker's number."""
+        gpus = torch.cuda.device_count()
+        return f"cuda:{self.name % gpus}" if chosen is None and gpus > 1 and isinstance(self.name, int) else chosen
 
 
 def place_of(worker: Any) -> Place:

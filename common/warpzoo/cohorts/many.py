@@ -11,9 +11,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
 from tqdm import tqdm
 
+from warpzoo.bundles import absolute_name
 from warpzoo.checks import check_truth
 from warpzoo.errors import FAILURES, plain_reason
 from warpzoo.files import alone_in
@@ -47,12 +47,8 @@ class Chain(NamedTuple):
 
     def absolute(self) -> Chain:
         """The same from any working directory."""
-        stages = self.chain and ",".join(_absolute(one) if "/" in one else one for one in self.chain.split(","))
-        return self._replace(chain=stages, weights=self.weights and _absolute(self.weights))
-
-
-def _absolute(name: str) -> str:
-    return str(Path(name).expanduser().absolute())
+        stages = self.chain and ",".join(map(absolute_name, self.chain.split(",")))
+        return self._replace(chain=stages, weights=self.weights and str(Path(self.weights).expanduser().absolute()))
 
 
 @dataclass(frozen=True)
@@ -239,7 +235,7 @@ def on_workers(
     # methods are made on each worker, from any working directory
     recipe = replace(recipe, chain=recipe.chain.absolute(), methods=())
     needs = check_workers(client, output, inputs, partial(_recipe_on, recipe))
-    yield from outcomes(client, partial(_with_recipe, function, recipe), items, needs)
+    yield from outcomes(client, partial(_with_recipe, function, recipe), items, needs, recipe.threads)
 
 
 def _with_recipe(function: Callable[[Any, Recipe], Any], recipe: Recipe, item: Any, place: Place) -> Any:
@@ -247,12 +243,9 @@ def _with_recipe(function: Callable[[Any, Recipe], Any], recipe: Recipe, item: A
 
 
 def _recipe_on(recipe: Recipe, place: Place) -> Recipe:
-    """The recipe with the methods of this worker and its threads."""
-    device, gpus = recipe.chain.device, torch.cuda.device_count()
-    if device is None and gpus > 1 and isinstance(place.name, int):
-        device = f"cuda:{place.name % gpus}"
-    methods = _methods_of(recipe.chain._replace(device=device), tuple(recipe.settings["weights"]))
-    return replace(recipe, methods=methods, threads=recipe.threads or place.threads)
+    """The recipe with the methods of this worker."""
+    chain = recipe.chain._replace(device=place.device(recipe.chain.device))
+    return replace(recipe, methods=_methods_of(chain, tuple(recipe.settings["weights"])))
 
 
 @lru_cache(maxsize=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 
@@ -26,7 +27,9 @@ def denoise(
     tile: int | None = None,
     seed: int = 0,
     strict: bool = False,
+    threads: int | None = None,
     device: str | None = None,
+    cluster: str | None = None,
 ) -> None:
     """Denoises an image, a volume or a time series, without a clean image to learn from.
 
@@ -57,12 +60,20 @@ def denoise(
         tile: side, in pixels, of the tiles that a large image is denoised in (default: 512, for volumes 128).
         seed: of random numbers.
         strict: treat warnings as errors.
+        threads: how many to compute with; default: as PyTorch chooses.
         device: such as cuda:1 or cpu; default: the GPU if there is one.
+        cluster: who denoises an OME-Zarr, such as local, local:4, tcp://host:8786 or slurm.yaml, as for `warpzoo
+            register`: each worker reads, denoises and writes whole chunks of it (docs/scale.md). The network learns
+            before, in this process. When it is stopped, the same command goes on. Without, this process does all.
     """
     from warpzoo.bundles import variant_names
-    from warpzoo.denoising.denoise import denoise_stack, denoiser, psf_settings
+    from warpzoo.cluster import connected
+    from warpzoo.denoising.denoise import denoise_stack, psf_settings
     from warpzoo.denoising.filters import FILTERS
+    from warpzoo.denoising.inference import denoiser
+    from warpzoo.images.parts import check_shared
     from warpzoo.images.stacks import check_output, open_stack
+    from warpzoo.registration.computing import computing
 
     began = time.perf_counter()
     if method not in FILTERS:
@@ -76,23 +87,28 @@ def denoise(
         )
     stack = open_stack(image, 3 if method == "box3d" else spatial_dims, channel, time_axis)
     check_output(stack, output, dtype)
-    done = denoise_stack(
-        stack,
-        Path(output).absolute(),
-        method,
-        budget=budget,
-        size=size,
-        weights=weights,
-        save_weights=save_weights,
-        variants=variant_names(variant),
-        phantom=phantom,
-        dtype=dtype,
-        tile=tile,
-        seed=seed,
-        strict=strict,
-        device=device,
-        settings=psf_settings(psf_sigma, psf),
-    )
+    if cluster is not None:
+        check_shared(stack)
+    with connected(cluster) if cluster else nullcontext() as client, computing(seed, threads):
+        done = denoise_stack(
+            stack,
+            Path(output).absolute(),
+            method,
+            budget=budget,
+            size=size,
+            weights=weights,
+            save_weights=save_weights,
+            variants=variant_names(variant),
+            phantom=phantom,
+            dtype=dtype,
+            tile=tile,
+            seed=seed,
+            strict=strict,
+            device=device,
+            settings=psf_settings(psf_sigma, psf),
+            client=client,
+            threads=threads,
+        )
     for finding in done.findings:
         print(f"warning: {finding}")
     seconds = time.perf_counter() - began

@@ -5,21 +5,24 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from warpzoo.bundles import Bundle, find_bundle, shipped
+from warpzoo.bundles import Bundle, absolute_name
 from warpzoo.bundles.portable import carried_settings
 from warpzoo.checks import check_truth, chosen_device
-from warpzoo.denoising.filters import FILTERS, filter_stack
+from warpzoo.denoising.filters import FILTERS, filter_stack, filtering_of
+from warpzoo.denoising.inference import Inference, denoiser
 from warpzoo.denoising.preflight import little_to_learn_from, other_intensities, preflight
+from warpzoo.denoising.workers import LEARNT, denoise_on_workers, keep_weights, unfinished
 from warpzoo.errors import Finding, as_value_error, raise_if
 from warpzoo.images.stacks import Stack, result_dtype
 from warpzoo.networks import read_about
+from warpzoo.record import checksum
 from warpzoo.training.limit import parse_budget
 
 
@@ -61,11 +64,13 @@ def denoise_stack(
     strict: bool = False,
     device: str | None = None,
     settings: Mapping[str, Any] | None = None,
+    client: Any = None,
+    threads: int | None = None,
 ) -> Denoised:
     """Denoises a stack into a file, or into an array of the stack's axes, the slowest first.
 
     Args are those of the command; `settings` are further ones that a bundle's configurations may have, None for not
-    given.
+    given. With a `distributed.Client` its workers denoise, with so many `threads` each, into an OME-Zarr.
     """
     strict = check_truth("strict", strict)
     if tile is not None and tile < 1:
@@ -73,6 +78,7 @@ def denoise_stack(
     if seed < 0:
         raise ValueError(f"seed must be 0 or more, got {seed}.")
     result_dtype(stack, dtype)
+    file = Path("array") if isinstance(output, np.ndarray) else Path(output)
     settings = {name: value for name, value in (settings or {}).items() if value is not None}
     if method in FILTERS:
         if weights or save_weights or variants or phantom or budget or settings:
@@ -82,7 +88,12 @@ def denoise_stack(
             )
         findings = preflight(stack)
         raise_if(findings, strict)
-        return Denoised(method, findings, size=filter_stack(stack, output, method, size, dtype))
+        if client is None:
+            return Denoised(method, findings, size=filter_stack(stack, output, method, size, dtype))
+        filtering = filtering_of(stack, method, size, *([tile] if tile else []))
+        with unfinished(client, stack, file, {"filtering": asdict(filtering), "dtype": dtype}) as folder:
+            denoise_on_workers(client, stack, folder, file, filtering, dtype, threads=threads)
+        return Denoised(method, findings, size=filtering.size)
     bundle = denoiser(method)
     if size is not None:
         raise ValueError(f"size must only be given with a filter, got {size} with {bundle.name}, a network.")
@@ -97,34 +108,46 @@ def denoise_stack(
         common["device"] = torch.device(chosen_device(device))
     findings = preflight(stack)
     raise_if(findings, strict)
-    with tempfile.TemporaryDirectory() as folder:
-        learnt = Path(weights or save_weights or f"{folder}/model.pt").expanduser().absolute()
+    if weights is not None:
+        findings = [*findings, *other_intensities(stack, Path(weights).expanduser())]
+        raise_if(findings, strict)
+    asked = {
+        "method": bundle.name,
+        "variants": variants,
+        "settings": settings,
+        "learnt": [budget, seed] if weights is None else checksum(Path(weights).expanduser()),
+        "phantom": phantom,
+        "dtype": dtype,
+        "tile": tile,
+    }
+    place = tempfile.TemporaryDirectory() if client is None else unfinished(client, stack, file, asked)
+    with place as folder:
+        own = Path(folder, LEARNT)
+        learnt = Path(weights or save_weights or Path(folder, "learning.pt")).expanduser().absolute()
         run: dict[str, Any] = {"steps": 0, "seconds": 0.0, "interrupted": False}
-        if weights is not None:
-            findings = [*findings, *other_intensities(stack, learnt)]
-            raise_if(findings, strict)
-        else:
-            training = {"images": stack, "weights": str(learnt), "seed": seed, "val_interval": 0}
-            workflow = bundle.workflow(
-                "train", variants, **common, **training, **({"budget": budget} if budget else {})
-            )
-            with as_value_error():
-                patch = workflow.parser.get_parsed_content("train#dataset").size
-            findings = [*findings, *little_to_learn_from(stack, patch)]
-            raise_if(findings, strict)
-            with as_value_error():
-                workflow.run()
+        if weights is None and not own.exists():
+            findings = [*findings, *_learn(bundle, variants, stack, learnt, common, seed, budget, findings, strict)]
+        if client is not None:
+            learnt = keep_weights(learnt, own)
+        if weights is None:
             run |= json.loads(learnt.with_suffix(".training.json").read_text(encoding="utf-8"))
         if weights is not None and not told:
             common |= carried_settings(read_about(learnt), bundle, learnt)
             if common["spatial_dims"] != stack.dims:
                 dims = common["spatial_dims"]
                 raise ValueError(f"spatial_dims must be {dims} for the weights {learnt}, got {stack.dims}.")
-        inference = {"image": stack, "output": output, "weights": str(learnt), "dtype": dtype, "phantom": phantom}
-        workflow = bundle.workflow("inference", variants, **common, **inference, **({"tile": tile} if tile else {}))
-        with as_value_error():
-            workflow.run()
-        ratio = workflow.parser.get_parsed_content("postprocessing").mean_ratio
+        inference = Inference(
+            method and absolute_name(method),
+            tuple(str(Path(one).absolute()) if one.endswith(".json") else one for one in variants),
+            {**common, "weights": str(learnt), "dtype": dtype, "phantom": phantom, **({"tile": tile} if tile else {})},
+        )
+        if client is None:
+            workflow = inference.workflow(stack, output)
+            with as_value_error():
+                workflow.run()
+            ratio = workflow.parser.get_parsed_content("postprocessing").mean_ratio
+        else:
+            ratio = denoise_on_workers(client, stack, Path(folder), file, inference, dtype, device, threads)
     return Denoised(
         bundle.name,
         findings,
@@ -135,14 +158,32 @@ def denoise_stack(
     )
 
 
+def _learn(
+    bundle: Bundle,
+    variants: Sequence[str],
+    stack: Stack,
+    weights: Path,
+    common: Mapping[str, Any],
+    seed: int,
+    budget: str | None,
+    findings: Sequence[Finding],
+    strict: bool,
+) -> list[Finding]:
+    """Trains the network on the stack, into a file of weights; returns what is doubtful about that."""
+    training = {"images": stack, "weights": str(weights), "seed": seed, "val_interval": 0}
+    workflow = bundle.workflow("train", variants, **common, **training, **({"budget": budget} if budget else {}))
+    with as_value_error():
+        patch = workflow.parser.get_parsed_content("train#dataset").size
+    found = [*little_to_learn_from(stack, patch)]
+    raise_if([*findings, *found], strict)
+    with as_value_error():
+        workflow.run()
+    return found
+
+
 def psf_settings(psf_sigma: Any, psf: str | Path | None) -> dict[str, Any]:
     """The settings by which a bundle's configurations describe the PSF; None where it is not given."""
     return {"psf_sigma": psf_sigma, "psf_file": None if psf is None else str(Path(psf).absolute())}
-
-
-def denoiser(method: str | None = None) -> Bundle:
-    """The bundle of that name or in that folder; the shipped one if none is named."""
-    return shipped("denoising") if method is None else find_bundle(method, "denoising", [*FILTERS])
 
 
 def _dims_variant(bundle: Bundle, dims: int) -> list[str]:

@@ -8,7 +8,7 @@ J-invariance: the size with which the filter best predicts pixels that it does n
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from skimage import restoration
 from tqdm import tqdm
 
 from warpzoo.denoising.tiles import plan_tiles
-from warpzoo.images.stacks import Stack, create_like
+from warpzoo.images.stacks import Stack, Window, Written, create_like
 
 CALIBRATION = 256
 """Side, in pixels, of the window on which sizes are chosen."""
@@ -74,6 +74,27 @@ SIDES = ("median", "box", "box3d")
 """Filters whose size is the side of a window."""
 
 
+@dataclass(frozen=True)
+class Filtering:
+    """A filter of a size for an image with that much noise, in tiles of so many pixels a side, or whole frames."""
+
+    method: str
+    size: float
+    noise: float
+    tile: int
+
+    def __call__(
+        self, stack: Stack, written: Written, frames: Iterable[int] | None = None, window: Window | None = None
+    ) -> None:
+        """Writes the filtered stack, or a window of some frames of it, tile by tile."""
+        chosen = FILTERS[self.method]
+        reach = 0 if chosen.reach is None else chosen.reach(self.size)
+        tiles = plan_tiles(stack.shape, self.tile, reach, 1, frames, window)
+        for one in tqdm(tiles, desc="Filtering", unit="tile", disable=None):
+            filtered = chosen.apply(stack.read(one.frame, one.read), self.size, self.noise)
+            written.put(one.frame, one.keep, one.core(filtered).astype(np.float32))
+
+
 def filter_stack(
     stack: Stack,
     output: str | Path | np.ndarray,
@@ -83,7 +104,14 @@ def filter_stack(
     tile: int = 1024,
 ) -> float:
     """Writes the filtered stack, tile by tile; returns the size that was used."""
-    chosen = FILTERS[method]
+    filtering = filtering_of(stack, method, size, tile)
+    with create_like(stack, output, dtype) as written:
+        filtering(stack, written)
+    return filtering.size
+
+
+def filtering_of(stack: Stack, method: str, size: float | None = None, tile: int = 1024) -> Filtering:
+    """The filter of that size, or of the one that is best for the stack."""
     if method == "box3d" and stack.dims != 3:
         raise ValueError(f"spatial_dims must be 3 for the filter box3d, got 2-D images ({stack.path}).")
     window = busiest_window(stack)
@@ -94,13 +122,7 @@ def filter_stack(
         raise ValueError(f"size must be above 0, got {size}.")
     if method in SIDES and (size != int(size) or size % 2 == 0):
         raise ValueError(f"size must be an odd number of pixels for {method}, got {size:g} (no centre).")
-    reach = None if chosen.reach is None else chosen.reach(size)
-    tiles = plan_tiles(stack.shape, max(stack.shape) if reach is None else tile, reach or 0)
-    with create_like(stack, output, dtype) as written:
-        for one in tqdm(tiles, desc="Filtering", unit="tile", disable=None):
-            filtered = chosen.apply(stack.read(one.frame, one.read), size, noise)
-            written.put(one.frame, one.keep, one.core(filtered).astype(np.float32))
-    return size
+    return Filtering(method, size, noise, max(stack.shape) if FILTERS[method].reach is None else tile)
 
 
 def choose_size(image: np.ndarray, method: str, noise: float) -> float:

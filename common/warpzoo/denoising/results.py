@@ -17,7 +17,7 @@ from tqdm import tqdm
 from warpzoo import record
 from warpzoo.checks import check_truth
 from warpzoo.denoising.tiles import Tiles
-from warpzoo.images.stacks import Stack, create_like, open_stack
+from warpzoo.images.stacks import Stack, Written, create_like, open_stack
 from warpzoo.metrics.intensity import psnr, scale_invariant_psnr, ssim
 
 
@@ -28,7 +28,8 @@ class WriteTiles:
     as the evaluator's postprocessing it writes the tiles.
 
     Args:
-        path: of the file, with the input's suffix; or an array of the input's axes, the slowest first.
+        path: of the file, with the input's suffix; or an array of the input's axes, the slowest first; or what is open
+            to be written into already.
         tiles: the tiles that are denoised.
         dtype: of the values, such as float32; default: the input's.
         key: of the result in the evaluator's output.
@@ -37,7 +38,7 @@ class WriteTiles:
 
     def __init__(
         self,
-        path: str | Path | np.ndarray,
+        path: str | Path | np.ndarray | Written,
         tiles: Tiles,
         dtype: str | None = None,
         key: str = "pred",

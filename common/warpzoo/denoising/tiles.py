@@ -7,6 +7,8 @@ falls into the same cells.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import cached_property
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -33,19 +35,36 @@ class Tile(NamedTuple):
         return values[(..., *inner)]
 
 
-def plan_tiles(shape: tuple[int, ...], tile: int, halo: int, alignment: int = 1) -> list[Tile]:
-    """Tiles of about `tile` pixels a side without their halo, over every frame of (frames, *spatial)."""
-    tile, halo = (-(-length // alignment) * alignment for length in (max(tile, 1), halo))
-    ranges = [[(start, min(start + tile, size)) for start in range(0, size, tile)] for size in shape[1:]]
+def plan_tiles(
+    shape: tuple[int, ...],
+    tile: int,
+    halo: int,
+    alignment: int = 1,
+    frames: Iterable[int] | None = None,
+    window: Window | None = None,
+) -> list[Tile]:
+    """Tiles of about `tile` pixels a side without their halo, over every frame of (frames, *spatial).
+
+    With `frames` or a `window`, those that show some of them: what is read of each is the same, and only what lies in
+    the window is kept.
+    """
+    tile, halo = aligned(max(tile, 1), alignment), aligned(halo, alignment)
+    sizes, window = shape[1:], window or tuple(slice(0, size) for size in shape[1:])
+    ranges = [range(part.start // tile * tile, part.stop, tile) for part in window]
     return [
         Tile(
             frame,
-            tuple(slice(max(0, a - halo), min(size, b + halo)) for (a, b), size in zip(cell, shape[1:], strict=True)),
-            tuple(slice(a, b) for a, b in cell),
+            tuple(slice(max(0, a - halo), min(size, a + tile + halo)) for a, size in zip(cell, sizes, strict=True)),
+            tuple(slice(max(a, part.start), min(a + tile, part.stop)) for a, part in zip(cell, window, strict=True)),
         )
-        for frame in range(shape[0])
+        for frame in (range(shape[0]) if frames is None else frames)
         for cell in product(*ranges)
     ]
+
+
+def aligned(length: int, alignment: int) -> int:
+    """The next multiple of the alignment."""
+    return -(-length // alignment) * alignment
 
 
 class Tiles(Dataset):
@@ -55,8 +74,14 @@ class Tiles(Dataset):
     """
 
     def __init__(self, data: Stack, halo: int, alignment: int = 1, size: int = 512) -> None:
-        self.data = data
-        self.tiles = plan_tiles(data.shape, size, halo, alignment)
+        self.data, self.halo, self.alignment, self.size = data, halo, alignment, aligned(size, alignment)
+
+    @cached_property
+    def tiles(self) -> list[Tile]:
+        return self.within()
+
+    def within(self, frames: Iterable[int] | None = None, window: Window | None = None) -> list[Tile]:
+        return plan_tiles(self.data.shape, self.size, self.halo, self.alignment, frames, window)
 
     def __len__(self) -> int:
         return len(self.tiles)

@@ -7,7 +7,7 @@ else. An image is a stack of one frame; in 2-D the slices of a volume are frames
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
@@ -137,12 +137,17 @@ def open_stack(
 
 
 @contextmanager
-def create_like(stack: Stack, path: str | Path | np.ndarray, dtype: np.dtype | str | None = None) -> Iterator[Written]:
+def create_like(
+    stack: Stack, path: str | Path | np.ndarray | Written, dtype: np.dtype | str | None = None
+) -> Iterator[Written]:
     """A file to write windows into, of the same shape, axes and metadata; other channels are copied.
 
     Values are rounded and clipped to `dtype` (the input's own by default). The file is there when the block ends well.
-    `path` may be an array of the stack's axes, the slowest first, to write into instead.
+    `path` may be an array of the stack's axes, the slowest first, to write into instead; or what is open already.
     """
+    if isinstance(path, Written):
+        yield path
+        return
     if isinstance(path, np.ndarray):
         written = Written(path, stack.layout)
         _copy_other_channels(stack, written)
@@ -187,16 +192,21 @@ class Written:
 
 def _copy_other_channels(stack: Stack, written: Written) -> None:
     layout = stack.layout
-    if layout.channels is None:
-        return
-    rows, *others = layout.shape[1:]
-    others_whole = tuple(slice(0, size) for size in others)
-    frames, starts = range(layout.shape[0]), range(0, rows, COPIED_ROWS)
-    for channel, frame, start in product(range(layout.sizes[layout.channels]), frames, starts):
+    if layout.channels is not None:
+        whole = tuple(slice(0, size) for size in layout.shape[1:])
+        copy_channels(stack, written, range(layout.shape[0]), whole, range(layout.sizes[layout.channels]))
+
+
+def copy_channels(
+    stack: Stack, written: Written, frames: Iterable[int], window: Window, channels: Iterable[int]
+) -> None:
+    """Copies a window of some frames, of all those channels that are not the stack's own."""
+    layout, (rows, *others) = stack.layout, window
+    for channel, frame, start in product(channels, frames, range(rows.start, rows.stop, COPIED_ROWS)):
         if channel != layout.channel:
-            window = (slice(start, min(start + COPIED_ROWS, rows)), *others_whole)
-            values = stack.source.read(layout.index(frame, window, channel)).T
-            written.put(frame, window, values.astype(values.dtype.newbyteorder("=")), channel)
+            some = (slice(start, min(start + COPIED_ROWS, rows.stop)), *others)
+            values = stack.source.read(layout.index(frame, some, channel)).T
+            written.put(frame, some, values.astype(values.dtype.newbyteorder("=")), channel)
 
 
 def layout_of(source: Source, dims: int, channel: int | None, time_axis: int | None) -> Layout:

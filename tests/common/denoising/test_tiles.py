@@ -34,6 +34,22 @@ def test_every_pixel_is_kept_once_and_read_with_its_margin(sizes, tile, halo, al
     assert (kept == 1).all()
 
 
+@given(st.lists(st.integers(1, 40), min_size=2, max_size=3), st.integers(1, 25), st.integers(0, 12), st.data())
+def test_tiles_of_a_window_are_those_of_the_whole_with_less_kept(sizes, tile, halo, data):
+    window = []
+    for size in sizes:
+        start = data.draw(st.integers(0, size - 1))
+        window.append(slice(start, data.draw(st.integers(start + 1, size))))
+    of_whole = {(one.frame, *((s.start, s.stop) for s in one.read)) for one in plan_tiles((3, *sizes), tile, halo, 4)}
+    kept = np.zeros((3, *sizes), int)
+    for one in plan_tiles((3, *sizes), tile, halo, 4, [0, 2], tuple(window)):
+        kept[(one.frame, *one.keep)] += 1
+        assert (one.frame, *((s.start, s.stop) for s in one.read)) in of_whole
+    expected = np.zeros_like(kept)
+    expected[(slice(0, 3, 2), *window)] = 1
+    np.testing.assert_array_equal(kept, expected)
+
+
 @pytest.mark.parametrize("method", ["gaussian", "median", "box", "nlm"])
 def test_a_filter_in_tiles_is_the_filter_of_the_whole(tmp_path, monkeypatch, method):
     values = np.random.default_rng(0).poisson(40, (150, 90)).astype(np.float32)

@@ -86,27 +86,50 @@ def created(source: Source, path: Path, dtype: np.dtype) -> Iterator[Any]:
         )
     if path.exists():
         raise FileError(f"{path} is there already; remove it or choose another name.")
+    temporary = path.with_name(f".{secrets.token_hex(4)}-{path.name}")
+    try:
+        yield begun(source, temporary, dtype)
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def begun(source: Source, path: Path, dtype: np.dtype) -> Any:
+    """Zeros like the source in a new folder, which several processes may write at once, each whole `units` of it."""
     stored: Any = source.stored.array  # type: ignore[attr-defined]
     attributes = json.loads(json.dumps(source.details))
     described = attributes.get("ome", attributes)["multiscales"]
     del described[1:], described[0]["datasets"][1:]
     version = stored.metadata.zarr_format
-    temporary = path.with_name(f".{secrets.token_hex(4)}-{path.name}")
-    try:
-        group = _zarr().create_group(temporary, zarr_format=version, attributes=attributes)
-        yield group.create_array(
-            described[0]["datasets"][0]["path"],
-            shape=stored.shape,
-            dtype=dtype,
-            chunks=stored.chunks,
-            shards=stored.shards,
-            compressors=stored.compressors,
-            chunk_key_encoding={"name": "v2", "separator": "/"} if version == 2 else None,
-            dimension_names=stored.metadata.dimension_names if version == 3 else None,
-        )
-        os.replace(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    group = _zarr().create_group(path, zarr_format=version, attributes=attributes)
+    return group.create_array(
+        described[0]["datasets"][0]["path"],
+        shape=stored.shape,
+        dtype=dtype,
+        chunks=stored.chunks,
+        shards=stored.shards,
+        compressors=stored.compressors,
+        chunk_key_encoding={"name": "v2", "separator": "/"} if version == 2 else None,
+        dimension_names=stored.metadata.dimension_names if version == 3 else None,
+    )
+
+
+def reopened(path: Path) -> Any:
+    """What was `begun`, in another process."""
+    group = _zarr().open_group(path, mode="r+")
+    return group[group.attrs.get("ome", group.attrs)["multiscales"][0]["datasets"][0]["path"]]
+
+
+def units(source: Source) -> tuple[int, ...]:
+    """The sides of what a file holds, along all axes, x first: a shard's, or a chunk's."""
+    stored: Any = source.stored.array  # type: ignore[attr-defined]
+    return tuple(stored.shards or stored.chunks)[::-1]
+
+
+def swept(path: Path) -> None:
+    """Removes what processes that were killed have left of files which were not whole."""
+    for left in [*path.rglob("*.partial")]:
+        left.unlink(missing_ok=True)
 
 
 def _zarr() -> Any:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,12 +15,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import dask
 import nibabel
+import numpy as np
 import pytest
 from distributed import Client, LocalCluster
 
 import warpzoo as package
 from warpzoo.cluster import Died, Place, check_workers, outcomes
+from warpzoo.cluster.connection import SCHEDULING
 from warpzoo.cluster.tasks import ClusterLostError
 
 from .conftest import rows_of
@@ -158,6 +163,32 @@ def test_a_killed_worker_loses_nothing_and_leaves_no_half_file(
         assert not [*folder.glob(".*")]
         nibabel.load(folder / "warped.nii.gz").get_fdata()
         json.loads((folder / "metrics.json").read_text())
+
+
+def test_a_pair_beyond_the_limit_of_memory_is_said_and_the_rest_is_done(images: list[Path], tmp_path: Path) -> None:
+    """It is begun again once and no more, as the scheduler here is told; the limit is each worker's own."""
+    header = nibabel.Nifti1Header()
+    header.set_data_shape((1000, 1000, 1000))
+    header.set_data_dtype(np.uint8)
+    header["magic"], header["vox_offset"] = b"n+1", 352
+    large = tmp_path / "large.nii"
+    large.write_bytes(header.binaryblock + bytes(4))
+    os.truncate(large, 352 + 1000**3)  # a gigabyte of nothing, which takes no place on the disk
+    rows = [*rows_of(images, 4), {"id": "large", "fixed": large, "moving": large}]
+    settings = {**SCHEDULING, "distributed.scheduler.allowed-failures": 1}
+    with (
+        dask.config.set(settings),
+        LocalCluster(2, threads_per_worker=1, memory_limit="1.2GB", dashboard_address=None, silence_logs=50) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        cohort = package.register_many(rows[::-1], tmp_path / "out", "affine", client=client, report=False)
+        restarts = client.get_events("worker-restart-memory")
+    assert sorted(cohort.metrics) == ["2", "3", "4", "5"]
+    [row] = csv.DictReader((tmp_path / "out/failures.csv").open())
+    assert row["id"] == "large"
+    assert re.search(r"died 2 times, of memory: it takes 1\.\d GB and more, a worker may take 1\.2 GB", row["reason"])
+    assert len(restarts) == 2
+    assert not [*(tmp_path / "out/large").glob("*")]
 
 
 def test_an_item_that_kills_its_workers_is_given_up_with_the_reason(client: Any, tmp_path: Path) -> None:

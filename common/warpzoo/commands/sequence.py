@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,7 @@ def sequence(
     device: str | None = None,
     weights: str | None = None,
     variant: str | None = None,
+    cluster: str | None = None,
 ) -> None:
     """Registers the frames of a sequence from a microscope, and denoises them if the method does so.
 
@@ -75,7 +77,13 @@ def sequence(
         device: such as cuda:1 or cpu; default: the GPU if there is one.
         weights: file of weights for the network, instead of the shipped ones.
         variant: of the network, that the weights were trained with.
+        cluster: who finds what does not depend on the frame before: a network's denoising of frames, and deformations
+            after the matrices of all frames were solved together; such as local, local:4, tcp://host:8786 or
+            slurm.yaml, as for `warpzoo register` (docs/scale.md). All else, and without it everything, is done by this
+            process.
     """
+    from warpzoo.cluster import connected
+    from warpzoo.cohorts.frames import Ahead
     from warpzoo.cohorts.many import fingerprints
     from warpzoo.images.resampling import Resampling
     from warpzoo.images.series import open_timed
@@ -122,13 +130,20 @@ def sequence(
         "weights": fingerprints(methods),
     }
 
-    def prepare(given: dict[str, Any], store: InFolder) -> list[str]:
-        return doubts + prepared(given, methods, roi, files.get("tracks"), train, seed, store.folder)
-
     resampling = Resampling(interpolation, outside)
-    with computing(seed, threads):
+    with connected(cluster) if cluster else nullcontext() as client, computing(seed, threads):
+        ahead = Ahead(client, files, folder, settings, strict, threads, device, weights) if cluster else None
+
+        def prepare(given: dict[str, Any], store: InFolder) -> list[str]:
+            if ahead is not None:
+                ahead.check()
+            said = prepared(given, methods, roi, files.get("tracks"), train, seed, store.folder)
+            if ahead is not None:
+                ahead.clean(methods, len(given["series"]))
+            return doubts + said
+
         summary = register_series_files(
-            files, folder, methods, resampling, settings, strict, overwrite, SEQUENCE, prepare
+            files, folder, methods, resampling, settings, strict, overwrite, SEQUENCE, prepare, ahead
         )
     print(f"{output}: {summary}")
 

@@ -7,7 +7,7 @@ the first one, then to the mean of what that gives, and then to the mean of what
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
@@ -37,6 +37,8 @@ OF_FRAMES = "affine,svf"
 """The methods of a frame if none are named."""
 MEANS = 2
 """How many means frames are registered to, one after the other."""
+Ahead = Callable[[FrameMethod, Image, int, int | None], None]
+"""How a frame is found, the reference, the round's number, and the frame that is the reference itself."""
 ACROSS = "reference"
 """What the transform from the fixed image to the reference of the frames is kept as."""
 
@@ -224,6 +226,7 @@ def register_series(
     safe: bool = False,
     store: Store | None = None,
     consistent: bool = False,
+    ahead: Ahead | None = None,
 ) -> SeriesRegistration:
     """Registers every frame of a series to one image; those that the store has already are not registered again.
 
@@ -236,6 +239,8 @@ def register_series(
         strict, safe: as for `register_pair`, for each frame.
         consistent: whether frames are also registered to each other, and the affine transforms of all solved together,
             before the methods that find deformations; of frames that have a reference of their own.
+        ahead: finds frames of a round, into the store, whose frames do not depend on one another: of the methods that
+            come after all matrices were solved together.
     """
     if fixed is None and to is None:
         raise ValueError("fixed must be given, or to: first or mean; there is nothing to register the frames to.")
@@ -271,7 +276,10 @@ def register_series(
         if count < len(methods):
             last += 1
             rest = replace(method, methods=methods[count:], raw=max(0, cleaning.raw - count), settled=count > 0)
-            failed = register_frames(rest, reference, store, last, None if to == "mean" else first)
+            own = None if to == "mean" else first
+            if ahead is not None and count:
+                ahead(rest, reference, last, own)
+            failed = register_frames(rest, reference, store, last, own)
     if len(failed) == len(series):
         raise ValueError(f"no frame of {series.path} could be registered; the first: {failed[0]}")
     if fixed is not None and to is not None and store.read(ACROSS, fixed, reference) is None:

@@ -29,7 +29,7 @@ from warpzoo.registration.found import Found, placed
 from warpzoo.registration.listing import FURTHER, paths_of, warped_name
 from warpzoo.registration.pair import Method
 from warpzoo.registration.results import summary
-from warpzoo.registration.series import SeriesCompanions, own_reference, register_series
+from warpzoo.registration.series import Ahead, SeriesCompanions, own_reference, register_series
 from warpzoo.registration.series_results import SERIES, Names, write_series
 from warpzoo.transforms import points_by_frame, read_points, read_start, write_transform
 
@@ -109,11 +109,12 @@ def register_series_files(
     anew: bool = False,
     names: Names = SERIES,
     prepare: Callable[[dict[str, Any], InFolder], list[str]] | None = None,
+    ahead: Ahead | None = None,
 ) -> str:
     """Registers a series, or goes on with it, and writes the results; returns the line that sums them up.
 
     `names` is what they are called; `prepare` does what has to be done before to the arguments of `register_series`,
-    and returns sentences on it.
+    and returns sentences on it; `ahead` is one of those.
     """
     if "inverse" in settings["outputs"]:
         raise ValueError("inverse must not be given with a series: warpzoo apply --inverse inverts its transforms.")
@@ -137,6 +138,7 @@ def register_series_files(
             safe=settings["safe"],
             store=store,
             consistent=settings.get("consistent", False),
+            ahead=ahead,
         )
         seconds = {"register": round(time.perf_counter() - begun, 3)}
         numbers = write_series(folder, done, files, settings, settings["outputs"], seconds, names, doubts)

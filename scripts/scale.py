@@ -1,11 +1,14 @@
 """Throughput and cost of `--cluster`: what docs/scale.md rests on.
 
 python scripts/scale.py throughput --data DATA [--pairs 24]   # pairs a minute with 1 and 2 workers, in turn
+python scripts/scale.py denoise [--frames 24]                 # frames a minute with 1 and 2 workers, in turn
 python scripts/scale.py overhead [--pairs 2000]               # of the cluster, for a pair whose work is a stub
 python scripts/scale.py stub [--pairs 100000]                 # the same with the scheduler in a process of its own
 
 throughput: the middle slices of the Sunnybrook hearts (diastole to systole, dirnet) and hippocampi of different people
 (fcn_multires), without a report; workers are warmed up by two pairs before, and those of one and of two take turns.
+denoise: an OME-Zarr of frames of 512² made here (seed 0), each a chunk, by the weights that psf_blindspot ships and by
+nlm; likewise in turn, and the results are compared byte for byte.
 overhead, stub: the time from the first to the last outcome over the number of pairs, on two workers; the scheduler's
 memory is that of its process.
 """
@@ -13,6 +16,7 @@ memory is that of its process.
 from __future__ import annotations
 
 import argparse
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -27,7 +31,7 @@ import warpzoo
 from warpzoo.cluster import Place, check_workers, connected, outcomes
 from warpzoo.geometry.grid import Grid
 from warpzoo.images.image import Image, write_image
-from warpzoo.record import machine
+from warpzoo.record import checksum, machine
 
 TURNS = 2
 
@@ -74,6 +78,51 @@ def throughput(options: argparse.Namespace) -> None:
                         rates[workers].append(60 * len(todo) / seconds)
             first, second = (float(np.median(rates[workers])) for workers in (1, 2))
             print(f"| {title} | {first:.0f} | {second:.0f} | {second / first:.2f} |", flush=True)
+
+
+def denoise(options: argparse.Namespace) -> None:
+    from warpzoo.bundles import shipped
+    from warpzoo.denoising.denoise import denoise_stack
+    from warpzoo.images.stacks import open_stack
+
+    how: dict[str, dict[str, Any]] = {
+        "psf_blindspot, weights given": {"weights": shipped("denoising").weights()},
+        "nlm": {"method": "nlm", "size": 1.0, "tile": 512},
+    }
+    with tempfile.TemporaryDirectory() as name, connected("local:1") as one, connected("local:2") as two:
+        folder = Path(name)
+        stacks = [open_stack(noisy_frames(folder / f"{count}.zarr", count)) for count in (2, options.frames)]
+        print("| denoiser | 1 worker, frames a minute | 2 workers | ratio |\n|---|---|---|---|")
+        for title, settings in how.items():
+            rates: dict[int, list[float]] = {1: [], 2: []}
+            written = set()
+            for turn in range(TURNS + 1):
+                for workers, client in ((1, one), (2, two)):
+                    out, stack = folder / "out.zarr", stacks[min(turn, 1)]
+                    begun = time.perf_counter()
+                    denoise_stack(stack, out, client=client, threads=1, **settings)
+                    if turn:
+                        rates[workers].append(60 * stack.shape[0] / (time.perf_counter() - begun))
+                        written.add(checksum(out))
+                    shutil.rmtree(out)
+            assert len(written) == 1, "other results with two workers than with one"
+            first, second = (float(np.median(rates[workers])) for workers in (1, 2))
+            print(f"| {title} | {first:.0f} | {second:.0f} | {second / first:.2f} |", flush=True)
+
+
+def noisy_frames(path: Path, count: int) -> Path:
+    import zarr
+    from scipy.ndimage import gaussian_filter
+
+    random = np.random.default_rng(0)
+    axes = [{"name": "t", "type": "time"}, *({"name": name, "type": "space"} for name in "yx")]
+    scale = [{"type": "scale", "scale": [1, 1, 1]}]
+    described = {"version": "0.4", "axes": axes, "datasets": [{"path": "0", "coordinateTransformations": scale}]}
+    group = zarr.create_group(path, zarr_format=2, attributes={"multiscales": [described]})
+    array = group.create_array("0", shape=(count, 512, 512), chunks=(1, 512, 512), dtype="uint16")
+    for frame in range(count):
+        array[frame] = random.poisson(400 * gaussian_filter(random.random((512, 512)), 3))
+    return path
 
 
 def nothing(place: Place) -> None:
@@ -149,14 +198,17 @@ def drive(client: Any, count: int, scheduler: psutil.Process) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("throughput", "overhead", "stub"))
+    parser.add_argument("what", choices=("throughput", "denoise", "overhead", "stub"))
     parser.add_argument("--data", type=Path)
     parser.add_argument("--pairs", type=int)
+    parser.add_argument("--frames", type=int, default=24)
     options = parser.parse_args()
     print(f"{machine()['processor']}, {psutil.cpu_count()} cores, {psutil.getloadavg()[0]:.1f} busy when it began")
     if options.what == "throughput":
         options.pairs = options.pairs or 24
         throughput(options)
+    elif options.what == "denoise":
+        denoise(options)
     elif options.what == "overhead":
         with connected("local:2") as client:
             drive(client, options.pairs or 2000, psutil.Process())

@@ -48,8 +48,13 @@ def write_pose(path: Path, pose: Pose, **others: Any) -> None:
 
 
 def read_pose(path: Path) -> Pose:
+    return read_mean(path)[0]
+
+
+def read_mean(path: Path) -> tuple[Pose, np.ndarray | None]:
+    """The mean of all and, if it has a displacement, the way back through it."""
     with np.load(path) as parts:
-        return Pose(parts["matrix"], parts.get("displacement"))
+        return Pose(parts["matrix"], parts.get("displacement")), parts.get("back")
 
 
 def mean_matrix(matrices: Sequence[np.ndarray], centre: np.ndarray) -> np.ndarray:
@@ -62,18 +67,23 @@ def mean_matrix(matrices: Sequence[np.ndarray], centre: np.ndarray) -> np.ndarra
     return mean
 
 
-def centred_pose(pose: Pose, mean: Pose, grid: Grid) -> Pose:
-    """A pose after points have gone back through the mean of all, by matrix and displacement, again in two parts."""
-    there, back = (
-        Affine.from_world(torch.from_numpy(one[None, :-1]), grid) for one in (mean.matrix, np.linalg.inv(mean.matrix))
-    )
+def way_back(mean: Pose, grid: Grid) -> np.ndarray:
+    """Where the mean of all takes what comes to each voxel of the grid, by its matrix and then its displacement, as a
+    displacement: the search is the same for all subjects."""
+    back = Affine.from_world(torch.from_numpy(np.linalg.inv(mean.matrix)[None, :-1]), grid)
+    of_all = DisplacementField(torch.from_numpy(mean.displacement)[None], grid)
+    return composed(back, of_all.inverse()).field(grid)[0].detach().float().numpy()
+
+
+def centred_pose(pose: Pose, mean: Pose, back: np.ndarray | None, grid: Grid) -> Pose:
+    """A pose after points have gone back through the mean of all, which is the `way_back` if there is a displacement,
+    again in two parts."""
     matrix = pose.matrix @ np.linalg.inv(mean.matrix)
-    if pose.displacement is None or mean.displacement is None:
+    if pose.displacement is None or back is None:
         return Pose(matrix, pose.displacement)
-    of_all, own = (
-        DisplacementField(torch.from_numpy(one)[None], grid) for one in (mean.displacement, pose.displacement)
-    )
-    parts = composed(back, of_all.inverse(), own, DisplacementField(there.field(grid), grid))
+    there = Affine.from_world(torch.from_numpy(mean.matrix[None, :-1]), grid)
+    through, own = (DisplacementField(torch.from_numpy(one)[None], grid) for one in (back, pose.displacement))
+    parts = composed(through, own, DisplacementField(there.field(grid), grid))
     return Pose(matrix, parts.field(grid)[0].detach().float().numpy())
 
 

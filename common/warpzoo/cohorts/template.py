@@ -22,7 +22,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from warpzoo.cohorts.many import Recipe, on_workers
-from warpzoo.cohorts.poses import Pose, centred_pose, mean_matrix, off_centre, read_pose, write_pose
+from warpzoo.cohorts.poses import (
+    Pose,
+    centred_pose,
+    mean_matrix,
+    off_centre,
+    read_mean,
+    read_pose,
+    way_back,
+    write_pose,
+)
 from warpzoo.errors import FAILURES, plain_reason
 from warpzoo.geometry.grid import Grid
 from warpzoo.images.image import Image, read_image, write_image
@@ -99,7 +108,8 @@ def average(iteration: Iteration, names: Sequence[str]) -> Pose:
             part = pose.displacement.astype(np.float64) / len(names)
             total = part if total is None else total + part
     mean = Pose(mean_matrix(matrices, grid.centre), None if total is None else total.astype(np.float32))
-    write_pose(iteration.folder / "mean.npz", mean)
+    back = {} if mean.displacement is None else {"back": way_back(mean, grid)}
+    write_pose(iteration.folder / "mean.npz", mean, **back)
     return mean
 
 
@@ -108,8 +118,8 @@ def move(iteration: Iteration, recipe: Recipe, subject: tuple[str, Path]) -> Non
     name, path = subject
     with computing(recipe.settings["seed"], recipe.threads):
         template, image = read_image(iteration.template), read_image(path)
-        grid, mean = template.grid, read_pose(iteration.folder / "mean.npz")
-        pose = centred_pose(read_pose(iteration.folder / "found" / f"{name}.npz"), mean, grid)
+        grid, (mean, back) = template.grid, read_mean(iteration.folder / "mean.npz")
+        pose = centred_pose(read_pose(iteration.folder / "found" / f"{name}.npz"), mean, back, grid)
         seen = replace(recipe.resampling, outside=float("nan"))
         warped = seen(normalised(image), pose.transform(grid), template)
         write_pose(iteration.folder / f"{name}.npz", pose, warped=warped.array[0].numpy())

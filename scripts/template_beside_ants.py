@@ -1,6 +1,7 @@
 """A template of hippocampi beside antspyx's `build_template` on the same volumes: how sharp it is, and its time.
 
 python scripts/template_beside_ants.py --data DATA [--subjects 20] [--skip 0] [--iterations 4] [--markdown FILE]
+python scripts/template_beside_ants.py --data DATA --steps   # ours alone: where its seconds go
 
 DATA holds hippocampus/images (MSD Task04). Both get the same volumes, scaled to the same intensities, and one thread.
 The judge is ANTs: its SyN registers each subject to each template, and the mean correlation of template and warped
@@ -23,6 +24,7 @@ import ants
 import numpy as np
 import torch
 
+from warpzoo.cohorts import template as rounds
 from warpzoo.cohorts.many import recipe_of
 from warpzoo.cohorts.template import normalised
 from warpzoo.cohorts.template_files import build_template, subjects_of
@@ -40,6 +42,29 @@ def seen_in(template: Any, subjects: list[Any]) -> list[float]:
     return found
 
 
+def timed(steps: dict[str, float]) -> None:
+    """Has the processor's seconds of each step of a template's rounds put there."""
+
+    def counted(name: str) -> Any:
+        step = getattr(rounds, name)
+
+        def same(iteration: Any, *arguments: Any) -> Any:
+            begun = time.process_time()
+            try:
+                return step(iteration, *arguments)
+            finally:
+                key = f"{name}, round {iteration.number}"
+                steps[key] = steps.get(key, 0.0) + time.process_time() - begun
+
+        return same
+
+    words = dict(rounds.WORDS)
+    for name in ("find", "average", "move", "save"):
+        words[counted_one := counted(name)] = words.get(getattr(rounds, name), "")
+        setattr(rounds, name, counted_one)
+    rounds.WORDS = words
+
+
 def edges(template: Any) -> float:
     values = template.numpy()
     return float(np.linalg.norm(np.gradient(values), axis=0).mean() / values.std())
@@ -52,6 +77,7 @@ def main() -> None:
     parser.add_argument("--skip", type=int, default=0)
     parser.add_argument("--iterations", type=int, default=4)
     parser.add_argument("--markdown", type=Path)
+    parser.add_argument("--steps", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
     files = sorted((options.data / "hippocampus/images").glob("*.nii.gz"))[options.skip :][: options.subjects]
@@ -60,10 +86,18 @@ def main() -> None:
         for file in files:
             image = read_image(file)
             inputs.append(write_image(Path(folder, file.name), 100 * normalised(image).array, image.header, np.float32))
-        rows = {}
+        rows, steps = {}, dict[str, float]()
+        if options.steps:
+            timed(steps)
         begun = time.process_time()
         out = Path(folder, "template")
         build_template(subjects_of(inputs), out, recipe_of("affine,svf", threads=1), options.iterations)
+        if options.steps:
+            print(
+                f"{len(files)} subjects, {machine()['processor']}: {time.process_time() - begun:.1f} s of the processor"
+            )
+            print(*(f"{name}: {seconds:.1f} s" for name, seconds in steps.items()), sep="\n")
+            return
         rows["warpzoo template"] = (ants.image_read(str(out / "template.nii.gz")), time.process_time() - begun)
         subjects = [ants.image_read(str(file)) for file in inputs]
         begun = time.process_time()

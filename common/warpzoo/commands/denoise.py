@@ -62,9 +62,10 @@ def denoise(
         strict: treat warnings as errors.
         threads: how many to compute with; default: as PyTorch chooses.
         device: such as cuda:1 or cpu; default: the GPU if there is one.
-        cluster: who denoises an OME-Zarr, such as local, local:4, tcp://host:8786 or slurm.yaml, as for `warpzoo
-            register`: each worker reads, denoises and writes whole chunks of it (docs/scale.md). The network learns
-            before, in this process. When it is stopped, the same command goes on. Without, this process does all.
+        cluster: who denoises an OME-Zarr, such as local, local:4, tcp://host:8786 or slurm.yaml, as for
+            `warpzoo register` (docs/scale.md). Each worker reads, denoises and writes whole chunks of it. The network
+            learns before, in this process. When it is stopped, the same command goes on. Without, this process does
+            all.
     """
     from warpzoo.bundles import variant_names
     from warpzoo.cluster import connected

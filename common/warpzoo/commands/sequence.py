@@ -77,10 +77,10 @@ def sequence(
         device: such as cuda:1 or cpu; default: the GPU if there is one.
         weights: file of weights for the network, instead of the shipped ones.
         variant: of the network, that the weights were trained with.
-        cluster: who finds what does not depend on the frame before: a network's denoising of frames, and deformations
-            after the matrices of all frames were solved together; such as local, local:4, tcp://host:8786 or
-            slurm.yaml, as for `warpzoo register` (docs/scale.md). All else, and without it everything, is done by this
-            process.
+        cluster: who finds what depends on no other frame, such as local, local:4, tcp://host:8786 or slurm.yaml, as for
+            `warpzoo register` (docs/scale.md). That is what a network that denoises makes of frames, and deformations
+            after the matrices of all frames were solved together. All else is done by this process, and without it
+            everything.
     """
     from warpzoo.cluster import connected
     from warpzoo.cohorts.frames import Ahead

@@ -25,7 +25,7 @@ from warpzoo.denoising.inference import Inference, Opened
 from warpzoo.errors import FAILURES, plain_reason
 from warpzoo.files import FileError, alone_in, whole_file
 from warpzoo.images.image import open_image
-from warpzoo.images.parts import Parts, begin, check_shared, end, units_of, written_at_once
+from warpzoo.images.parts import Parts, begin, check_free, check_shared, end, units_of, written_at_once
 from warpzoo.images.stacks import Layout, Stack, copy_channels, result_dtype
 from warpzoo.record import versions, write_json
 
@@ -66,6 +66,7 @@ def unfinished(client: Any, stack: Stack, output: Path, settings: Mapping[str, A
     from warpzoo.cluster import check_workers
 
     check_shared(stack)
+    check_free(output)
     folder = output.with_name(output.name + UNFINISHED)
     about = {
         "warpzoo": versions()["warpzoo"],
@@ -88,7 +89,8 @@ def unfinished(client: Any, stack: Stack, output: Path, settings: Mapping[str, A
             check_workers(client, folder, {stack.path.absolute().parent}, _nothing)
             yield folder
         finally:
-            if output.exists() or not any((folder / name).exists() for name in (LEARNT, DONE)):
+            learnt, done, image = ((folder / name).exists() for name in (LEARNT, DONE, IMAGE))
+            if (done and not image) or not (learnt or done):
                 shutil.rmtree(folder)
 
 

@@ -132,9 +132,14 @@ def written_at_once(stack: Stack, path: Path, part: Part) -> Iterator[Written]:
 def end(stack: Stack, path: Path, final: Path) -> None:
     """Gives the file its name when all of its parts are written."""
     _shared_format(stack).swept(path)
-    if final.exists():
-        raise FileError(f"{final} is there already; remove it or choose another name.")
+    check_free(final)
     path.rename(final)
+
+
+def check_free(path: Path) -> None:
+    """That the name is free."""
+    if path.exists():
+        raise FileError(f"{path} is there already; remove it or choose another name.")
 
 
 class _Moved:

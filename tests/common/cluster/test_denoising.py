@@ -49,6 +49,8 @@ def test_files_are_those_of_one_process(client: Any, noisy: Path, tmp_path: Path
         assert done.steps == 3
         assert abs(done.mean_ratio - 1) < 0.05
     assert files_of(tmp_path / "here.zarr") == files_of(tmp_path / "there.zarr")
+    with pytest.raises(ValueError, match="there.zarr is there already"):
+        denoise_stack(open_stack(noisy), tmp_path / "there.zarr", client=client, **LEARNT)
     assert not (tmp_path / "there.zarr.unfinished").exists()
 
 

@@ -20,7 +20,8 @@ from warpzoo.bundles import absolute_name
 from warpzoo.errors import FAILURES, plain_reason
 from warpzoo.images.image import Image
 from warpzoo.registration.computing import computing
-from warpzoo.registration.frames import Found, FrameMethod, name_of, resting
+from warpzoo.registration.found import Found, name_of, resting
+from warpzoo.registration.frames import FrameMethod
 from warpzoo.registration.listing import absolute, paths_of
 from warpzoo.registration.network import NetworkMethod
 from warpzoo.registration.pair import Method

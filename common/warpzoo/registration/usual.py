@@ -29,26 +29,27 @@ class Quality(NamedTuple):
 
     passes: of the network.
     seen: voxels that it looks at, at most; with more of them it is not more exact where contrasts are alike.
-    iterations: of what is optimised after it.
+    iterations: of the velocity that is optimised after it, at its finest levels alone: the network has seen what is
+        coarser, and there is more to spoil than to find there.
+    levels: how many of those.
     compared: voxels at the finest level of that, at most.
     """
 
     passes: int
     seen: int
     iterations: int
+    levels: int
     compared: int
 
 
 QUALITIES: Mapping[str, Quality] = {
-    "fast": Quality(1, 2**19, 40, 2**19),
-    "usual": Quality(2, 2**20, 60, 2**23),
-    "best": Quality(2, 2**22, 120, 2**23),
+    "fast": Quality(1, 2**19, 20, 1, 2**19),
+    "usual": Quality(2, 2**20, 40, 2, 2**23),
+    "best": Quality(2, 2**22, 80, 2, 2**23),
 }
 USUAL_QUALITY = "usual"
 SMOOTHING = 3.0
 """Voxels, of what the network has found before the velocity is optimised."""
-FINEST_LEVELS = 3
-"""Of the velocity after the network, which has seen what is coarser."""
 
 
 def check_quality(quality: str) -> str:
@@ -73,7 +74,7 @@ def usual_methods(quality: str, similarity: str | None, device: str, resolution:
             resolution,
             most_voxels=chosen.compared,
             smoothing=SMOOTHING,
-            levels=FINEST_LEVELS,
+            levels=chosen.levels,
         ),
     ]
 

@@ -22,6 +22,7 @@ from experiments import (
     dirnet_cardiac,
     dirnet_digits,
     fcn_multires_any,
+    fcn_multires_any_2d,
     fcn_multires_hippocampus,
     psf_blindspot_fields,
     psf_blindspot_filters,
@@ -37,7 +38,11 @@ ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENTS: dict[str, dict[str, ModuleType]] = {
     "denoisereg": {"cells": denoisereg_cells, "trained": denoisereg_trained},
     "dirnet": {"cardiac": dirnet_cardiac, "digits": dirnet_digits},
-    "fcn_multires": {"hippocampus": fcn_multires_hippocampus, "any": fcn_multires_any},
+    "fcn_multires": {
+        "hippocampus": fcn_multires_hippocampus,
+        "any": fcn_multires_any,
+        "any_2d": fcn_multires_any_2d,
+    },
     "psf_blindspot": {
         "filters": psf_blindspot_filters,
         "fields": psf_blindspot_fields,

@@ -123,16 +123,16 @@ def cropped(path: Path, shape: tuple[int, ...] = CT) -> tuple[Volume, Volume]:
 
 
 def deformed(values: Volume, affine: Volume, labels: Volume | None, name: str, seed: int) -> Case:
-    """A volume as moving image, and as fixed image the same after a known smooth deformation and a small affine map,
+    """An image as moving image, and as fixed image the same after a known smooth deformation and a small affine map,
     with another contrast, another bias field and noise."""
     random = np.random.default_rng(seed)
-    shape = values.shape
-    smooth = np.stack([gaussian_filter(random.standard_normal(shape), SMOOTH, mode="wrap") for _ in range(3)], -1)
+    shape, dims = values.shape, values.ndim
+    smooth = np.stack([gaussian_filter(random.standard_normal(shape), SMOOTH, mode="wrap") for _ in range(dims)], -1)
     smooth *= SHIFT / np.linalg.norm(smooth, axis=-1).mean()
-    linear = np.eye(3) + random.uniform(-0.06, 0.06, (3, 3))
+    linear = np.eye(dims) + random.uniform(-0.06, 0.06, (dims, dims))
     voxels = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
     middle = (np.array(shape) - 1) / 2
-    there = (voxels + smooth - middle) @ linear.T + middle + random.uniform(-4, 4, 3)
+    there = (voxels + smooth - middle) @ linear.T + middle + random.uniform(-4, 4, dims)
     moving = values / np.percentile(values, 99.5)
     fixed = map_coordinates(moving, np.moveaxis(there, -1, 0), order=3, mode="nearest").clip(0, None)
     bias = gaussian_filter(random.standard_normal(shape), 2 * SMOOTH, mode="wrap")
@@ -141,7 +141,7 @@ def deformed(values: Volume, affine: Volume, labels: Volume | None, name: str, s
     warped_labels = None
     if labels is not None:
         warped_labels = map_coordinates(labels, np.moveaxis(there, -1, 0), order=0, mode="nearest").astype(np.float32)
-    truth = there @ affine[:3, :3].T + affine[:3, 3]
+    truth = there @ affine[:-1, :-1].T + affine[:-1, -1]
     one, other = (image.astype(np.float32) for image in noisy)
     return Case("known deformation", name, one, other, affine, affine, warped_labels, labels, truth.astype(np.float32))
 

@@ -437,3 +437,24 @@ def test_any_two_images_by_every_tool_go_on_where_they_stopped(
     (tmp_path / "out" / "any.unfinished.json").write_text(json.dumps({"about": {"seed": 5}, "rows": [other]}))
     assert reproduce.main(arguments) == 0
     assert other not in json.loads((tmp_path / "out" / "results.json").read_text())["any"]["rows"]
+
+
+def test_any_two_images_in_2d(reproduce: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tool that knows the truth has no error, and none that of the deformation."""
+    from experiments import fcn_multires_any_2d, whole_pairs
+
+    image = gaussian_filter(np.random.default_rng(0).random((60, 64)), 3).astype(np.float32)
+    case = whole_pairs.deformed(image - image.min(), np.eye(3), None, "a", 3)
+    known = np.moveaxis(case.truth, -1, 0) - np.indices(case.fixed.shape)
+    monkeypatch.setattr(fcn_multires_any_2d, "cases", lambda _: [case])
+    monkeypatch.setattr(fcn_multires_any_2d, "OURS", ("fast",))
+    monkeypatch.setattr(fcn_multires_any_2d, "CHAINS", {})
+    monkeypatch.setattr(fcn_multires_any_2d, "PEERS", {"truth": lambda *_: torch.from_numpy(known)[None]})
+    arguments = ["fcn_multires", "--only", "any_2d", "--data", str(tmp_path), "--output", str(tmp_path / "out")]
+    assert reproduce.main(arguments) == 0
+    rows = {row["tool"]: row for row in json.loads((tmp_path / "out" / "results.json").read_text())["any_2d"]["rows"]}
+    shown = case.fixed > 0.2 * np.percentile(case.fixed, 99)
+    assert rows["none"]["error"] == pytest.approx(np.linalg.norm(known, axis=0)[shown].mean(), rel=1e-5)
+    assert rows["truth"]["error"] < 1e-4
+    assert rows["fast"]["error"] < 0.5 * rows["none"]["error"]
+    assert "| known deformation (1) | truth | 0.000 |" in (tmp_path / "out" / "results.md").read_text()

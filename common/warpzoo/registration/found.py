@@ -24,7 +24,7 @@ class Found:
 
     load: gives the transform, which a store may have on disk.
     matrix: the affine part of the transform, at its end, in the world.
-    likeness: of the reference and the frame by it, see `safety.likeness`.
+    likeness: of the reference and the frame by it, see `warpzoo.registration.likeness`.
     failed: why the frame could not be registered; empty if it was.
     findings: what is doubtful about it.
     moved: that its neighbours placed it, far from where it was found itself; empty if they did not.

@@ -23,10 +23,10 @@ from warpzoo.registration.cleaning import Cleaning, Seen
 from warpzoo.registration.found import Found, Store, name_of, placed, resting
 from warpzoo.registration.groups import RECENT, GroupMethod, group_of
 from warpzoo.registration.guidance import Guidance
+from warpzoo.registration.likeness import MOST_VOXELS, likeness
 from warpzoo.registration.network import NetworkMethod
 from warpzoo.registration.pair import Method, register_pair
 from warpzoo.registration.preflight import broken_values
-from warpzoo.registration.safety import MOST_VOXELS, likeness
 
 FEW_VOXELS = 2**14
 """That denoised frames are compared at: they show nothing that is finer."""

@@ -19,6 +19,7 @@ from warpzoo.registration.deformation import FreeFormModel, Model, VelocityModel
 from warpzoo.registration.descent import Descent
 from warpzoo.registration.guidance import Guidance
 from warpzoo.registration.label_maps import are_labels, as_channels
+from warpzoo.registration.likeness import likeness
 from warpzoo.registration.methods import OPTIMISED
 from warpzoo.registration.placement import PARTS, place
 from warpzoo.registration.pyramid import ImagePyramid, coarser, pyramid
@@ -27,8 +28,10 @@ from warpzoo.registration.similarities import SIMILARITIES, check_similarity
 DEFORMATIONS: dict[str, type[Model]] = {"ffd": FreeFormModel, "svf": VelocityModel}
 USUAL = {"rigid": "ncc", "affine": "ncc", "ffd": "lncc", "svf": "lncc"}
 """The similarity that each method maximises if none is named."""
-BETWEEN_CONTRASTS = {"rigid": "mi", "affine": "mi"}
-"""And of images whose contrasts may differ: windows are compared whatever the contrast."""
+BETWEEN_CONTRASTS = "mi"
+"""And of images whose contrasts may differ, of which windows are compared only where they are alike enough."""
+UNLIKE = 0.45
+"""Correlation in windows below which they are not, where an optimisation starts."""
 OF_LABELS = "mse"
 """And of label maps."""
 BUDGET = {"rigid": Budget(200), "affine": Budget(300), "ffd": Budget(200), "svf": Budget(200)}
@@ -77,8 +80,10 @@ class Optimisation:
         labels = are_labels(fixed, moving)
         arrays = as_channels(fixed.array, moving.array) if labels else (fixed.array, moving.array)
         one, other = (array[None].to(self.device) for array in arrays)
-        usual = BETWEEN_CONTRASTS.get(self.name) if self.between_contrasts else None
-        similarity = self.similarity or (OF_LABELS if labels else usual)
+        similarity = self.similarity or (OF_LABELS if labels else None)
+        if similarity is None and self.between_contrasts:
+            windows = not self.linear and likeness(fixed, moving, start, guidance or Guidance()).windows >= UNLIKE
+            similarity = None if windows else BETWEEN_CONTRASTS
         levels = None
         if start is not None and not isinstance(parts_of(start)[0], Affine):
             levels = self.levels

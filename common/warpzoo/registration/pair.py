@@ -29,9 +29,10 @@ from warpzoo.registration.descent import Interrupted
 from warpzoo.registration.guidance import Guidance
 from warpzoo.registration.inverse import Inverse
 from warpzoo.registration.label_maps import are_labels
+from warpzoo.registration.likeness import Likeness, likeness
 from warpzoo.registration.measures import agreement, distance, folds, overlap
 from warpzoo.registration.preflight import looks_like_labels, preflight
-from warpzoo.registration.safety import Likeness, checked, likeness
+from warpzoo.registration.safety import checked
 from warpzoo.transforms.landmarks import Landmarks
 
 

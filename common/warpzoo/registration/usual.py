@@ -72,6 +72,7 @@ def usual_methods(quality: str, similarity: str | None, device: str, resolution:
             Budget(chosen.iterations),
             device,
             resolution,
+            between_contrasts=True,
             most_voxels=chosen.compared,
             smoothing=SMOOTHING,
             levels=chosen.levels,

@@ -19,9 +19,9 @@ from warpzoo.geometry.transforms import Affine, Transform
 from warpzoo.images.image import Image
 from warpzoo.registration.budget import Budget, time_limit
 from warpzoo.registration.guidance import Guidance
+from warpzoo.registration.likeness import Likeness, likeness
 from warpzoo.registration.optimisation import Optimisation
 from warpzoo.registration.pair import register_pair
-from warpzoo.registration.safety import Likeness, likeness
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,10 @@ import warpzoo
 from warpzoo.geometry.composition import parts_of
 from warpzoo.geometry.grid import Grid
 from warpzoo.geometry.transforms import Affine, Composition, DisplacementField
+from warpzoo.images.image import Image
 from warpzoo.registration import find_methods
-from warpzoo.registration.optimisation import smoothed
+from warpzoo.registration.budget import Budget
+from warpzoo.registration.optimisation import Optimisation, smoothed
 from warpzoo.registration.usual import NetworkForAny
 
 from .conftest import smooth
@@ -90,6 +92,26 @@ def test_two_images_in_2d_of_one_or_two_contrasts(sign: int) -> None:
     assert result.registration.method == "affine,fcn_multires:any_2d,svf"
     apart = np.linalg.norm(result.registration.displacement.displacement[0].numpy() - known, axis=0)
     assert apart.mean() < 0.3 * np.linalg.norm(known, axis=0).mean()
+
+
+def test_what_is_unlike_in_windows_is_compared_by_mutual_information() -> None:
+    """Intensities of the fixed image go up and down again: what they share is no correlation."""
+    shape = (72, 70)
+    moving = smooth(shape)
+    place = np.indices(shape).astype(float)
+    inside = np.prod([np.sin(np.pi * place[axis] / (shape[axis] - 1)) for axis in range(2)], 0)
+    known = inside * np.stack([2 * np.sin(place[1] / 9), 2 * np.cos(place[0] / 8)])
+    straight = ndimage.map_coordinates(moving, place + known, order=1)
+    fixed = 3000 * np.abs(np.sin(straight / 3000 * 2 * np.pi))
+    errors = {}
+    for contrast, image in (("one", straight), ("two", fixed)):
+        pair = [Image.in_memory(torch.from_numpy(one)[None], Grid(shape), "a") for one in (image, moving)]
+        for between in (False, True):
+            method = Optimisation("svf", budget=Budget(60), between_contrasts=between)
+            found = method(*pair, None).field(pair[0].grid)[0].numpy()
+            errors[contrast, between] = np.linalg.norm(found - known, axis=0).mean()
+    assert errors["one", True] == errors["one", False]
+    assert errors["two", True] < 0.5 * errors["two", False]
 
 
 def test_no_network_is_made_for_images_that_it_does_not_suit() -> None:

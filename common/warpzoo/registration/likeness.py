@@ -1,0 +1,65 @@
+"""How alike a pair is under a transform, seen in one contrast and between contrasts, at half a million voxels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from warpzoo.geometry.composition import identity
+from warpzoo.geometry.transforms import Transform, resample
+from warpzoo.images.image import Image
+from warpzoo.losses import mattes_mutual_information
+from warpzoo.registration.guidance import Guidance
+from warpzoo.registration.pyramid import coarser, pyramid
+from warpzoo.registration.similarities import in_windows
+
+MOST_VOXELS = 2**19
+LESS = 1e-3
+"""A smaller loss of both measures is none."""
+MUCH_LESS = 0.02
+"""Of one of them."""
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """Correlation in windows, 0 to 1, and mutual information, from 0."""
+
+    windows: float
+    information: float
+
+    def __str__(self) -> str:
+        return f"{self.windows:.3f} in windows, mutual information {self.information:.3f}"
+
+    def is_below(self, other: Likeness) -> bool:
+        """Whether it is less by both measures: one alone may fall where contrasts differ."""
+        return self.windows < other.windows - LESS and self.information < other.information - LESS
+
+    def is_above(self, other: Likeness) -> bool:
+        """Whether it is more by both measures together, and by neither much less: windows alone find something alike in
+        any two images."""
+        lost = max(other.windows - self.windows, other.information - self.information)
+        return self.total > other.total + LESS and lost < MUCH_LESS
+
+    @property
+    def total(self) -> float:
+        return self.windows + self.information
+
+
+def likeness(
+    fixed: Image, moving: Image, transform: Transform | None, guidance: Guidance, most: int = MOST_VOXELS
+) -> Likeness:
+    """How alike the images are under a transform (None: by the headers alone), within the masks if there are any; at
+    `most` so many voxels."""
+    grid = coarser(fixed.grid, pyramid(fixed.grid, most)[-1])
+    own, placed = identity(grid), transform or identity(grid)
+    warped = resample(moving.array[None], moving.grid, placed, grid, padding="border")
+    reference: Tensor = resample(fixed.array[None], fixed.grid, own, grid, padding="border")
+    counts = guidance.on_grid(grid, fixed, moving, placed)
+    mask = None if counts is None else (counts > 0).all(1, keepdim=True)
+    if mask is not None and not bool(mask.any()):
+        return Likeness(0.0, 0.0)
+    return Likeness(
+        float(in_windows(reference, warped, mask).mean()),
+        float(mattes_mutual_information(reference, warped, mask=mask).mean()),
+    )

@@ -82,6 +82,7 @@ def throughput(options: argparse.Namespace) -> None:
 
 def denoise(options: argparse.Namespace) -> None:
     from warpzoo.bundles import shipped
+    from warpzoo.cohorts.stacks import Workers
     from warpzoo.denoising.denoise import denoise_stack
     from warpzoo.images.stacks import open_stack
 
@@ -100,7 +101,7 @@ def denoise(options: argparse.Namespace) -> None:
                 for workers, client in ((1, one), (2, two)):
                     out, stack = folder / "out.zarr", stacks[min(turn, 1)]
                     begun = time.perf_counter()
-                    denoise_stack(stack, out, client=client, threads=1, **settings)
+                    denoise_stack(stack, out, workers=Workers(client, 1), **settings)
                     if turn:
                         rates[workers].append(60 * stack.shape[0] / (time.perf_counter() - begun))
                         written.add(checksum(out))

@@ -69,6 +69,7 @@ def denoise(
     """
     from warpzoo.bundles import variant_names
     from warpzoo.cluster import connected
+    from warpzoo.cohorts.stacks import Workers
     from warpzoo.denoising.denoise import denoise_stack, psf_settings
     from warpzoo.denoising.filters import FILTERS
     from warpzoo.denoising.inference import denoiser
@@ -107,8 +108,7 @@ def denoise(
             strict=strict,
             device=device,
             settings=psf_settings(psf_sigma, psf),
-            client=client,
-            threads=threads,
+            workers=None if client is None else Workers(client, threads),
         )
     for finding in done.findings:
         print(f"warning: {finding}")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,15 +17,36 @@ import torch
 from warpzoo.bundles import Bundle, absolute_name
 from warpzoo.bundles.portable import carried_settings
 from warpzoo.checks import check_truth, chosen_device
-from warpzoo.denoising.filters import FILTERS, filter_stack, filtering_of
+from warpzoo.denoising.filters import FILTERS, Filtering, filter_stack, filtering_of
 from warpzoo.denoising.inference import Inference, denoiser
 from warpzoo.denoising.preflight import little_to_learn_from, other_intensities, preflight
-from warpzoo.denoising.workers import LEARNT, denoise_on_workers, keep_weights, unfinished
 from warpzoo.errors import Finding, as_value_error, raise_if
+from warpzoo.files import whole_file
 from warpzoo.images.stacks import Stack, result_dtype
 from warpzoo.networks import read_about
 from warpzoo.record import checksum
 from warpzoo.training.limit import parse_budget
+
+LEARNT = "model.pt"
+"""What a network has learnt, in the folder of what is done."""
+
+
+class Elsewhere(Protocol):
+    """What denoises in place of this process."""
+
+    def unfinished(self, stack: Stack, output: Path, settings: Mapping[str, Any]) -> AbstractContextManager[str | Path]:
+        """The folder of what is done of an output."""
+
+    def denoise(
+        self,
+        stack: Stack,
+        folder: Path,
+        output: Path,
+        how: Filtering | Inference,
+        dtype: str | None = None,
+        device: str | None = None,
+    ) -> float | None:
+        """Writes what is left of the output."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +87,12 @@ def denoise_stack(
     strict: bool = False,
     device: str | None = None,
     settings: Mapping[str, Any] | None = None,
-    client: Any = None,
-    threads: int | None = None,
+    workers: Elsewhere | None = None,
 ) -> Denoised:
     """Denoises a stack into a file, or into an array of the stack's axes, the slowest first.
 
     Args are those of the command; `settings` are further ones that a bundle's configurations may have, None for not
-    given. With a `distributed.Client` its workers denoise, with so many `threads` each, into an OME-Zarr.
+    given. With `workers`, such as `warpzoo.cohorts.stacks.Workers`, these denoise, into an OME-Zarr.
     """
     strict = check_truth("strict", strict)
     if tile is not None and tile < 1:
@@ -88,11 +110,11 @@ def denoise_stack(
             )
         findings = preflight(stack)
         raise_if(findings, strict)
-        if client is None:
+        if workers is None:
             return Denoised(method, findings, size=filter_stack(stack, output, method, size, dtype))
         filtering = filtering_of(stack, method, size, *([tile] if tile else []))
-        with unfinished(client, stack, file, {"filtering": asdict(filtering), "dtype": dtype}) as folder:
-            denoise_on_workers(client, stack, folder, file, filtering, dtype, threads=threads)
+        with workers.unfinished(stack, file, {"filtering": asdict(filtering), "dtype": dtype}) as folder:
+            workers.denoise(stack, Path(folder), file, filtering, dtype)
         return Denoised(method, findings, size=filtering.size)
     bundle = denoiser(method)
     if size is not None:
@@ -120,15 +142,15 @@ def denoise_stack(
         "dtype": dtype,
         "tile": tile,
     }
-    place = tempfile.TemporaryDirectory() if client is None else unfinished(client, stack, file, asked)
+    place = tempfile.TemporaryDirectory() if workers is None else workers.unfinished(stack, file, asked)
     with place as folder:
         own = Path(folder, LEARNT)
         learnt = Path(weights or save_weights or Path(folder, "learning.pt")).expanduser().absolute()
         run: dict[str, Any] = {"steps": 0, "seconds": 0.0, "interrupted": False}
         if weights is None and not own.exists():
             findings = [*findings, *_learn(bundle, variants, stack, learnt, common, seed, budget, findings, strict)]
-        if client is not None:
-            learnt = keep_weights(learnt, own)
+        if workers is not None:
+            learnt = _keep_weights(learnt, own)
         if weights is None:
             run |= json.loads(learnt.with_suffix(".training.json").read_text(encoding="utf-8"))
         if weights is not None and not told:
@@ -141,13 +163,13 @@ def denoise_stack(
             tuple(str(Path(one).absolute()) if one.endswith(".json") else one for one in variants),
             {**common, "weights": str(learnt), "dtype": dtype, "phantom": phantom, **({"tile": tile} if tile else {})},
         )
-        if client is None:
+        if workers is None:
             workflow = inference.workflow(stack, output)
             with as_value_error():
                 workflow.run()
             ratio = workflow.parser.get_parsed_content("postprocessing").mean_ratio
         else:
-            ratio = denoise_on_workers(client, stack, Path(folder), file, inference, dtype, device, threads)
+            ratio = workers.denoise(stack, Path(folder), file, inference, dtype, device)
     return Denoised(
         bundle.name,
         findings,
@@ -156,6 +178,18 @@ def denoise_stack(
         mean_ratio=ratio,
         interrupted=run["interrupted"],
     )
+
+
+def _keep_weights(weights: Path, own: Path) -> Path:
+    """Copies weights, and what they were learnt by, to where workers see them, but if they are there."""
+    if own.exists():
+        return own
+    about = weights.with_suffix(".training.json")
+    if about.exists():
+        shutil.copyfile(about, own.with_suffix(".training.json"))
+    with whole_file(own) as temporary:
+        shutil.copyfile(weights, temporary)
+    return own
 
 
 def _learn(

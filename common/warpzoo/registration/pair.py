@@ -122,7 +122,7 @@ class Registration:
     @cached_property
     def displacement(self) -> DisplacementField:
         """The transform on the fixed image's grid."""
-        return DisplacementField(self.transform.field(self.fixed.grid).detach().float(), self.fixed.grid)
+        return DisplacementField(self.transform.field(self.fixed.grid).detach(), self.fixed.grid)
 
     @cached_property
     def before(self) -> Image:

@@ -28,7 +28,7 @@ from warpzoo.images.stacks import open_stack
 
 from ..images.test_parts import ome_zarr
 
-LEARNT = {"budget": "3steps", "tile": 32, "threads": 1}
+LEARNT = {"budget": "3steps", "tile": 32}
 
 
 @pytest.fixture
@@ -46,13 +46,13 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 def test_files_are_those_of_one_process(client: Any, noisy: Path, tmp_path: Path) -> None:
-    for name, there in (("here", None), ("there", client)):
-        done = denoise_stack(open_stack(noisy), tmp_path / f"{name}.zarr", workers=there and Workers(there), **LEARNT)
+    for name, there in (("here", None), ("there", Workers(client, 1))):
+        done = denoise_stack(open_stack(noisy), tmp_path / f"{name}.zarr", workers=there, **LEARNT)
         assert done.steps == 3
         assert abs(done.mean_ratio - 1) < 0.05
     assert files_of(tmp_path / "here.zarr") == files_of(tmp_path / "there.zarr")
     with pytest.raises(ValueError, match="there.zarr is there already"):
-        denoise_stack(open_stack(noisy), tmp_path / "there.zarr", workers=Workers(client), **LEARNT)
+        denoise_stack(open_stack(noisy), tmp_path / "there.zarr", workers=Workers(client, 1), **LEARNT)
     assert not (tmp_path / "there.zarr.unfinished").exists()
 
 
@@ -65,8 +65,8 @@ def test_filters_channels_and_shards(
     values = np.random.default_rng(0).poisson(50, (2, 2, 5, 40, 50)).astype(np.uint8)
     path = ome_zarr(tmp_path / "in.zarr", values, (1, 1, 2, 16, 16), 3, shards=(1, 2, 4, 32, 32))
     stack = open_stack(path, 3, channel=1)
-    for name, there in (("here", None), ("there", client)):
-        denoise_stack(stack, tmp_path / f"{name}.zarr", method, size=size, tile=tile, workers=there and Workers(there))
+    for name, there in (("here", None), ("there", Workers(client, 1))):
+        denoise_stack(stack, tmp_path / f"{name}.zarr", method, size=size, tile=tile, workers=there)
     assert files_of(tmp_path / "here.zarr") == files_of(tmp_path / "there.zarr")
     written = zarr.open_group(tmp_path / "there.zarr", mode="r")["0"][...]
     np.testing.assert_array_equal(written[:, 0], values[:, 0])
@@ -88,7 +88,7 @@ def test_a_killed_worker_loses_nothing(client: Any, noisy: Path, tmp_path: Path)
 
     killer = threading.Thread(target=kill)
     killer.start()
-    denoise_stack(open_stack(noisy), tmp_path / "there.zarr", workers=Workers(client), **settings)
+    denoise_stack(open_stack(noisy), tmp_path / "there.zarr", workers=Workers(client, 1), **settings)
     over.set()
     killer.join()
     with pytest.raises(ProcessLookupError):
@@ -110,12 +110,12 @@ def test_what_failed_is_said_and_the_rest_is_done(
     content = chunk.read_bytes()
     chunk.write_bytes(content[:-9])
     with pytest.raises(ValueError, match=r"4 of 18 parts failed, the first at \[4:5, 0:32, 0:60\]: .*noisy.zarr"):
-        denoise_stack(stack, out, workers=Workers(client), **settings)
+        denoise_stack(stack, out, workers=Workers(client, 1), **settings)
     assert not out.exists()
     chunk.write_bytes(content)
     kept = files_of(tmp_path / "out.zarr.unfinished" / stacks.IMAGE)
     capsys.readouterr()
-    denoise_stack(stack, out, workers=Workers(client), **settings)
+    denoise_stack(stack, out, workers=Workers(client, 1), **settings)
     assert "14 of 18 parts are done already." in capsys.readouterr().out
     assert files_of(out) == files_of(other)
     assert kept.items() < files_of(out).items()
@@ -135,7 +135,7 @@ def test_a_stopped_command_goes_on(
     for budget in ("2steps", LEARNT["budget"]):
         with monkeypatch.context() as patched, suppress(KeyboardInterrupt):
             patched.setattr(stacks, "tqdm", stopping)
-            denoise_stack(stack, out, workers=Workers(client), **{**LEARNT, "budget": budget})
+            denoise_stack(stack, out, workers=Workers(client, 1), **{**LEARNT, "budget": budget})
         said = capsys.readouterr()
         assert "stopped after 4 of 18 parts; the same command goes on." in said.err
         assert "done already" not in said.out
@@ -144,7 +144,7 @@ def test_a_stopped_command_goes_on(
     learnt = torch.load(folder / LEARNT_FILE)
     learnt["shift"] += 1  # to be told from what would be learnt again
     torch.save(learnt, folder / LEARNT_FILE)
-    denoise_stack(stack, out, workers=Workers(client), **LEARNT)
+    denoise_stack(stack, out, workers=Workers(client, 1), **LEARNT)
     assert "4 of 18 parts are done already." in capsys.readouterr().out
     denoise_stack(stack, tmp_path / "here.zarr", **LEARNT)
     brighter = [zarr.open_group(path, mode="r")["0"][...].astype(int) for path in (out, tmp_path / "here.zarr")]
@@ -166,7 +166,7 @@ def test_the_command(client: Any, noisy: Path, tmp_path: Path, warpzoo: Callable
 def test_chunks_that_do_not_fit_are_said(
     client: Any, noisy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    denoise_stack(open_stack(noisy), tmp_path / "out.zarr", "gaussian", size=1.0, tile=20, workers=Workers(client))
+    denoise_stack(open_stack(noisy), tmp_path / "out.zarr", "gaussian", size=1.0, tile=20, workers=Workers(client, 1))
     said = capsys.readouterr().out
     assert "warning: tiles of 20 pixels do not fit chunks of 32 × 30: each is denoised 1.8 times. --tile 480" in said
 
@@ -191,5 +191,5 @@ def test_two_commands_do_not_mix(client: Any, noisy: Path, tmp_path: Path) -> No
     with subprocess.Popen(holding, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
         with pytest.raises(ValueError, match="is in use by another command"):
-            denoise_stack(open_stack(noisy), tmp_path / "out.zarr", "gaussian", size=1.0, workers=Workers(client))
+            denoise_stack(open_stack(noisy), tmp_path / "out.zarr", "gaussian", size=1.0, workers=Workers(client, 1))
         other.stdin.close()

@@ -98,14 +98,16 @@ def tables_of(metrics: Mapping[str, Any], unit: str) -> list[Table]:
     if apart:
         tables.append(Table(f"Disagreement of both ways ({unit})", apart))
     if metrics.get("likeness"):
-        stages = [(stage, *map(shown, measures.values())) for stage, measures in metrics["likeness"].items()]
+        stages = [(spaced(stage), *map(shown, measures.values())) for stage, measures in metrics["likeness"].items()]
         tables.append(Table("Alike after", stages, ("", "correlation in windows", "mutual information")))
     if metrics.get("resolution"):
-        rows = [(name, " × ".join(f"{side:.3g}" for side in sides)) for name, sides in metrics["resolution"].items()]
+        rows = [
+            (spaced(name), " × ".join(f"{side:.3g}" for side in sides)) for name, sides in metrics["resolution"].items()
+        ]
         tables.append(Table(f"Finest voxels compared ({unit})", rows))
     seconds = seconds_of(metrics)
     if seconds:
-        stages = [(stage.replace("_", " "), f"{value:.2f} s") for stage, value in seconds.items()]
+        stages = [(spaced(stage), f"{value:.2f} s") for stage, value in seconds.items()]
         tables.append(Table("Time", [*stages, ("total", f"{sum(seconds.values()):.2f} s")]))
     used = {
         "seconds",
@@ -117,6 +119,11 @@ def tables_of(metrics: Mapping[str, Any], unit: str) -> list[Table]:
     if rest:
         tables.append(Table("Other numbers", [(key.replace("_", " "), shown(value)) for key, value in rest.items()]))
     return tables
+
+
+def spaced(chain: str) -> str:
+    """Names joined by commas, with room for a line's end after each."""
+    return chain.replace(",", ", ")
 
 
 def provenance_tables(provenance: Mapping[str, Any]) -> list[Table]:

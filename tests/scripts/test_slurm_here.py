@@ -5,12 +5,25 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
+from types import ModuleType
 
 import pytest
-import slurm_here
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
-def test_without_root_one_sentence_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def slurm_here(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    import slurm_here
+
+    return slurm_here
+
+
+def test_without_root_one_sentence_says_so(
+    slurm_here: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setattr(sys, "argv", ["slurm_here.py"])
     with pytest.raises(SystemExit) as end:
@@ -22,7 +35,7 @@ def test_without_root_one_sentence_says_so(monkeypatch: pytest.MonkeyPatch, caps
 
 
 @pytest.mark.skipif("WARPZOO_SLURM" not in os.environ, reason="takes minutes and installs packages: WARPZOO_SLURM=1")
-def test_jobs_of_slurm_write_the_files_of_one_process() -> None:
+def test_jobs_of_slurm_write_the_files_of_one_process(slurm_here: ModuleType) -> None:
     done = subprocess.run([sys.executable, slurm_here.__file__], capture_output=True, text=True, check=False)
     if done.returncode == slurm_here.LEFT_OUT:
         pytest.skip(done.stdout.splitlines()[-1])

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
+import socket
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -63,13 +64,21 @@ def root(request, bundle):
 
 
 @pytest.fixture
-def options(root, hearts, volumes, noisy):
-    """Of a small training of the bundle: three epochs of four steps, validated after each."""
-    found = {"steps_per_epoch": LENGTH, "val_interval": 1, "batch_size": 2, **SMALL[root.name]}
-    found["dataset_dir"] = str({"dirnet": hearts.parent, "psf_blindspot": noisy}.get(root.name, volumes))
-    if root.name in ("fcn_multires", "voxelmorph_dense"):
-        found |= DENSE
-    return found if "budget" in found else {**found, "epochs": STEPS // LENGTH}
+def every_options(hearts, volumes, noisy):
+    """Of a small training of each bundle: three epochs of four steps, validated after each."""
+    every = {}
+    for name, small in SMALL.items():
+        found = {"steps_per_epoch": LENGTH, "val_interval": 1, "batch_size": 2, **small}
+        found["dataset_dir"] = str({"dirnet": hearts.parent, "psf_blindspot": noisy}.get(name, volumes))
+        if name in ("fcn_multires", "voxelmorph_dense"):
+            found |= DENSE
+        every[name] = found if "budget" in found else {**found, "epochs": STEPS // LENGTH}
+    return every
+
+
+@pytest.fixture
+def options(root, every_options):
+    return every_options[root.name]
 
 
 def states(folder, name):
@@ -113,91 +122,76 @@ def test_one_process_with_workers_and_without_killed_or_not(root, options, start
         assert_equal(tmp_path / "whole", folder)
 
 
-def command(root, options, processes):
-    configs = [str(root / "configs" / name) for name in ("train.json", "multi_gpu_train.json")]
+def run_in_processes(jobs, folder, processes=2):
+    """Trainings one after the other in the same processes; ends well, or says why.
+
+    torch's gloo now and then aborts a process that has ended its work: that is not ours to fail for.
+    """
+    for _ in range(2):
+        done = subprocess.run(command(jobs, folder, processes), **ENVIRONMENT, text=True, timeout=900, check=False)
+        if "terminate called without an active exception" not in done.stderr:
+            break
+        jobs = [{**job, "options": {**job["options"], "overwrite": not job["options"].get("resume")}} for job in jobs]
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def command(jobs, folder, processes):
+    path = folder / "jobs.json"
+    with ExitStack() as held:  # all at once: a port that is let go may be had again
+        ports = [held.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for _ in jobs]
+    path.write_text(json.dumps([{**one, "port": port} for one, port in zip(jobs, ports, strict=True)]))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    words = [*torchrun, "-m", "monai.bundle", "run", "--config_file", str(configs), "--bundle_root", str(root)]
-    return words + [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    return [*torchrun, str(Path(__file__).with_name("trainings_in_turn.py")), str(path)]
 
 
 ENVIRONMENT = {
-    **os.environ,
-    "OMP_NUM_THREADS": "1",
-    "CUDA_VISIBLE_DEVICES": "",
-    "PYTHONPATH": str(Path(warpzoo.__file__).parents[1]),
+    "capture_output": True,
+    "env": {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "PYTHONPATH": str(Path(warpzoo.__file__).parents[1]),
+    },
 }
 
 
-def run_in_processes(root, options, folder, processes=2):
-    """Ends well, or says why; torch's gloo now and then aborts a process that has ended its work: that is not ours to
-    fail for."""
-    for _ in range(2):
-        done = subprocess.run(
-            command(root, {**options, "output_dir": folder}, processes),
-            cwd=folder.parent,
-            env=ENVIRONMENT,
-            capture_output=True,
-            text=True,
-            timeout=900,
-            check=False,
-        )
-        if "terminate called without an active exception" not in done.stderr:
-            break
-        options = {**options, "overwrite": True, "resume": False}
-    return done
+def job(root, options, folder, **how):
+    return {"root": str(root), "options": {**options, "output_dir": str(folder)}, **how}
 
 
-def kill_in_the_middle(root, options, folder):
+def kill_in_the_middle(jobs, folder, checkpoint):
     """Kills both processes once the first checkpoint is there."""
     process = subprocess.Popen(
-        command(root, {**options, "output_dir": folder}, 2),
-        cwd=folder.parent,
-        env=ENVIRONMENT,
+        command(jobs, folder, 2),
+        env=ENVIRONMENT["env"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    while process.poll() is None and not (folder / "last.pt").exists():
+    while process.poll() is None and not checkpoint.exists():
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
 @pytest.mark.slow
-def test_two_processes_killed_or_not(root, options, tmp_path):
-    done = run_in_processes(root, options, tmp_path / "whole")
-    assert done.returncode == 0, done.stderr[-3000:]
-    kill_in_the_middle(root, options, tmp_path / "parts")
-    done = run_in_processes(root, {**options, "resume": True}, tmp_path / "parts")
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert_equal(tmp_path / "whole", tmp_path / "parts", 1e-6)
-    assert json.loads((tmp_path / "parts" / "run.json").read_text())["machine"]["processes"] == 2
-
-
-@pytest.mark.slow
-def test_two_processes_go_as_one_and_three_validate_two_pairs(bundle, volumes, start, tmp_path):
-    root = bundle("voxelmorph_dense")
-    options = {**SMALL["voxelmorph_dense"], **DENSE, "dataset_dir": str(volumes), "epochs": 4, "steps_per_epoch": 25}
-    options |= {"batch_size": 6, "val_interval": 1}
-    start(root, "train", output_dir=str(tmp_path / "1"), **options).run()
-    curves = {}
-    for processes in (1, 2, 3):
-        if processes > 1:
-            done = run_in_processes(root, options, tmp_path / str(processes), processes)
-            assert done.returncode == 0, done.stderr[-3000:]
-        curves[processes] = json.loads((tmp_path / str(processes) / "run.json").read_text())["epochs"]
-        metrics = json.loads((tmp_path / str(processes) / "metrics.json").read_text())
-        assert [pair["id"] for pair in metrics["each"]] == ["5.nii.gz -> 4.nii.gz", "4.nii.gz -> 5.nii.gz"]
-        assert metrics["summary"]["ncc"]["mean"] == pytest.approx(curves[processes][-1]["ncc"], abs=1e-6)
-    first = curves[1]
-    gained = first[0]["loss"] - first[-1]["loss"]
-    assert gained > 0.04
-    for processes in (2, 3):  # their random numbers differ, the number of steps and of pairs does not
-        assert [row["step"] for row in curves[processes]] == [row["step"] for row in first]
-        assert curves[processes][-1]["loss"] == pytest.approx(first[-1]["loss"], abs=0.25 * gained)
-    done = run_in_processes(root, {**options, "batch_size": 5}, tmp_path / "odd", 2)
-    assert done.returncode
-    assert re.search(r"batch_size must be a multiple of the number of processes, 2, got 5", done.stderr)
+def test_two_processes_killed_or_not(bundle, every_options, tmp_path):
+    """Every bundle interrupted after a step of its own, and one truly killed."""
+    jobs, dead = [], "voxelmorph_dense"
+    for step, (name, options) in enumerate(every_options.items(), start=5):
+        root = bundle(name)
+        jobs += [job(root, options, tmp_path / name / "whole")]
+        jobs += [job(root, options, tmp_path / name / "parts", killed=step)]
+        jobs += [job(root, {**options, "resume": True}, tmp_path / name / "parts")]
+    run_in_processes(jobs, tmp_path)
+    again = job(bundle(dead), every_options[dead], tmp_path / dead / "dead")
+    kill_in_the_middle([again], tmp_path, tmp_path / dead / "dead" / "last.pt")
+    again["options"]["resume"] = True
+    run_in_processes([again], tmp_path)
+    for name in every_options:
+        for parts in ("parts", "dead")[: 1 + (name == dead)]:
+            assert_equal(tmp_path / name / "whole", tmp_path / name / parts, 1e-6)
+            assert json.loads((tmp_path / name / parts / "run.json").read_text())["machine"]["processes"] == 2
 
 
 MADE = {
@@ -209,17 +203,37 @@ MADE = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", MADE)
-def test_two_processes_have_the_curve_of_one_with_as_large_a_batch(name, bundle, volumes, start, tmp_path):
-    root = bundle(name)
-    options = {"epochs": 2, "steps_per_epoch": 8, "batch_size": 6, "val_interval": 1, **MADE[name]}
-    if "records#subjects" in options:
-        options["records#records#source"] = str(volumes / "images")
-    start(root, "train", output_dir=str(tmp_path / "1"), **options).run()
-    done = run_in_processes(root, options, tmp_path / "2")
-    assert done.returncode == 0, done.stderr[-3000:]
-    one, two = (json.loads((tmp_path / count / "run.json").read_text()) for count in "12")
-    assert two["machine"]["processes"] == 2
-    assert [row["step"] for row in one["epochs"]] == [row["step"] for row in two["epochs"]] == [8, 16]
-    for first, second in zip(one["epochs"], two["epochs"], strict=True):  # of the same weights, of other random pairs
-        assert second["loss"] == pytest.approx(first["loss"], rel=0.15)
+def test_several_processes_go_as_one_with_as_large_a_batch(bundle, volumes, start, tmp_path):
+    runs = {}
+    for name in MADE:
+        runs[name] = {"epochs": 2, "steps_per_epoch": 8, "batch_size": 6, "val_interval": 1, **MADE[name]}
+        if "records#subjects" in runs[name]:
+            runs[name]["records#records#source"] = str(volumes / "images")
+    dense = {**SMALL["voxelmorph_dense"], **DENSE, "dataset_dir": str(volumes), "epochs": 4, "steps_per_epoch": 25}
+    runs["voxelmorph_dense"] = {**dense, "batch_size": 6, "val_interval": 1}
+    roots = {name: bundle(name) for name in runs}
+    for name, options in runs.items():
+        start(roots[name], "train", output_dir=str(tmp_path / name / "1"), **options).run()
+    run_in_processes([job(roots[name], options, tmp_path / name / "2") for name, options in runs.items()], tmp_path)
+    last = job(roots[name], options, tmp_path / name / "3")
+    run_in_processes([last], tmp_path, 3)
+    curves = {}
+    for name in runs:
+        one, two = (json.loads((tmp_path / name / count / "run.json").read_text()) for count in "12")
+        assert two["machine"]["processes"] == 2
+        assert [row["step"] for row in one["epochs"]] == [row["step"] for row in two["epochs"]]
+        if name in MADE:
+            for first, second in zip(one["epochs"], two["epochs"], strict=True):  # of the same weights, of other pairs
+                assert second["loss"] == pytest.approx(first["loss"], rel=0.15), name
+    for processes in (1, 2, 3):
+        folder = tmp_path / "voxelmorph_dense" / str(processes)
+        curves[processes] = json.loads((folder / "run.json").read_text())["epochs"]
+        metrics = json.loads((folder / "metrics.json").read_text())
+        assert [pair["id"] for pair in metrics["each"]] == ["5.nii.gz -> 4.nii.gz", "4.nii.gz -> 5.nii.gz"]
+        assert metrics["summary"]["ncc"]["mean"] == pytest.approx(curves[processes][-1]["ncc"], abs=1e-6)
+    first = curves[1]
+    gained = first[0]["loss"] - first[-1]["loss"]
+    assert gained > 0.04
+    for processes in (2, 3):  # their random numbers differ, the number of steps and of pairs does not
+        assert [row["step"] for row in curves[processes]] == [row["step"] for row in first]
+        assert curves[processes][-1]["loss"] == pytest.approx(first[-1]["loss"], abs=0.25 * gained)

@@ -47,9 +47,7 @@ def train(root: str, options: dict[str, object], killed: int | None = None) -> N
 
 
 if __name__ == "__main__":
-    os.environ["TORCHELASTIC_USE_AGENT_STORE"] = (
-        "False"  # in it the next group would meet the keys of the last
-    )
+    os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"  # in it the next group would meet the keys of the last
     for job in json.loads(Path(sys.argv[1]).read_text()):
         os.environ["MASTER_PORT"] = str(job.pop("port"))
         train(**job)

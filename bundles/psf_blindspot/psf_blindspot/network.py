@@ -3,7 +3,7 @@
 A Wiener filter with s as its pilot estimate then recovers what the noisy image itself contains.
 
 Convention: the input is one noisy image (batch, 1, *spatial), the output the denoised one, in the same units. The
-normalisation of the training data is part of the weights, and so are PSF and noise.
+normalisation of the training data is part of the weights, and so are PSF, noise and what a hot pixel is.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from warpzoo.denoising.hot_pixels import HotPixels
 from warpzoo.denoising.psf import GaussianPSF
 from warpzoo.denoising.wiener import WienerFilter
 from warpzoo.networks import channels_last_weights, check_dims, folded, padded, unfolded, zero_initialised
@@ -23,7 +24,7 @@ POOLS = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
 
 
 class PSFBlindSpot(nn.Module):
-    """U-Net → phantom z → PSF → s → Wiener filter of the noisy image with s as its pilot.
+    """Hot pixels replaced → U-Net → phantom z → PSF → s → Wiener filter of the noisy image with s as its pilot.
 
     No layer depends on an image's statistics, so a tile with a margin of `halo` pixels that begins at a multiple of
     `alignment` gives the same result as the whole image.
@@ -72,6 +73,7 @@ class PSFBlindSpot(nn.Module):
         self.blurs = nn.ModuleList([GaussianPSF(spatial_dims, side) if side else nn.Identity() for side in blurs])
         self.fold = fold
         self.last = CONVOLUTIONS[spatial_dims](channels, (1 + len(blurs)) * fold**2, 1)
+        self.hot = HotPixels()
         self.psf = nn.Identity() if psf is None else psf
         self.wiener = WienerFilter(window) if window else None
         if blurs:
@@ -80,7 +82,7 @@ class PSFBlindSpot(nn.Module):
         # two 3-convolutions before and after on every level, one step of pooling or nearest neighbours between levels
         sight = sum(4 * 2**level + 2**level for level in range(levels - 1)) + 2 * 2 ** (levels - 1)
         blurred = max([getattr(blur, "reach", 0) for blur in self.blurs], default=0)
-        self.halo = max(fold * sight + 2 * (fold - 1), blurred) + getattr(self.psf, "reach", 0)
+        self.halo = max(fold * sight + 2 * (fold - 1), blurred) + getattr(self.psf, "reach", 0) + self.hot.reach
         if self.wiener is not None:
             self.halo += self.wiener.reach
         channels_last_weights(self)
@@ -93,7 +95,7 @@ class PSFBlindSpot(nn.Module):
         """(batch, 1, *spatial) → the denoised image of the same shape, in the same units."""
         if not torch.jit.is_scripting():
             self._check(image)
-        noisy = self.normalise(image)
+        noisy = self.normalise(self.hot(image))
         denoised = self.psf(self.phantom(noisy))
         if self.wiener is not None:
             denoised = self.wiener(noisy, denoised)

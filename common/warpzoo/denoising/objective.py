@@ -17,7 +17,7 @@ class BlindSpotObjective(nn.Module):
     surroundings, so what is learnt is the image without it.
 
     Args:
-        network: with `normalise`, `phantom`, `psf` and a `background` in the image's units.
+        network: with `hot`, `normalise`, `phantom`, `psf` and a `background` in the image's units.
         masking: hides pixels.
         positivity: weight of that term; light is not negative.
     """
@@ -32,6 +32,7 @@ class BlindSpotObjective(nn.Module):
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """(batch, 1, *spatial) → {"loss", "error", "negative"}, scalars."""
+        image = self.network.hot(image)
         masked, mask = self.masking(image)
         phantom = self.network.phantom(self.network.normalise(masked))
         error = self.error(self.network.psf(phantom), self.network.normalise(image), mask)

@@ -6,8 +6,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from warpzoo.denoising.hot_pixels import HotPixels
 from warpzoo.denoising.patches import Patches
 from warpzoo.denoising.tiles import plan_tiles
 from warpzoo.errors import Finding, fatal, warning
@@ -29,7 +31,7 @@ def preflight(stack: Stack) -> list[Finding]:
 
 
 def doubtful(stack: Stack) -> Iterator[Finding]:
-    """Correlated noise, saturation, stretched contrast."""
+    """Correlated noise, hot pixels, saturation, stretched contrast."""
     sample = Patches([stack], WINDOW if stack.dims == 2 else [1, WINDOW, WINDOW]).sample(64)
     sample = sample.reshape(-1, *sample.shape[-2:])
     for axis, name in ((-1, "in a row"), (-2, "in a column")):
@@ -41,6 +43,13 @@ def doubtful(stack: Stack) -> Iterator[Finding]:
                 f"camera. Such noise looks like structure, and much of it will remain.",
                 "Denoise the image as the microscope wrote it, before any other step.",
             )
+    hot = hot_pixels(sample)
+    if hot:
+        yield warning(
+            f"{stack.path} has single pixels very much brighter than all around them, about {1e6 * hot:.0f} in a "
+            f"million: a network replaces such hot pixels by their neighbours, filters other than median smear them.",
+            "Where they are real points of light, they must be spread over their neighbours: use finer pixels.",
+        )
     if stack.dtype.kind not in "iu":
         return
     values, counts = np.unique(sample, return_counts=True)
@@ -113,6 +122,13 @@ def broken(stack: Stack) -> Iterator[Finding]:
             f"nothing to denoise, and training on them wastes time.",
             way_out,
         )
+
+
+def hot_pixels(patches: np.ndarray) -> float:
+    """The share of hot pixels in patches (count, rows, columns)."""
+    images, hot = torch.from_numpy(patches)[:, None], HotPixels()
+    hot.fit(images)
+    return float(hot.found(images).float().mean())
 
 
 def noise_correlation(patches: np.ndarray, axis: int) -> float:

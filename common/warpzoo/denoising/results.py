@@ -141,4 +141,6 @@ class Denoise(Inferer):
         self.phantom = check_truth("phantom", phantom)
 
     def __call__(self, inputs: Tensor, network: Any, *_: Any, **__: Any) -> Tensor:
-        return network.restore(network.phantom(network.normalise(inputs))) if self.phantom else network(inputs)
+        if not self.phantom:
+            return network(inputs)
+        return network.restore(network.phantom(network.normalise(network.hot(inputs))))

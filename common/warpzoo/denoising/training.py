@@ -202,7 +202,8 @@ class BlindSpotValidation:
 
 
 class FitIntensities:
-    """Puts the images' mean, deviation and background into the network before its training."""
+    """Puts the images' mean, deviation and background, and what is a hot pixel in them, into the network before its
+    training."""
 
     def __init__(self, network: Any, patches: Patches) -> None:
         self.network = network
@@ -212,11 +213,14 @@ class FitIntensities:
         engine.add_event_handler(Events.STARTED, self)
 
     def __call__(self, _: Engine) -> None:
-        values = self.patches.sample(256).astype(np.float64)
+        values = self.patches.sample(256)
         if not np.isfinite(values).all():
             raise ValueError(f"{self.patches.data[0].path} has NaN or infinite values; replace them first.")
         if values.min() == values.max():
             raise ValueError(f"{self.patches.data[0].path} is constant; there is nothing to denoise.")
+        sample = torch.from_numpy(values)[:, None].to(self.network.mean.device)
+        self.network.hot.fit(sample)
+        values = self.network.hot(sample).double().cpu().numpy()
         self.network.mean.fill_(values.mean())
         self.network.deviation.fill_(values.std())
         self.network.background.fill_(float(np.quantile(values, BACKGROUND)))
@@ -270,4 +274,4 @@ class Calibrate:
         for index in np.random.default_rng(self.patches.seed).permutation(len(tiles))[:WINDOWS]:
             stack, tile = tiles[index]
             noisy = torch.from_numpy(stack.read(tile.frame, tile.read))[None, None].to(self.network.mean.device)
-            yield self.network.normalise(noisy), tile
+            yield self.network.normalise(self.network.hot(noisy)), tile

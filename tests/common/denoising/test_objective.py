@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from warpzoo.denoising.hot_pixels import HotPixels
 from warpzoo.denoising.masking import BlindSpotMask
 from warpzoo.denoising.objective import BlindSpotObjective
 
@@ -15,6 +16,7 @@ class Constant(nn.Module):
         super().__init__()
         self.value = nn.Parameter(torch.tensor(value))
         self.register_buffer("background", torch.tensor(4.0))
+        self.hot = HotPixels()
         self.psf = nn.Identity()
         self.seen: torch.Tensor | None = None
 

@@ -11,6 +11,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from warpzoo.denoising.denoise import denoise_stack
+from warpzoo.denoising.hot_pixels import HotPixels
 from warpzoo.denoising.patches import Patches, open_stacks
 from warpzoo.denoising.training import Calibrate, FitIntensities
 from warpzoo.denoising.wiener import WienerFilter
@@ -139,6 +140,7 @@ class Network(nn.Module):
     def __init__(self, wiener=None) -> None:
         super().__init__()
         self.wiener = wiener
+        self.hot = HotPixels()
         self.psf = nn.Identity()
         for name in ("mean", "deviation", "background", "shift"):
             self.register_buffer(name, torch.zeros(()))

@@ -10,6 +10,11 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 _WAYS_OUT = {
     errno.ENOSPC: "the disk is full: free some space or choose another folder",
     errno.EDQUOT: "your quota on this disk is used up: free some space or choose another folder",
@@ -75,11 +80,13 @@ def remove_unfinished(folder: Path, names: Collection[str]) -> None:
 def alone_in(folder: Path) -> Iterator[None]:
     """Within it, no other process that asks for the same, on any machine that sees the folder, writes there.
 
-    The lock is the system's own and ends with its process, however that ends.
+    The lock is the system's own and ends with its process, however that ends; Windows has none of the kind. A folder
+    that was made for it is removed if nothing is in it in the end.
     """
-    import fcntl  # not on Windows, where everything else is to be imported all the same
-
-    path = folder / ".in_use"
+    if fcntl is None:
+        yield
+        return
+    path, made = folder / ".in_use", not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 (closed below, after the lock's file is removed)
@@ -106,6 +113,9 @@ def alone_in(folder: Path) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
+            if made:
+                with suppress(OSError):  # results are in it
+                    folder.rmdir()
 
 
 def check_kind(path: Path) -> None:

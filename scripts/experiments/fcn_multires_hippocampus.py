@@ -70,6 +70,7 @@ ROWS = {
     "ours": "ours",
     "placed": "stn_affine, ours",
     "refined": "ours + refine",
+    "placed_refined": "stn_affine, ours + refine",
     "adapted": "ours + adapt",
     OTHER_BUNDLE: OTHER_BUNDLE,
     "optimised": "affine, svf (no network)",
@@ -81,7 +82,8 @@ METRICS = (*(f"dice_{name}" for name in STRUCTURES), "folding", "folding_corners
 CORRELATED = ("no_pooling", "coarse", "multi_resolution", "ours")
 CORRELATED_PAIRS = 200
 PICTURE = "figures/hippocampus.png"
-PICTURED = ("before", "ants", "ours", "refined")
+PICTURED = ("before", "ants", "placed", "placed_refined")
+COMPARED = ("ours", "placed", "refined", "placed_refined")
 
 
 def run(options: Options) -> dict[str, Any]:
@@ -114,8 +116,9 @@ def available_methods(options: Options) -> dict[str, Sequence[Method]]:
     methods |= trained_methods(options.bundle, options.weights, NETWORKS)
     other = options.bundle.parent / OTHER_BUNDLE
     methods |= trained_methods(other, other / "models", {OTHER_BUNDLE: {}})
-    if "ours" in methods:
-        methods["placed"] = [*find_methods(FIRST_STAGE, device="cpu"), *methods["ours"]]
+    for row, after in (("placed", "ours"), ("placed_refined", "refined")):
+        if after in methods:
+            methods[row] = [*find_methods(FIRST_STAGE, device="cpu"), *methods[after]]
     return methods | {"optimised": find_methods("affine,svf", device="cpu")}
 
 
@@ -244,11 +247,11 @@ def page(result: dict[str, Any], command: str) -> str:
         "2; both at a quarter, half and all of the resolution, histograms matched. *No pooling*, *coarse* and "
         "*multi-resolution* are the paper's networks (`variants/paper.json`), the last one its method; *ours* is the "
         "bundle's default, which predicts a velocity; how long each was trained is recorded beside its weights. "
-        f"*stn_affine, ours* is one pass of `{FIRST_STAGE}` before it. "
+        f"*stn_affine* is one pass of `{FIRST_STAGE}` before it. "
         f"*Refine* optimises the transform on the pair ({REFINEMENT} iterations from the network's answer), "
         f"*adapt* trains the network further on it ({ADAPTATION} iterations). The paper's numbers are of other "
         "images (ADNI) and labels.",
-        *(comparison(rows, name) for name in ("ours", "placed", "refined") if name in rows and "ants" in rows),
+        *(comparison(rows, name) for name in COMPARED if name in rows and "ants" in rows),
         f"![Mean images before and after registration]({PICTURE})",
         "Sagittal and coronal planes through the middle of the fixed hippocampus. Above the fixed image and the mean "
         "of the others; below the share of their hippocampi, warped, at each voxel (black none, bright all) and the "

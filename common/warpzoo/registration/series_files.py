@@ -11,7 +11,6 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from warpzoo.errors import FAILURES
-from warpzoo.files import FileError
+from warpzoo.files import FileError, alone_in
 from warpzoo.geometry.transforms import Affine, Transform
 from warpzoo.images.image import Image, read_image
 from warpzoo.images.resampling import Resampling
@@ -126,32 +125,31 @@ def register_series_files(
     if settings["to"] is not None:
         own_reference(settings["to"], len(given["series"]), names.reference)
     kept = {name: value for name, value in settings.items() if name not in ("outputs", "interpolation", "outside")}
-    store = open_store(folder, files, kept, anew)
-    try:
-        doubts = [] if prepare is None else prepare(given, store)
-        done = register_series(
-            **given,
-            methods=methods,
-            to=settings["to"],
-            resampling=resampling,
-            strict=strict,
-            safe=settings["safe"],
-            store=store,
-            consistent=settings.get("consistent", False),
-            ahead=ahead,
-        )
-        seconds = {"register": round(time.perf_counter() - begun, 3)}
-        numbers = write_series(folder, done, files, settings, settings["outputs"], seconds, names, doubts)
-    except KeyboardInterrupt:
-        print(f"stopped after {store.count} registrations of frames; the same command goes on.", file=sys.stderr)
-        raise
-    except FAILURES:
-        if store.count < 2:  # nothing to go on from, but that a frame is itself
-            shutil.rmtree(store.folder)
-            with suppress(OSError):  # it holds other files
-                folder.rmdir()
-        raise
-    shutil.rmtree(store.folder)
+    with alone_in(folder):
+        store = open_store(folder, files, kept, anew)
+        try:
+            doubts = [] if prepare is None else prepare(given, store)
+            done = register_series(
+                **given,
+                methods=methods,
+                to=settings["to"],
+                resampling=resampling,
+                strict=strict,
+                safe=settings["safe"],
+                store=store,
+                consistent=settings.get("consistent", False),
+                ahead=ahead,
+            )
+            seconds = {"register": round(time.perf_counter() - begun, 3)}
+            numbers = write_series(folder, done, files, settings, settings["outputs"], seconds, names, doubts)
+        except KeyboardInterrupt:
+            print(f"stopped after {store.count} registrations of frames; the same command goes on.", file=sys.stderr)
+            raise
+        except FAILURES:
+            if store.count < 2:  # nothing to go on from, but that a frame is itself
+                shutil.rmtree(store.folder)
+            raise
+        shutil.rmtree(store.folder)
     warnings = numbers["warnings"]
     for warning in warnings[:MOST_SAID]:
         print(f"warning: {warning}")

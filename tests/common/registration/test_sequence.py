@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -358,6 +359,26 @@ def test_a_stopped_run_goes_on_where_it_was(warpzoo: Call, tmp_path: Path, monke
     assert (again / "transforms.csv").read_text() == (whole / "transforms.csv").read_text()
     name = "registered.ome.tif"
     assert np.array_equal(tifffile.imread(again / name), tifffile.imread(whole / name))
+
+
+def test_two_commands_do_not_mix(warpzoo: Call, tmp_path: Path) -> None:
+    """The lock is the system's: `flock` of util-linux keeps us out, and what it works on is left alone."""
+    path = save_imagej(tmp_path / "cells.tif", drifting()[:2])
+    (tmp_path / "out/unfinished").mkdir(parents=True)
+    (tmp_path / "out/unfinished/settings.json").write_text("{}")
+    command = ["sequence", path, "--method=affine", "--noreport", "--output", tmp_path / "out"]
+    holding = ["flock", tmp_path / "out/.in_use", "sh", "-c", "echo held; cat"]
+    with subprocess.Popen(holding, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        ended = warpzoo(*command)
+        assert ended.code == 1  # type: ignore[attr-defined]
+        assert "out is in use by another command" in ended.err  # type: ignore[attr-defined]
+        assert (tmp_path / "out/unfinished/settings.json").read_text() == "{}"
+        assert other.stdin is not None
+        other.stdin.close()
+    assert warpzoo(*command).code == 0  # type: ignore[attr-defined]
+    assert not (tmp_path / "out/.in_use").exists()
 
 
 def test_doubtful_input_is_said_and_doubtful_frames_are_flagged(warpzoo: Call, tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ class Optimisation:
     smoothing: of the deformation that it starts from, in voxels that it compares at its finest: what a network has
         found is right at large and rough in detail, and detail that is there already is not undone.
     levels: how many of the finest it goes through where it starts from a deformation; all of them if None.
+    dims: of the images that it is for; any if None.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Optimisation:
     most_voxels: int = deformation.MOST_VOXELS
     smoothing: float = 0.0
     levels: int | None = None
+    dims: int | None = None
 
     @property
     def expectations(self) -> Mapping[str, Any]:
@@ -68,6 +70,10 @@ class Optimisation:
     def linear(self) -> bool:
         """Whether it finds a matrix."""
         return self.name in PARTS
+
+    def suits(self, fixed: Image, moving: Image) -> bool:
+        """Whether it is for such images."""
+        return self.dims in (None, fixed.grid.dims)
 
     @property
     def constrained(self) -> bool:

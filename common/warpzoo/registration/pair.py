@@ -43,8 +43,8 @@ class Method(Protocol):
     expectations: what it was made for, see `preflight`.
 
     One that has `finest(fixed, start)` tells with it the grid on which it compares images at its finest; one that has
-    `within(seconds)` gives with it a method that ends by then; one that has `suits(fixed, moving)` says with it whether
-    it can take the images.
+    `within(seconds)` gives with it a method that ends by then; one that has `suits(fixed, moving)` and says with it that
+    the images are not for it is left out.
     """
 
     @property
@@ -224,15 +224,13 @@ def register_pair(
         safe: whether a result that makes the images less alike is replaced, see `checked`; without, it is a warning.
         begin: a better place to begin than the start, such as that of the image before; the result is still compared
             with the start.
-        gaining: whether a method is left out that does not suit the images, and what one finds by which they are not
-            more alike.
+        gaining: whether what a method finds is left out if the images are not more alike by it.
         budget: seconds after which no other method begins; what optimises ends there.
     """
     strict = check_truth("strict", strict)
     companions = companions or Companions()
     companions.check(fixed, moving)
-    if gaining:
-        methods = [one for one in methods if not hasattr(one, "suits") or one.suits(fixed, moving)]
+    methods = [one for one in methods if not hasattr(one, "suits") or one.suits(fixed, moving)]
     if start is not None and start.grid.dims != fixed.grid.dims:
         raise ValueError(f"start must be {fixed.grid.dims}-D as the images are, got a {start.grid.dims}-D transform.")
     guidance, findings = (guidance or Guidance()).fitted(fixed, moving)

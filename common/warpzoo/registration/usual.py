@@ -29,23 +29,22 @@ class Quality(NamedTuple):
 
     passes: of the network.
     seen: voxels that it looks at, at most; with more of them it is not more exact where contrasts are alike.
-    iterations: of the velocity that is optimised after it, at its finest levels alone: the network has seen what is
-        coarser, and there is more to spoil than to find there.
-    levels: how many of those.
+    optimised: iterations of the velocity that is optimised after it, and at how many of its finest levels, by the
+        number of the images' axes. The network has seen what is coarser, and few iterations spoil more than they find
+        there; of flat images many take no time.
     compared: voxels at the finest level of that, at most.
     """
 
     passes: int
     seen: int
-    iterations: int
-    levels: int
+    optimised: Mapping[int, tuple[int, int]]
     compared: int
 
 
 QUALITIES: Mapping[str, Quality] = {
-    "fast": Quality(1, 2**19, 20, 1, 2**19),
-    "usual": Quality(2, 2**20, 40, 2, 2**23),
-    "best": Quality(2, 2**22, 80, 2, 2**23),
+    "fast": Quality(1, 2**19, {2: (60, 2), 3: (20, 1)}, 2**19),
+    "usual": Quality(2, 2**20, {2: (200, 3), 3: (40, 2)}, 2**23),
+    "best": Quality(2, 2**22, {2: (400, 3), 3: (80, 2)}, 2**23),
 }
 USUAL_QUALITY = "usual"
 SMOOTHING = 3.0
@@ -66,16 +65,20 @@ def usual_methods(quality: str, similarity: str | None, device: str, resolution:
     return [
         Optimisation("affine", similarity, device=device, resolution=resolution, between_contrasts=True),
         *(NetworkForAny(*one, chosen.passes, chosen.seen, device) for one in networks_for_any()),
-        Optimisation(
-            "svf",
-            similarity,
-            Budget(chosen.iterations),
-            device,
-            resolution,
-            between_contrasts=True,
-            most_voxels=chosen.compared,
-            smoothing=SMOOTHING,
-            levels=chosen.levels,
+        *(
+            Optimisation(
+                "svf",
+                similarity,
+                Budget(iterations),
+                device,
+                resolution,
+                between_contrasts=True,
+                most_voxels=chosen.compared,
+                smoothing=SMOOTHING,
+                levels=levels,
+                dims=dims,
+            )
+            for dims, (iterations, levels) in chosen.optimised.items()
         ),
     ]
 

@@ -31,12 +31,17 @@ def names(**options: str) -> list[str]:
 
 def test_qualities_differ_in_passes_and_iterations() -> None:
     networks = ["fcn_multires:any", "fcn_multires:any_2d"]
-    assert names(quality="fast") == ["affine", *networks, "svf"]
+    assert names(quality="fast") == ["affine", *networks, "svf", "svf"]
     twice = [f"{network},{network}" for network in networks]
-    assert names() == names(quality="usual") == names(quality="best") == ["affine", *twice, "svf"]
-    iterations = [find_methods(quality=quality)[-1].budget.amount for quality in ("fast", "usual", "best")]  # type: ignore[attr-defined]
-    assert sorted(iterations) == iterations
-    assert len(set(iterations)) == 3
+    assert names() == names(quality="usual") == names(quality="best") == ["affine", *twice, "svf", "svf"]
+    chains = [find_methods(quality=quality) for quality in ("fast", "usual", "best")]
+    for dims in (2, 3):
+        own = [
+            next(one for one in chain if getattr(one, "dims", None) == dims and one.name == "svf") for chain in chains
+        ]
+        iterations = [one.budget.amount for one in own]  # type: ignore[attr-defined]
+        assert sorted(iterations) == iterations
+        assert len(set(iterations)) == 3
 
 
 @pytest.mark.parametrize(

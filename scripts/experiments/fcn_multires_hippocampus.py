@@ -73,6 +73,7 @@ ROWS = {
     "placed_refined": "stn_affine, ours + refine",
     "adapted": "ours + adapt",
     OTHER_BUNDLE: OTHER_BUNDLE,
+    "placed_spline": "stn_affine, ffd",
     "optimised": "affine, svf (no network)",
 }
 """What each method is called in the table."""
@@ -119,6 +120,7 @@ def available_methods(options: Options) -> dict[str, Sequence[Method]]:
     for row, after in (("placed", "ours"), ("placed_refined", "refined")):
         if after in methods:
             methods[row] = [*find_methods(FIRST_STAGE, device="cpu"), *methods[after]]
+    methods["placed_spline"] = find_methods(f"{FIRST_STAGE},ffd", device="cpu")
     return methods | {"optimised": find_methods("affine,svf", device="cpu")}
 
 

@@ -68,8 +68,8 @@ def register(
             images, see quality.
         quality: without a method, how good the result is to be: fast, usual (the default) or best. First comes affine
             by mutual information, then the network for any pair of images, which looks once, or twice if not fast, and
-            then svf with 20, 40 or 80 iterations, which compares windows, or mutual information where windows are
-            little alike; fast compares half a million voxels at most. What does not suit the images, as the network
+            then svf with 20, 40 or 80 iterations (in 2-D 60, 200 or 400), which compares windows, or mutual
+            information where windows are little alike; fast compares half a million voxels at most. What does not suit the images, as the network
             does not suit images of several channels and label maps, and what does not make them more alike, is left
             out. A moving image with time is registered by affine,svf.
         output: folder for the results.

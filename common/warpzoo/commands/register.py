@@ -69,9 +69,9 @@ def register(
         quality: without a method, how good the result is to be: fast, usual (the default) or best. First comes affine
             by mutual information, then the network for any pair of images, which looks once, or twice if not fast, and
             then svf with 20, 40 or 80 iterations (in 2-D 60, 200 or 400), which compares windows, or mutual
-            information where windows are little alike; fast compares half a million voxels at most. What does not suit the images, as the network
-            does not suit images of several channels and label maps, and what does not make them more alike, is left
-            out. A moving image with time is registered by affine,svf.
+            information where windows are little alike; fast compares half a million voxels at most. What does not
+            suit the images, as the network does not suit images of several channels and label maps, and what does not
+            make them more alike, is left out. A moving image with time is registered by affine,svf.
         output: folder for the results.
         pairs: instead of fixed and moving, a CSV with the columns fixed and moving, and optionally id, fixed_labels,
             moving_labels, fixed_points, moving_points, fixed_mask, moving_mask, initial; each pair gets a folder below

@@ -43,8 +43,8 @@ class Method(Protocol):
     expectations: what it was made for, see `preflight`.
 
     One that has `finest(fixed, start)` tells with it the grid on which it compares images at its finest; one that has
-    `within(seconds)` gives with it a method that ends by then; one that has `suits(fixed, moving)` and says with it that
-    the images are not for it is left out.
+    `within(seconds)` gives with it a method that ends by then; one that has `suits(fixed, moving)` is left out where it
+    says with it that the images are not for it.
     """
 
     @property

@@ -1,12 +1,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from contextlib import contextmanager
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -16,8 +12,6 @@ from ignite.engine import Events
 from monai.bundle import ConfigParser
 from monai.metrics import compute_dice
 from scipy.ndimage import map_coordinates
-
-import warpzoo
 
 VARIANTS = ("a1", "a2", "b1", "b2", "c1", "c2")
 
@@ -402,53 +396,3 @@ def test_3d(workflow, step, tmp_path):
     training = workflow("train", "variants/folder", "variants/3d", dataset_dir=str(tmp_path), batch_size=2)
     assert step(training) == (2, 2, 48, 64, 48)
     assert len(training.parser.get_parsed_content("validate#dataset")) == 2  # two images, both ways
-
-
-# Several processes
-
-
-@pytest.mark.slow
-def test_two_processes_train_one_network(dirnet, hearts, tmp_path):
-    options = {
-        "dataset_dir": hearts.parent,
-        "validation_subjects": "['s1']",
-        "test_subjects": "['s2']",
-        "epochs": 2,
-        "steps_per_epoch": 2,
-        "batch_size": 2,
-        "val_interval": 1,
-        "network_def#channels": 4,
-        "augmentation#crop": "[48,48]",
-        "similarity#window": 15,
-    }
-    configs = [str(dirnet / "configs" / name) for name in ("train.json", "multi_gpu_train.json")]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command = [*torchrun, "-m", "monai.bundle", "run", "--config_file", str(configs), "--bundle_root", str(dirnet)]
-    command += [part for name, value in options.items() for part in (f"--{name}", str(value))]
-    for attempt in range(2):
-        folder = tmp_path / str(attempt)
-        done = subprocess.run(
-            [*command, "--output_dir", str(folder)],
-            cwd=tmp_path,
-            env={
-                **os.environ,
-                "OMP_NUM_THREADS": "1",
-                "CUDA_VISIBLE_DEVICES": "",
-                "PYTHONPATH": str(Path(warpzoo.__file__).parents[1]),
-            },
-            capture_output=True,
-            text=True,
-            timeout=900,
-            check=False,
-        )
-        if "terminate called without an active exception" not in done.stderr:
-            break  # torch's gloo now and then aborts a process that has ended its work: that is not ours to fail for
-    assert done.returncode == 0, done.stderr[-3000:]
-    record = json.loads((folder / "run.json").read_text())
-    assert record["machine"]["processes"] == 2
-    assert [row["epoch"] for row in record["epochs"]] == [1, 2]
-    metrics = json.loads((folder / "metrics.json").read_text())
-    assert len({pair["id"] for pair in metrics["each"]}) == metrics["pairs"] == 4
-    assert metrics["summary"]["dice"]["mean"] == pytest.approx(record["epochs"][-1]["key_metric"], abs=1e-5)
-
-    default_network(dirnet).load_state_dict(weights(folder / "model.pt"))

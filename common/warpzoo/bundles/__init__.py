@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 import warpzoo
 from warpzoo.bundles.fetched import fetched_folder
 from warpzoo.errors import as_value_error, nearest
+from warpzoo.files import reading
 
 if TYPE_CHECKING:
     from monai.bundle import ConfigParser, ConfigWorkflow
@@ -74,7 +75,8 @@ class Bundle:
         """`configs/<name>.json` with variants on top, later ones last.
 
         Of a variant counts what the configuration has, and what that refers to: a variant of a training may change
-        things that its inference does not have. A variant may be a JSON file of one's own, by its path.
+        things that its inference does not have. A variant may be a JSON file of one's own, by its path: what neither
+        the training nor the inference has, or what is of another kind there, is refused.
         """
         found = self._read(f"{name}.json")
         for variant in variants:
@@ -84,6 +86,8 @@ class Bundle:
                     f"variant must be one of {self.name}'s ({there}), got {variant!r}{nearest(variant, self.variants)}."
                 )
             changes = _read_json(self.variant_file(variant))
+            if variant.endswith(".json"):
+                self._check_own(variant, changes, found)
             known = {key for key in changes if key.partition("#")[0] in found}
             while more := {key for key in changes.keys() - known if _refers(found, changes, known, key)}:
                 known |= more
@@ -133,6 +137,18 @@ class Bundle:
         with as_value_error():
             workflow.initialize()
         return workflow
+
+    def _check_own(self, path: str, changes: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+        """That a file of settings has names and kinds of `found`, or of the bundle's other configuration."""
+        from warpzoo.bundles.overrides import check_overrides
+
+        others = [f"{name}.json" for name in ("inference", "train")]
+        there = [self._read(one) for one in others if (self.root / "configs" / one).is_file()]
+        known = {key: value for content in (*there, found) for key, value in content.items()}
+        try:
+            check_overrides(known, changes)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
 
     def _read(self, name: str) -> dict[str, Any]:
         path = self.root / "configs" / name
@@ -250,10 +266,8 @@ def read_bundle(root: Path) -> Bundle:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
+    with reading(path, "JSON"):
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as JSON: {error}.") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} must be a JSON object, got a {type(content).__name__}.")
     return content

@@ -25,17 +25,30 @@ OF_MONAI = {
 
 def begin() -> None:
     """What every configuration begins with: a failure of `python -m monai.bundle` ends with one sentence from now on,
-    and what its command line sets must be there."""
+    and what its command line sets, or a file of one's own on top of the bundle's, must be there."""
     end_with_the_reason()
     if is_monai_command():
-        from monai.bundle import ConfigParser
-
         given = command_line(sys.argv[1:])
         files = given.get("config_file", ())
-        known = ConfigParser.load_config_files([files] if isinstance(files, str) else list(files))
+        known = known_settings([files] if isinstance(files, str) else files)
         if "args_file" in given:
             given = json.loads(Path(given["args_file"]).read_text(encoding="utf-8")) | given
         check_overrides(known, {name: value for name, value in given.items() if name not in OF_MONAI})
+
+
+def known_settings(files: Sequence[str | Path]) -> dict[str, Any]:
+    """What configuration files set, later ones on top; what those outside the folder of the first one set must be
+    there before."""
+    from monai.bundle import ConfigParser
+
+    for number, file in enumerate(files):
+        if number and Path(files[0]).resolve().parent not in Path(file).resolve().parents:
+            known = ConfigParser.load_config_files(list(files[:number]))
+            try:
+                check_overrides(known, ConfigParser.load_config_file(file))
+            except ValueError as error:
+                raise ValueError(f"{file}: {error}") from error
+    return dict(ConfigParser.load_config_files(list(files)))
 
 
 def command_line(arguments: Sequence[str]) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from warpzoo.bundles import Bundle
     from warpzoo.training.planning import Plan
 
@@ -15,6 +17,9 @@ def train(
     *,
     output: str | None = None,
     labels: str | None = None,
+    images: str | None = None,
+    group: str | None = None,
+    subject: str | None = None,
     variant: str | None = None,
     size: str | None = None,
     spacing: str | None = None,
@@ -44,7 +49,11 @@ def train(
         method: the bundle, by its name or folder.
         data: as for `warpzoo check`, which shows what is done to the images.
         output: folder of the run.
-        labels: a folder of label maps, of the same names as the images: the best weights are then chosen by their Dice.
+        labels: a folder of label maps, of the same names as the images (of an .npz, names of arrays): the best weights
+            are then chosen by their Dice.
+        images: of an .npz, which arrays are images, such as ed,es; default: the only one of three axes or more.
+        group: of an .npz, arrays that tell groups apart, whose images may be paired with each other.
+        subject: of an .npz, the array that tells subjects apart, which are held out as a whole.
         variant: of the bundle, several joined by commas.
         size: to which images are padded or cropped, such as 96,96,64; default: so that nothing is cut off.
         spacing: to which they are resampled, in millimetres, such as 1 or 1,1,2; default: the median if they differ.
@@ -86,6 +95,8 @@ def train(
     given: dict[str, Any] = {name: numbers(name, text) for name, text in (("size", size), ("spacing", spacing)) if text}
     given |= settings
     if initial_weights is not None:
+        if not Path(initial_weights).is_file():
+            raise ValueError(f"{initial_weights} does not exist; initial_weights must be a file of weights.")
         given["initial_weights"] = str(Path(initial_weights).absolute())
     given |= {name: True for name, chosen in (("resume", resume), ("overwrite", overwrite)) if chosen}
     if budget is not None:
@@ -95,7 +106,8 @@ def train(
             raise ValueError("epochs and budget must not be given together: both say how long to train.")
         given |= _epochs(bundle, epochs, settings)
     with as_value_error():
-        plan = _planned(bundle, data, output, labels, variant_names(variant), skip, given)
+        listed = {"labels": labels, "images": images, "group": group, "subject": subject}
+        plan = _planned(bundle, data, output, listed, variant_names(variant), skip, given)
     print(
         "\n".join([*plan.notes, "", f"{plan.command()}{f' --tracking {tracking}' if tracking else ''}", ""]), flush=True
     )
@@ -109,20 +121,26 @@ def _planned(
     bundle: Bundle,
     data: str,
     output: str,
-    labels: str | None,
+    listed: Mapping[str, str | None],
     variants: list[str],
     skip: bool,
     given: dict[str, Any],
 ) -> Plan:
+    """The plan of a training; `listed` says about the images what `options_of` takes."""
+    from warpzoo.training.lists import options_of
+
     if bundle.task == "denoising":
         from warpzoo.denoising.planning import plan_denoising
 
-        if labels is not None or skip:
-            raise ValueError("labels and skip must not be given for a denoiser.")
-        return plan_denoising(bundle, data, output, variants, given)
-    from warpzoo.training.planning import plan_registration
+        for name, value in listed.items():
+            if value is not None:
+                raise ValueError(f"{name} must not be given for a denoiser.")
+        return plan_denoising(bundle, data, output, variants, skip, given)
+    from warpzoo.training.planning import own_images, plan_registration
 
-    return plan_registration(bundle, data, output, labels, variants, skip, given)
+    options = options_of(data, **listed)
+    options |= {name.removeprefix("records#"): given[name] for name in given if name.startswith("records#")}
+    return plan_registration(bundle, own_images(data, bundle, **options), output, variants, skip, given)
 
 
 def _epochs(bundle: Bundle, epochs: int, settings: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, DistributedSampler
 
 from warpzoo.checks import check_truth
 from warpzoo.images.stacks import ZARR, Stack, open_stack
-from warpzoo.training.lists import images_in_folder
+from warpzoo.training.lists import list_images
 
 
 def open_stacks(
@@ -26,8 +26,10 @@ def open_stacks(
     time_axis: int | None = None,
     hold_out: float = 0.0,
     held: bool = False,
+    without: Sequence[str] = (),
 ) -> list[Stack]:
-    """The stacks of a file, of several, or of every image below a folder; one that is open already stays it.
+    """The stacks of a file, of several, or of every image below a folder but for those of the names `without`; one that
+    is open already stays it.
 
     Of several, a share `hold_out`, one at least, may be kept back to validate on: the `held` ones, or the others.
     """
@@ -36,7 +38,7 @@ def open_stacks(
     if isinstance(source, (str, Path)):
         path = Path(source)
         folder = path.is_dir() and not path.name.lower().endswith(ZARR)
-        source = [record["image"] for record in images_in_folder(path)] if folder else [path]
+        source = [record["image"] for record in list_images(path, without or ())] if folder else [path]
     if not 0 <= hold_out < 1:
         raise ValueError(f"hold_out must be a share in [0, 1), got {hold_out}.")
     if hold_out and len(source) > 1:

@@ -11,7 +11,7 @@ from warpzoo.bundles.overrides import check_overrides
 from warpzoo.denoising.preflight import preflight
 from warpzoo.errors import FAILURES, plain_reason
 from warpzoo.images.stacks import ZARR, open_stack
-from warpzoo.training.inspection import Seen, refuse_broken
+from warpzoo.training.inspection import NAMED, Seen, refuse_broken
 from warpzoo.training.lists import images_in_folder
 from warpzoo.training.planning import Plan
 
@@ -25,24 +25,45 @@ def plan_denoising(
     data: str | Path,
     output: str | Path,
     variants: Sequence[str] = (),
+    skip: bool = False,
     given: Mapping[str, Any] | None = None,
 ) -> Plan:
-    """What a denoiser is trained with on a noisy image, or on all images below a folder; `given` are settings that are
-    the user's choice."""
+    """What a denoiser is trained with on a noisy image, or on all images below a folder; with `skip`, without those that
+    cannot be used. `given` are settings that are the user's choice."""
     given = dict(given or {})
     dims = int(given.get("spatial_dims", bundle.spatial_dims))
     variants = list(dict.fromkeys([*([] if dims == bundle.spatial_dims else [f"{dims}d"]), *variants]))
     check_overrides(bundle.settings("train", variants), given)
     seen = inspect_stacks(data, dims, given.get("channel"), given.get("time_axis"))
-    refuse_broken(seen, "Move what cannot be used out of the folder.")
     settings: dict[str, Any] = {"images": str(Path(data).absolute()), "output_dir": str(Path(output).absolute())}
-    notes = [f"warning: {one.doubt}" for one in seen if one.doubt]
-    if len(seen) >= SEVERAL and "hold_out" not in given:
+    notes = []
+    broken = [one.name for one in seen if one.problem]
+    if broken and skip:
+        settings["without"] = broken
+        notes.append(f"left out: {len(broken)} of {len(seen)} images: {', '.join(broken)}")
+    else:
+        refuse_broken(seen, "Repair what cannot be used, or leave it out (--skip).")
+    good = [one for one in seen if not one.problem]
+    if not good:
+        raise ValueError(f"{data} must have images that can be trained on, got none.")
+    notes += doubts_in_short(seen)
+    if len(good) >= SEVERAL and "hold_out" not in given:
         settings["hold_out"] = HELD_OUT
-        notes.append(f"validation: {max(1, round(HELD_OUT * len(seen)))} of {len(seen)} images are held out")
+        notes.append(f"validation: {max(1, round(HELD_OUT * len(good)))} of {len(good)} images are held out")
     else:
         notes.append("validation: on other places of the same images")
     return Plan(bundle, variants, settings | given, notes)
+
+
+def doubts_in_short(seen: Sequence[Seen]) -> list[str]:
+    """What may be wrong with the images, of so many that it can still be read."""
+    doubtful = [one for one in seen if one.doubt]
+    more = len(doubtful) - NAMED
+    return [f"warning: {one.doubt}" for one in doubtful[:NAMED]] + (
+        [f"warning: {more} more of {len(seen)} images give rise to doubts, such as {doubtful[NAMED].name}"]
+        if more > 0
+        else []
+    )
 
 
 def inspect_stacks(

@@ -18,6 +18,7 @@ import nibabel
 import numpy as np
 from tqdm import tqdm
 
+from warpzoo.checks import check_spacing
 from warpzoo.errors import FAILURES, plain_reason
 from warpzoo.geometry.grid import Grid
 from warpzoo.images.content import FEW_VALUES, whole_numbers
@@ -26,6 +27,8 @@ from warpzoo.images.orientation import SAME_SPACING, canonical_grid
 from warpzoo.training.lists import Record
 from warpzoo.training.reading import images_of
 
+LEAST = 4
+"""Voxels along an axis that an image must keep when it is resampled."""
 NAMED = 3
 """How many images a sentence names."""
 
@@ -160,6 +163,24 @@ def refuse_sizes(seen: Sequence[Seen], spacing: Any, way_out: str) -> None:
             f"images must have one size, got {by(other.at_spacing(spacing))} for {other.name} and {by(usual)} for most "
             f"of the others; {way_out}"
         )
+
+
+def check_grid(seen: Sequence[Seen], size: Sequence[int] | None, spacing: float | Sequence[float] | None) -> None:
+    """That a size and a spacing are for images of that many axes, and leave something of each."""
+    for one in seen:
+        if one.problem:
+            continue
+        dims = len(one.size)
+        if size is not None and len(size) != dims:
+            raise ValueError(f"size must be {dims} numbers, one for each axis of the images, got {by(size)}.")
+        if spacing is not None:
+            check_spacing("spacing", spacing, dims)
+        left = one.at_spacing(spacing)
+        if any(now < min(LEAST, before) for now, before in zip(left, one.size, strict=True)):
+            raise ValueError(
+                f"spacing must leave {LEAST} voxels or more along each axis, got {by(left)} of {one.name} "
+                f"({by(one.size)}) at {by_numbers(np.ravel(spacing))} mm."
+            )
 
 
 def what_is_done(

@@ -26,6 +26,9 @@ from warpzoo.images.series import open_series
 Record = dict[str, Any]
 IMAGE_SUFFIXES = (*SUFFIXES["nifti"], ".mha", ".mhd", ".nrrd", *SUFFIXES["picture"], *SUFFIXES["tiff"])
 
+RUN = "run.json"
+"""What a training leaves in its folder from its first step on."""
+
 
 def list_images(source: str | Path, without: Sequence[str] = (), **options: Any) -> list[Record]:
     """Records of a folder, a .csv or .json list, or an .npz archive, but for those of the ids `without`; `options` are
@@ -45,9 +48,35 @@ def list_images(source: str | Path, without: Sequence[str] = (), **options: Any)
     return [record for record in records if record["id"] not in without]
 
 
+def options_of(source: str | Path, **given: str | None) -> dict[str, Any]:
+    """What a command line says about the images of a source, as options of `list_images`.
+
+    Args:
+        given: `labels`, a folder where the images are in one; of an .npz `images`, `labels`, `group` and `subject`, names
+            of its arrays joined by commas.
+    """
+    said = {name: value for name, value in given.items() if value is not None}
+    if Path(source).suffix == ".npz":
+        return {name: value if name == "subject" else value.split(",") for name, value in said.items()}
+    for name in said:
+        if name != "labels":
+            raise ValueError(f"{name} must be given for an .npz of arrays alone, got {source}.")
+        if not Path(source).is_dir():
+            raise ValueError(f"labels must be given for a folder or an .npz alone, got {source}: use its column `label`.")
+    return {name: str(Path(value).absolute()) for name, value in said.items()}
+
+
 def images_in_folder(folder: Path, pattern: str = "*", labels: str | Path | None = None) -> list[Record]:
-    """Every image file below the folder that matches; `labels` is a folder with label maps of the same names."""
-    paths = sorted(path for path in folder.rglob(pattern) if path.name.lower().endswith(IMAGE_SUFFIXES))
+    """Every image file below the folder that matches; `labels` is a folder with label maps of the same names, and none
+    of the images if it lies below, and neither are the pictures that a training has left there (`runs_below`)."""
+    root = folder.resolve()
+    maps = [] if labels is None else [one for one in [Path(labels).resolve()] if root in one.parents]
+    others = {*runs_below(root), *maps} - {root}
+    paths = sorted(
+        path
+        for path in folder.rglob(pattern)
+        if path.name.lower().endswith(IMAGE_SUFFIXES) and others.isdisjoint((root / path.relative_to(folder)).parents)
+    )
     if not paths:
         raise ValueError(
             f"{folder} holds no image that matches {pattern!r} (of the kinds {', '.join(IMAGE_SUFFIXES)})."
@@ -63,6 +92,11 @@ def images_in_folder(folder: Path, pattern: str = "*", labels: str | Path | None
             record["label"] = label
         records.append(record)
     return records
+
+
+def runs_below(folder: Path) -> list[Path]:
+    """The folders below it that trainings have written into."""
+    return sorted(path.parent for path in folder.rglob(RUN))
 
 
 def images_in_list(path: Path) -> list[Record]:
@@ -93,24 +127,28 @@ def images_in_list(path: Path) -> list[Record]:
 
 def images_in_archive(
     path: Path,
-    images: Sequence[str] = (),
-    labels: Sequence[str] = (),
-    group: Sequence[str] = (),
+    images: str | Sequence[str] = (),
+    labels: str | Sequence[str] = (),
+    group: str | Sequence[str] = (),
     subject: str | None = None,
     where: Mapping[str, Sequence[Any]] | None = None,
 ) -> list[Record]:
     """Arrays (count, *spatial) of an .npz.
 
-    `images` names them (one alone needs no name) and `labels` their label maps, in the same order; `group` and
+    `images` names them (the only one of three axes or more needs no name) and `labels` their label maps, in the same order; `group` and
     `subject` name the arrays (count,) whose values tell groups and subjects apart. `where` keeps the entries whose
     array has one of the values.
     """
+    images, labels, group = ([one] if isinstance(one, str) else list(one) for one in (images, labels, group))
     with reading(path, "an .npz of arrays"), np.load(path) as archive:
-        if not images and len(archive.files) > 1:
-            raise FileError(
-                f"{path} has the arrays {', '.join(archive.files)}; `images` must name those that are images."
-            )
-        images = images or archive.files
+        if not images:
+            several = len(archive.files) > 1
+            images = [name for name in archive.files if not several or archive[name].ndim > 2]
+            if len(images) != 1:
+                raise FileError(
+                    f"{path} has the arrays {', '.join(archive.files)}; images must name those that are images, joined "
+                    f"by commas."
+                )
         names = [*images, *labels, *group, *([subject] if subject else []), *(where or {})]
         missing = [name for name in names if name not in archive]
         if missing:
@@ -191,12 +229,12 @@ def _check_subjects(records: Sequence[Record], subjects: set[str]) -> None:
         )
 
 
-def draw_subjects(records: Sequence[Record], fraction: float, seed: int = 0) -> list[str]:
+def draw_subjects(records: Sequence[Record], fraction: float, seed: int = 0, most: int = 20) -> list[str]:
     """A random share of the subjects to be held out for validation: one at least, two where each has one image alone,
-    since one image makes no pair."""
+    since one image makes no pair, and `most` of a large number, as each is paired with all others."""
     counts = Counter(record["subject"] for record in records)
     drawn = np.random.default_rng(seed).permutation(sorted(counts)).tolist()
-    count = max(1, round(fraction * len(drawn)))
+    count = min(most, max(1, round(fraction * len(drawn))))
     if sum(counts[subject] for subject in drawn[:count]) == 1:
         count = 2
     return sorted(drawn[:count])

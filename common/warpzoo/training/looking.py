@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from warpzoo.training.fitting import size_of
-from warpzoo.training.inspection import Seen, doubts, inspect_images, refuse_broken, refuse_sizes, what_is_done
+from warpzoo.training.inspection import Seen, check_grid, doubts, inspect_images, refuse_broken, refuse_sizes, what_is_done
 from warpzoo.training.lists import Record
 from warpzoo.training.pairs import PairDataset
 
@@ -26,6 +26,7 @@ def look_through(training: Any, validation: Any, batch_size: int) -> list[Seen]:
     lines: list[str] = []
     if isinstance(training, PairDataset):
         size, spacing = size_of(training.transform), training.resampled_to
+        check_grid(seen, size, spacing)
         if training.transform is None and (batch_size > 1 or training.pairing != "same_group"):
             refuse_sizes(seen, spacing, "bring them to one by `size`, or by a `transform` of the datasets.")
         lines += what_is_done(seen, size, spacing)

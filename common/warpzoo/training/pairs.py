@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
@@ -127,6 +127,12 @@ class PairDataset(Dataset):
         if bool(image["image"].min() == image["image"].max()):
             raise ValueError(f"{name} is constant ({float(image['image'].max())}); nothing can be registered to it.")
         return image | {"id": name}
+
+
+def can_be_paired(data: Sequence[Record], pairing: str) -> bool:
+    """Whether two of the images make a pair."""
+    sizes = Counter(record["group"] if pairing == "same_group" else "" for record in data)
+    return max(sizes.values(), default=0) > 1
 
 
 class RandomPairs(DistributedSampler):

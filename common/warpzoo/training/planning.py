@@ -19,9 +19,11 @@ from torch import Tensor
 
 from warpzoo.bundles import Bundle
 from warpzoo.bundles.overrides import check_overrides
+from warpzoo.images.image import by
 from warpzoo.training.cache import free_memory
-from warpzoo.training.inspection import Seen, inspect_images, refuse_broken
-from warpzoo.training.lists import Record, list_images
+from warpzoo.training.inspection import Seen, check_grid, inspect_images, refuse_broken
+from warpzoo.training.lists import Record, list_images, not_of_subjects, of_subjects, runs_below
+from warpzoo.training.pairs import can_be_paired
 from warpzoo.training.reading import common_spacing
 
 OWN_IMAGES = "folder"
@@ -58,66 +60,82 @@ class Plan:
         )
 
 
-def own_images(
-    data: str | Path, bundle: Bundle | None = None, labels: str | Path | None = None
-) -> tuple[list[Record], list[Seen], list[str]]:
-    """The records of one's own images, what is seen of them, and the variants of the bundle that they ask for."""
-    options: dict[str, Any] = {} if labels is None else {"labels": labels}
+@dataclass(frozen=True)
+class OwnImages:
+    """One's own images: where they are and how they are listed, their records, what is seen of them, and the variants
+    of a bundle that they ask for."""
+
+    source: Path
+    options: Mapping[str, Any]
+    records: Sequence[Record]
+    seen: Sequence[Seen]
+    variants: Sequence[str]
+
+    def good(self) -> tuple[list[Record], list[Seen]]:
+        """Those that can be trained on."""
+        good = [one for one in self.seen if not one.problem]
+        names = {one.name for one in good}
+        return [record for record in self.records if record["id"] in names], good
+
+    def notes(self) -> list[str]:
+        """What lies among them and is none of them."""
+        runs = runs_below(self.source) if self.source.is_dir() else []
+        return [f"left out: {', '.join(str(one.relative_to(self.source)) for one in runs)}, of a training"] if runs else []
+
+
+def own_images(data: str | Path, bundle: Bundle | None = None, **options: Any) -> OwnImages:
+    """The images of a folder, a list or an .npz, for a bundle if there is one; `options` are those of `list_images`."""
     records = list_images(data, **options)
     seen = inspect_images(records)
     dims = Counter(len(one.size) for one in seen if not one.problem)
-    if bundle is None or not dims:
-        return records, seen, []
-    variants = [OWN_IMAGES] if OWN_IMAGES in bundle.variants else []
-    ((usual, _),) = dims.most_common(1)
-    if usual != bundle.spatial_dims:
-        if f"{usual}d" not in bundle.variants:
-            raise ValueError(f"{bundle.name} takes {bundle.spatial_dims}-D images; those of {data} are {usual}-D.")
-        variants.append(f"{usual}d")
-    return records, seen, variants
+    variants = []
+    if bundle is not None and dims:
+        variants = [OWN_IMAGES] if OWN_IMAGES in bundle.variants else []
+        ((usual, _),) = dims.most_common(1)
+        if usual != bundle.spatial_dims:
+            if f"{usual}d" not in bundle.variants:
+                raise ValueError(f"{bundle.name} takes {bundle.spatial_dims}-D images; those of {data} are {usual}-D.")
+            variants.append(f"{usual}d")
+    return OwnImages(Path(data).absolute(), options, records, seen, variants)
 
 
 def plan_registration(
     bundle: Bundle,
-    data: str | Path,
+    images: OwnImages,
     output: str | Path,
-    labels: str | Path | None = None,
     variants: Sequence[str] = (),
     skip: bool = False,
     given: Mapping[str, Any] | None = None,
 ) -> Plan:
-    """What a network that registers is trained with on the images of a folder or a list.
+    """What a network that registers is trained with on one's own images.
 
     Args:
-        labels: folder of label maps of the same names.
         variants: further ones.
         skip: leave out what cannot be trained on, which is refused otherwise.
         given: settings that are the user's choice.
     """
     given = dict(given or {})
-    records, seen, own = own_images(data, bundle, labels)
-    variants = list(dict.fromkeys([*own, *variants]))
+    variants = list(dict.fromkeys([*images.variants, *variants]))
     known = bundle.settings("train", variants)
     check_overrides(known, given)
-    settings: dict[str, Any] = {"dataset_dir": str(Path(data).absolute()), "output_dir": str(Path(output).absolute())}
-    notes = []
-    broken = [one.name for one in seen if one.problem]
+    listed = known.get("records")
+    if OWN_IMAGES in variants and isinstance(listed, Mapping) and listed.get("source") != "@dataset_dir":
+        raise ValueError(f"variant must be one for any images, got {variants[-1]!r}, which lists its own (records).")
+    settings: dict[str, Any] = {"dataset_dir": str(images.source), "output_dir": str(Path(output).absolute())}
+    settings |= {f"records#{name}": value for name, value in images.options.items()}
+    notes = images.notes()
+    broken = [one.name for one in images.seen if one.problem]
     if broken and skip:
-        settings["records#without"] = broken
-        notes.append(f"left out: {len(broken)} of {len(seen)} images: {', '.join(broken)}")
+        settings["records#without"] = [*images.options.get("without", ()), *broken]
+        notes.append(f"left out: {len(broken)} of {len(images.seen)} images: {', '.join(broken)}")
     elif broken:
-        refuse_broken(seen, "Repair what cannot be used, or leave it out (--skip).")
-    good = [one for one in seen if not one.problem]
-    records = [record for record in records if record["id"] not in broken]
-    if len({record["subject"] for record in records}) < FEWEST:
-        raise ValueError(
-            f"{data} must have images of {FEWEST} subjects or more, two of them to validate on, got {len(good)} images."
-        )
-    if labels is not None:
-        settings["records#labels"] = str(Path(labels).absolute())
+        refuse_broken(images.seen, "Repair what cannot be used, or leave it out (--skip).")
+    records, good = images.good()
+    if not records:
+        raise ValueError(f"{images.source} must have images that can be trained on, got none.")
     if all("label" in record for record in records):
         settings["key_metric"] = "dice"
-    sizes_of_groups = Counter(record["group"] for record in records if Path(data).is_file())
+    sizes_of_groups = Counter(record["group"] for record in records if images.source.is_file())
     if "pairing" in known and len(sizes_of_groups) > 1 and max(sizes_of_groups.values()) > 1:
         settings["pairing"] = "same_group"
         notes.append(f"pairs: within {len(sizes_of_groups)} groups (--pairing all: of all images)")
@@ -132,21 +150,43 @@ def plan_registration(
         if seen_at_once != crop and "crop" not in given:
             settings["crop"] = seen_at_once
     config = bundle.config("train", variants, **{**settings, **given})
-    held = config.get_parsed_content("validation_subjects") if "validation_subjects" in known else []
-    if held:
-        count = len({record["subject"] for record in records})
-        notes.append(f"validation: {len(held)} of {count} subjects are held out, such as {held[0]}")
+    if "validation_subjects" in known:
+        notes.append(held_out(images.source, records, config, "pairing" in known))
     if not {"batch_size", "accumulate"} & given.keys() and "accumulate" in known:
         on_cpu = {**settings, **given, "device": torch.device("cpu")}
         objective = bundle.part("objective", "train", variants, **on_cpu)
         free = SHARE * free_bytes(config.get_parsed_content("device"))
         batch = int(known["batch_size"])
-        parts, taken = parts_of_batch(batch, bytes_of_pair(objective, seen_at_once), free)
+        try:
+            each = bytes_of_pair(objective, seen_at_once)
+        except ValueError as error:
+            raise ValueError(
+                f"images of {by(seen_at_once)} voxels cannot be trained on by {bundle.name} as it is set: {error} Choose "
+                f"a smaller similarity#window, or pad the images by a larger size."
+            ) from error
+        parts, taken = parts_of_batch(batch, each, free)
         if parts > 1:
             settings["accumulate"] = parts
         words = f" in {parts} parts" if parts > 1 else ""
         notes.append(f"batch: {batch} pairs a step{words}, about {max(taken / 1e9, 0.1):.1f} GB")
     return Plan(bundle, variants, settings | given, notes)
+
+
+def held_out(source: Path, records: Sequence[Record], config: Any, in_pairs: bool) -> str:
+    """Who is held out to validate on, in words; that there are images enough on both sides, in pairs if it is pairs
+    that are trained on."""
+    held = config.get_parsed_content("validation_subjects")
+    tested = config.get_parsed_content("test_subjects") if "test_subjects" in config.get() else []
+    sides = of_subjects(records, held), not_of_subjects(records, [*held, *tested])
+    there = {record["subject"] for record in records}
+    pairing = config.get_parsed_content("pairing") if in_pairs else None
+    if not all(side and (pairing is None or can_be_paired(side, pairing)) for side in sides):
+        within = " of one group (any two are paired by --pairing all)" if pairing == "same_group" else ""
+        raise ValueError(
+            f"{source} must have images of {FEWEST} subjects or more, two of them to validate on, or several images of "
+            f"each of two{within}, got {len(records)} images of {len(there)} subjects."
+        )
+    return f"validation: {len(held)} of {len(there)} subjects are held out, such as {held[0]}"
 
 
 def planned_grid(
@@ -160,6 +200,7 @@ def planned_grid(
         given: settings that are the user's choice.
     """
     spacing = given.get("spacing") or common_spacing(records)
+    check_grid(seen, given.get("size"), spacing)
     if given.get("size") or not isinstance(known.get("size", ""), list | None) or not seen:
         return given.get("size"), spacing
     sizes = [one.at_spacing(spacing) for one in seen]
@@ -182,8 +223,8 @@ def parts_of_batch(batch: int, each: float, free: float) -> tuple[int, float]:
 def bytes_of_pair(objective: Any, size: Sequence[int]) -> float:
     """About how much memory a step takes for a pair of that size: what a forward pass keeps for the gradients, measured
     on a smaller pair."""
-    shrink = max(1.0, (prod(size) / TRIED_VOXELS) ** (1 / len(size)))
-    tried = [min(side, max(SHORTEST, round(side / shrink))) for side in size]
+    longest = next(side for side in range(max(size), 0, -1) if prod(min(side, one) for one in size) <= TRIED_VOXELS)
+    tried = [min(side, max(SHORTEST, longest)) for side in size]
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:

@@ -253,3 +253,15 @@ def test_frames_of_a_sequence_are_images_that_may_be_paired(tmp_path, folder):
     np.testing.assert_array_equal(given[1]["image"], frames[13])
     assert len(PairDataset(given, pairing="all")) == 6
     assert len(list_frames(folder)) == len(list_images(folder))
+
+
+def test_what_a_training_leaves_below_the_images_is_none_of_them(folder):
+    before = [record["id"] for record in list_images(folder)]
+    save_png(folder / "run" / "pictures" / "epoch_0001.png")
+    (folder / "run" / "run.json").write_text("{}")
+    assert [record["id"] for record in list_images(folder)] == before
+    save_png(folder / "run" / "labels" / "a" / "1.png")
+    save_png(folder / "maps" / "a" / "1.png")
+    maps = list_images(folder, labels=folder / "maps", pattern="*a/1.png")
+    assert [(record["id"], record["label"]) for record in maps] == [("a/1.png", folder / "maps" / "a" / "1.png")]
+    assert len(list_images(folder / "run")) == 2  # looked for by its own name, it is a folder like any other

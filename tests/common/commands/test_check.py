@@ -1,0 +1,156 @@
+"""`warpzoo check` and the plan of `warpzoo train`: what a training would refuse is said before, and in one sentence."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image
+
+from warpzoo.commands.check import check
+from warpzoo.commands.train import train
+from warpzoo.errors import plain_reason
+
+SMALL = {"device": "cpu", "epochs": 1, "steps_per_epoch": 1, "val_interval": 1, "batch_size": 1}
+TINY = {**SMALL, "network_def#channels": [4, 6, 6, 6], "network_def#features": 4}
+
+
+def save_pictures(folder, count=5, shape=(40, 36), first=0):
+    """Grey PNGs of noise."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(first, first + count):
+        values = np.random.default_rng(number).integers(0, 255, shape, dtype=np.uint8)
+        Image.fromarray(values).save(folder / f"sl {number:02}.png")
+    return folder
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    return save_pictures(tmp_path / "pictures")
+
+
+@pytest.fixture
+def volumes(tmp_path):
+    folder = tmp_path / "volumes"
+    folder.mkdir()
+    for number in range(5):
+        values = np.random.default_rng(number).normal(100, 20, (24, 20, 18)).astype(np.float32)
+        nib.save(nib.Nifti1Image(values, np.eye(4)), folder / f"v{number}.nii.gz")
+    return folder
+
+
+def reason(call):
+    """The one sentence that a call ends with."""
+    with pytest.raises(Exception) as error:
+        call()
+    said = plain_reason(error.value)
+    assert "\n" not in said
+    return said
+
+
+def test_a_run_below_its_images_is_none_of_them(pictures, capsys):
+    options = {**TINY, "output": str(pictures / "run")}
+    train("voxelmorph_dense", str(pictures), **options)
+    assert [*(pictures / "run" / "pictures").glob("*.png")]
+    capsys.readouterr()
+    check(str(pictures), method="voxelmorph_dense")
+    printed = capsys.readouterr().out
+    assert "left out: run, of a training" in printed
+    assert "epoch" not in printed
+    train("voxelmorph_dense", str(pictures), **options, overwrite=True)
+    run = json.loads((pictures / "run" / "run.json").read_text())
+    assert sum(map(len, run["data"].values())) == 5
+
+
+@pytest.fixture
+def archive(tmp_path):
+    random = np.random.default_rng(0)
+    path = tmp_path / "pairs.npz"
+    ed, es = random.integers(0, 255, (2, 6, 40, 36), dtype=np.uint8)
+    patients = [f"p{number // 2}" for number in range(6)]
+    np.savez(path, ed=ed, es=es, ed_lv=ed // 128, es_lv=es // 128, patient=patients, slice=[0, 1] * 3)
+    return path
+
+
+def test_the_arrays_of_an_archive_are_named(archive, tmp_path, capsys):
+    said = reason(lambda: check(str(archive), method="voxelmorph_dense"))
+    assert "has the arrays ed, es, ed_lv, es_lv, patient, slice; images must name those that are images" in said
+    names = {"images": "ed,es", "labels": "ed_lv,es_lv", "group": "patient,slice", "subject": "patient"}
+    check(str(archive), method="voxelmorph_dense", **names)
+    printed = capsys.readouterr().out
+    assert "p1/0/2/es  40 × 36" in printed
+    assert "validation: 1 of 3 subjects are held out, such as p" in printed
+    train("voxelmorph_dense", str(archive), output=str(tmp_path / "run"), **names, **TINY)
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    held = {name.split("/")[0] for name in run["data"]["validation"]}
+    assert len(held) == 1
+    assert not held & {name.split("/")[0] for name in run["data"]["train"]}
+    assert len(run["data"]["train"]) == 8
+    assert run["config"]["pairing"] == "same_group"
+    assert run["config"]["key_metric"] == "dice"
+
+
+def test_the_only_array_of_images_needs_no_name(tmp_path, capsys):
+    digits = np.random.default_rng(0).integers(0, 255, (20, 28, 28), dtype=np.uint8)
+    np.savez(tmp_path / "digits.npz", x=digits, y=[0, 1] * 10)
+    check(str(tmp_path / "digits.npz"), method="voxelmorph_dense", group="y")
+    assert "pairs: within 2 groups" in capsys.readouterr().out
+    said = reason(lambda: check(str(tmp_path), images="x"))
+    assert said.startswith("images must be given for an .npz of arrays alone")
+
+
+def test_a_denoiser_leaves_out_what_cannot_be_used(pictures, tmp_path, capsys):
+    Image.fromarray(np.zeros((40, 36, 3), np.uint8) + np.uint8([1, 2, 3])).save(pictures / "colour.png")
+    said = reason(lambda: check(str(pictures), method="psf_blindspot"))
+    assert "`warpzoo train --skip` leaves it out" in said
+    options = {**SMALL, "output": str(tmp_path / "run"), "network_def#channels": 4, "patch": 16}
+    assert "leave it out (--skip)" in reason(lambda: train("psf_blindspot", str(pictures), **options))
+    train("psf_blindspot", str(pictures), skip=True, **options)
+    assert "left out: 1 of 6 images: colour.png" in capsys.readouterr().out
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert sorted([*run["data"]["train"], *run["data"]["validation"]]) == [f"sl {n:02}.png" for n in range(5)]
+
+
+def test_check_refuses_what_a_training_refuses(pictures, capsys):
+    for call in (
+        lambda: check(str(pictures), method="dirnet"),
+        lambda: train("dirnet", str(pictures), output="nowhere", device="cpu"),
+    ):
+        said = reason(call)
+        assert re.match(r"images of 36 × 40 voxels cannot be trained on by dirnet as it is set: .*window = 51", said)
+        assert said.endswith("Choose a smaller similarity#window, or pad the images by a larger size.")
+    check(str(pictures), method="dirnet", size="52,56")
+    assert "batch: 8 pairs a step" in capsys.readouterr().out
+
+
+def test_images_must_make_pairs_on_both_sides(pictures, tmp_path):
+    rows = [f"pictures/sl {n:02}.png,{n // 2}" for n in range(4)]
+    (tmp_path / "two.csv").write_text("\n".join(["image,subject", *rows]))
+    train("voxelmorph_dense", str(tmp_path / "two.csv"), output=str(tmp_path / "run"), **TINY)
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert sorted(map(len, run["data"].values())) == [2, 2]
+    save_pictures(tmp_path / "pictures", 1, first=9)
+    (tmp_path / "one.csv").write_text("\n".join(["image,subject", *rows[:2], "pictures/sl 09.png,9"]))
+    said = reason(lambda: check(str(tmp_path / "one.csv"), method="voxelmorph_dense"))
+    assert said.endswith("or several images of each of two, got 3 images of 2 subjects.")
+    said = reason(lambda: train("voxelmorph_dense", str(tmp_path / "one.csv"), labels="x", output="nowhere"))
+    assert said.endswith("use its column `label`.")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"spacing": "1,2"}, r"^spacing must be one positive length, or one for each of the 3 axes, got \[1, 2\]"),
+        ({"size": "32,32"}, r"^size must be 3 numbers, one for each axis of the images, got 32 × 32\."),
+        ({"spacing": "500"}, r"^spacing must leave 4 voxels or more along each axis, got 1 × 1 × 1 of v0\.nii\.gz"),
+    ],
+)
+def test_a_grid_of_another_kind_is_one_sentence(volumes, options, message):
+    for call in (
+        lambda: check(str(volumes), method="voxelmorph_dense", **options),
+        lambda: train("voxelmorph_dense", str(volumes), output="nowhere", dry_run=True, **options),
+    ):
+        assert re.search(message, reason(call)), reason(call)

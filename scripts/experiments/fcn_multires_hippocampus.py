@@ -91,7 +91,7 @@ def run(options: Options) -> dict[str, Any]:
     config = read_config(options, dataset_dir=str(options.data / "hippocampus"))
     records = chosen_records(config, options.subset)
     fixed = records[0]["id"]
-    pairs = PairDataset(records, "to_fixed", fixed, config.get_parsed_content("preprocessing"), cache=True)
+    pairs = PairDataset(records, "to_fixed", fixed, config.get_parsed_content("preprocessing"), cache=None)
     chosen = range(min(len(pairs), options.limit or len(pairs)))
     methods = available_methods(options)
     means = Means()
@@ -179,7 +179,7 @@ def correlations(
         ("validation", of_subjects(records, validation)),
         ("test", of_subjects(records, test)),
     ):
-        pairs = PairDataset(chosen, "all", transform=config.get_parsed_content("preprocessing"), cache=True)
+        pairs = PairDataset(chosen, "all", transform=config.get_parsed_content("preprocessing"), cache=None)
         count = min(len(pairs), CORRELATED_PAIRS, options.limit or CORRELATED_PAIRS)
         drawn = np.random.default_rng(options.seed).choice(len(pairs), count, replace=False)
         result[name] = {row: [] for row in rows}

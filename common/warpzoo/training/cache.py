@@ -19,14 +19,17 @@ class Cache:
     they start; what they read themselves ends with them.
 
     Args:
-        gigabytes: the bound; True for half of the memory that is free, False for nothing.
+        gigabytes: the bound; None for half of the memory that is free, 0 for nothing.
     """
 
-    def __init__(self, gigabytes: bool | float | str) -> None:
-        chosen = {"true": True, "false": False}.get(str(gigabytes).lower(), gigabytes)
-        if isinstance(chosen, str) or chosen < 0:
-            raise ValueError(f"cache must be true, false or a number of gigabytes, got {gigabytes!r}.")
-        self.bound = SHARE * free_memory() if chosen is True else 1e9 * float(chosen)
+    def __init__(self, gigabytes: float | None) -> None:
+        number = isinstance(gigabytes, int | float) and not isinstance(gigabytes, bool)
+        if gigabytes is not None and not (number and gigabytes >= 0):
+            raise ValueError(
+                f"cache must be a number of gigabytes, 0 or more, or null for half of the memory that is free, got "
+                f"{gigabytes!r}."
+            )
+        self.bound = SHARE * free_memory() if gigabytes is None else 1e9 * gigabytes
         self.used = 0
         self.kept: dict[int, dict[str, Any]] = {}
 

@@ -31,8 +31,8 @@ class PairDataset(Dataset):
         pairing: "all" (every image with every other), "same_group" (with every other of its group) or "to_fixed" (every
             other image onto the one whose id is `fixed`).
         transform: applied to each image's {"image"[, "label"]}, (1, *spatial), before the two are put together.
-        cache: whether to keep in memory each image that was read, transformed, or how many gigabytes of them; True for
-            as many as fit into half of the memory that is free.
+        cache: how many gigabytes of the images that were read, transformed, are kept in memory; None for as many as fit
+            into half of the memory that is free.
         spacing: millimetres between voxels, one number or one per RAS axis, to which images with a place in the world
             are resampled (label maps by the nearest voxel); by default the median of the list's along each axis if
             they differ by more than 1 %, and no resampling if not.
@@ -44,7 +44,7 @@ class PairDataset(Dataset):
         pairing: str = "same_group",
         fixed: str | None = None,
         transform: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
-        cache: bool | float = False,
+        cache: float | None = 0.0,
         spacing: float | Sequence[float] | None = None,
     ) -> None:
         if pairing not in PAIRINGS:

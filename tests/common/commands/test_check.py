@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from warpzoo.bundles import find_bundle
+from warpzoo.bundles.overrides import check_overrides
 from warpzoo.commands.check import check
 from warpzoo.commands.train import train
 from warpzoo.errors import plain_reason
@@ -154,3 +156,16 @@ def test_a_grid_of_another_kind_is_one_sentence(volumes, options, message):
         lambda: train("voxelmorph_dense", str(volumes), output="nowhere", dry_run=True, **options),
     ):
         assert re.search(message, reason(call)), reason(call)
+
+
+@pytest.mark.parametrize("method", ["fcn_multires", "voxelmorph_dense", "dirnet"])
+def test_images_kept_in_memory_have_a_bound_that_can_be_set(pictures, method):
+    bundle = find_bundle(method)
+    variants = ["folder", *([] if bundle.spatial_dims == 2 else ["2d"])]
+    check_overrides(bundle.settings("train", variants), {"cache": 0.001})
+    for side in ("train", "validate"):
+        data = {"dataset_dir": str(pictures), "device": "cpu"}
+        kept = bundle.config("train", variants, cache=0.001, **data).get_parsed_content(f"{side}#dataset").cache
+        assert kept.bound == 1e6
+        kept = bundle.config("train", variants, **data).get_parsed_content(f"{side}#dataset").cache
+        assert kept.bound > 1e7

@@ -91,8 +91,8 @@ def test_the_cache_has_a_bound():
     for index in range(5):
         cache.add(index, {"image": torch.zeros(400), "id": "a"})
     assert sorted(cache.kept) == [0, 1]
-    assert Cache(False).bound == Cache("false").bound == 0
-    assert 0.3 * free_memory() < Cache("true").bound < 0.7 * free_memory()
-    for wrong in (-1, "much"):
-        with pytest.raises(ValueError, match="cache must be true, false or a number of gigabytes, got"):
+    assert Cache(0).bound == 0
+    assert 0.3 * free_memory() < Cache(None).bound < 0.7 * free_memory()
+    for wrong in (-1, "much", True, float("nan")):
+        with pytest.raises(ValueError, match="cache must be a number of gigabytes, 0 or more, or null .*, got"):
             Cache(wrong)

@@ -90,6 +90,8 @@ def check_kind(name: str, value: Any, default: Any) -> None:
     """That a value is of the kind of the one that it replaces; references and expressions may be anything."""
     if isinstance(value, str) and value[:1] in ("$", "@", "%"):
         return
+    if name.endswith("_subjects") and not isinstance(value, (list, tuple, Mapping)):
+        raise ValueError(f"{name} must be a list of names, such as ['a.nii.gz', 'b.nii.gz'], got {value!r}.")
     if name == "device":
         chosen_device(str(value))
     elif isinstance(default, bool):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from warpzoo import record
 from warpzoo.bundles import METADATA, Bundle, find_bundle, open_bundle
 from warpzoo.files import FileError, reading
+from warpzoo.training.lists import RUN
 from warpzoo.training.records import EXPECTED
 
 if TYPE_CHECKING:
@@ -19,7 +20,8 @@ NEEDED = ("config", "data", "versions", "machine")
 
 
 def read_run(path: str | Path) -> dict[str, Any]:
-    """The record of a run, as `RunRecord` writes it."""
+    """The record of a run, as `RunRecord` writes it: the file, or the run's folder."""
+    path = Path(path) / RUN if Path(path).is_dir() else path
     with reading(path, "the record of a run"), open(path, encoding="utf-8") as file:
         found = json.load(file)
     if not isinstance(found, dict) or not all(isinstance(found.get(name), dict) and found[name] for name in NEEDED):

@@ -115,6 +115,7 @@ def plan_registration(
         given: settings that are the user's choice.
     """
     given = dict(given or {})
+    given |= {name: names_of(given[name], images) for name in given if name.endswith("_subjects")}
     variants = list(dict.fromkeys([*images.variants, *variants]))
     known = bundle.settings("train", variants)
     check_overrides(known, given)
@@ -170,6 +171,13 @@ def plan_registration(
         words = f" in {parts} parts" if parts > 1 else ""
         notes.append(f"batch: {batch} pairs a step{words}, about {max(taken / 1e9, 0.1):.1f} GB")
     return Plan(bundle, variants, settings | given, notes)
+
+
+def names_of(subjects: Any, images: OwnImages) -> list[str]:
+    """Subjects as a command line names them: one, several joined by commas, or a list."""
+    if isinstance(subjects, str) and subjects not in {record["subject"] for record in images.records}:
+        subjects = subjects.split(",")
+    return [str(one) for one in ([subjects] if isinstance(subjects, str | int) else subjects)]
 
 
 def held_out(source: Path, records: Sequence[Record], config: Any, in_pairs: bool) -> str:

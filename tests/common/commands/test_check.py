@@ -158,6 +158,34 @@ def test_a_grid_of_another_kind_is_one_sentence(volumes, options, message):
         assert re.search(message, reason(call)), reason(call)
 
 
+def test_subjects_are_named_as_one_would(pictures, capsys):
+    options = {"output": "nowhere", "dry_run": True, "device": "cpu"}
+    for subjects in ("sl 02.png,sl 04.png", ("sl 02.png", "sl 04.png")):
+        train("voxelmorph_dense", str(pictures), validation_subjects=subjects, **options)
+        assert "validation: 2 of 5 subjects are held out, such as sl 02.png" in capsys.readouterr().out
+    said = reason(lambda: train("stn_affine", str(pictures), validation_subjects="sl 2.png", **options))
+    assert said.endswith("got 'sl 2.png' (did you mean sl 02.png?).")
+    known = {"validation_subjects": {"_target_": "warpzoo.training.draw_subjects"}}
+    with pytest.raises(ValueError, match=r"validation_subjects must be a list of names, .*got 'sl 02.png'"):
+        check_overrides(known, {"validation_subjects": "sl 02.png"})
+
+
+def test_a_variant_for_other_images_is_refused(pictures):
+    for method, variant in (("stn_affine", "hippocampus"), ("dirnet", "digits")):
+        said = reason(lambda one=method, other=variant: check(str(pictures), method=one, variant=other))
+        assert said == f"variant must be one for any images, got '{variant}', which lists its own (records)."
+
+
+def test_weights_to_start_from_must_be_there(pictures):
+    said = reason(lambda: train("voxelmorph_dense", str(pictures), output="nowhere", initial_weights="/nothere.pt"))
+    assert said == "/nothere.pt does not exist; initial_weights must be a file of weights."
+
+
+def test_a_run_is_repeated_by_its_folder(tmp_path):
+    (tmp_path / "run.json").write_text('{"config": {}}')
+    assert reason(lambda: train(again=str(tmp_path), output="nowhere")).startswith(f"{tmp_path}/run.json must be the")
+
+
 @pytest.mark.parametrize("method", ["fcn_multires", "voxelmorph_dense", "dirnet"])
 def test_images_kept_in_memory_have_a_bound_that_can_be_set(pictures, method):
     bundle = find_bundle(method)
@@ -169,3 +197,13 @@ def test_images_kept_in_memory_have_a_bound_that_can_be_set(pictures, method):
         assert kept.bound == 1e6
         kept = bundle.config("train", variants, **data).get_parsed_content(f"{side}#dataset").cache
         assert kept.bound > 1e7
+
+
+@pytest.mark.parametrize("method", ["stn_affine", "deep_affine"])
+def test_who_is_held_out_is_not_trained_on_in_other_places_either(pictures, method, capsys):
+    check(str(pictures), method=method)
+    assert "validation: 2 of 5 subjects are held out" in capsys.readouterr().out
+    config = find_bundle(method).config("train", ["folder", "2d"], dataset_dir=str(pictures), device="cpu")
+    sides = [config.get_parsed_content(f"{one}#dataset").data for one in ("train", "validate")]
+    assert [len(side) for side in sides] == [3, 2]
+    assert len({record["id"] for side in sides for record in side}) == 5

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import inspect
 import logging
+import re
 import sys
 import warnings
 from collections import Counter
@@ -86,7 +87,8 @@ def run(name: str, arguments: list[str]) -> None:
 
 
 def annotated(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The command with one plain type for each argument, for the help and for `reading`."""
+    """The command with one plain type for each argument, for the help and for `reading`, and one line of text: of
+    further ones with a colon, fire would show what comes before it."""
 
     @wraps(command)
     def same(*arguments: Any, **options: Any) -> Any:
@@ -97,6 +99,7 @@ def annotated(command: Callable[..., Any]) -> Callable[..., Any]:
         one.replace(annotation=getattr(builtins, str(one.annotation).split()[0], object))
         for one in signature.parameters.values()
     ]
+    same.__doc__ = re.sub(r"(?<=\S)\n {12}(?=\S)", " ", command.__doc__ or "")
     same.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return same
 

@@ -66,9 +66,10 @@ def train(
         again: the run.json of a run that is to be repeated into the output folder: on the same machine, with as many
             threads, the weights are the same, byte for byte.
         tracking: mlflow, to log metrics, pictures and the weights there.
-        search: a JSON of settings to try, such as {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": true},
-            "regularisation_weight": [0.1, 0.3, 1]}: each trial is a training below the output folder, with search.csv
-            as a table of all and best.json, which --variant takes; an interrupted search goes on.
+        search: a JSON file of settings to try, such as {"regularisation_weight": [0.1, 0.3, 1]} or, for numbers between
+            two, {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": true}}. Each trial is a training below the output
+            folder, with search.csv as a table of all and best.json, which --variant takes; an interrupted search goes
+            on.
         trials: of the search, in all.
         dry_run: only look through the images and print the command.
     """

@@ -63,10 +63,16 @@ def test_help_is_for_people(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
 
 @pytest.mark.parametrize("name", [*COMMANDS])
 def test_help_says_all_of_every_option(name: str) -> None:
-    """A line of an option's text that Fire takes for another option would end the text, and not be shown."""
+    """Fire takes what comes before a colon for another option, or drops what comes after."""
     function = getattr(import_module(COMMANDS[name][0]), name)
-    described = [one.name for one in docstrings.parse(inspect.getdoc(function)).args or []]
+    written = inspect.getdoc(function) or ""
+    shown = docstrings.parse(inspect.getdoc(annotated(function))).args or []
+    described = {one.name: one.description for one in shown}
     assert set(described) <= set(inspect.signature(function).parameters)
+    blocks = re.findall(r"^    (\w+): (.*(?:\n     .*)*)", written.partition("Args:")[2], re.MULTILINE)
+    assert {name: " ".join(text.split()) for name, text in blocks} == {
+        name: " ".join((text or "").split()) for name, text in described.items()
+    }
 
 
 def test_letters_that_the_help_shows_are_taken(

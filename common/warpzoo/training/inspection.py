@@ -27,6 +27,8 @@ from warpzoo.images.orientation import SAME_SPACING, canonical_grid
 from warpzoo.training.lists import Record
 from warpzoo.training.reading import images_of
 
+TILTED = 1.0
+"""Degrees from the axes of the world above which an image is called oblique."""
 LEAST = 4
 """Voxels along an axis that an image must keep when it is resampled."""
 NAMED = 3
@@ -40,6 +42,7 @@ class Seen:
     size: voxels, along RAS axes if it has a place in the world.
     spacing: millimetres between them; None in pixels.
     orientation: of the axes as they are stored, such as LPS; empty in pixels.
+    tilt: the largest angle of an axis from that of the world, in degrees.
     dtype, low, high: of its values.
     digest: SHA-256 of the values in this order of axes, of the label map too, and of the spacing.
     problem: why it cannot be trained on, a sentence; empty if it can.
@@ -50,6 +53,7 @@ class Seen:
     size: tuple[int, ...] = ()
     spacing: tuple[float, ...] | None = None
     orientation: str = ""
+    tilt: float = 0.0
     dtype: str = ""
     low: float = 0.0
     high: float = 0.0
@@ -132,12 +136,19 @@ def _described(name: str, image: Image, images: dict[str, Image]) -> Seen:
         grid.shape,
         None if pixels else tuple(grid.spacing),
         "" if pixels else "".join(nibabel.aff2axcodes(image.grid.affine)),
+        0.0 if pixels else tilt_of(grid),
         str(kind),
         float(image.array.min()),
         float(image.array.max()),
         digest.hexdigest(),
         doubt=doubt,
     )
+
+
+def tilt_of(grid: Grid) -> float:
+    """The largest angle, in degrees, of an axis of a grid in RAS order from that of the world."""
+    axes = grid.affine[:-1, :-1]
+    return float(np.degrees(np.arccos(np.clip(np.diag(axes / np.linalg.norm(axes, axis=0)), -1, 1)).max()))
 
 
 def refuse_broken(seen: Sequence[Seen], way_out: str = "Repair what cannot be used, or leave it out.") -> None:
@@ -200,9 +211,16 @@ def what_is_done(
         axes = "RAS"[: len(placed[0].size)]
         yield f"working grid: {shape} voxels of {by_numbers(usual)} mm, axes {axes}"
         turned = Counter(one.orientation for one in placed if one.orientation != axes)
-        if turned and len(axes) == 3:
+        if turned:
             stored = ", ".join(f"{count} {name}" for name, count in turned.most_common())
-            yield f"turned: {turned.total()} of {len(good)} images, stored as {stored}, come in the order of RAS axes"
+            yield f"turned: {turned.total()} of {len(good)} images, stored as {stored}, come in the order of {axes} axes"
+        oblique = [one for one in placed if one.tilt > TILTED]
+        if oblique:
+            most = max(oblique, key=lambda one: one.tilt)
+            yield (
+                f"oblique: {len(oblique)} of {len(good)} images, by up to {most.tilt:.0f}° ({most.name}), keep their own "
+                f"axes, which are taken for the nearest of {axes}: images of other angles are turned to each other"
+            )
         resampled = [one for one in placed if not np.allclose(one.spacing or usual, usual, rtol=SAME_SPACING, atol=0)]
         if resampled:
             spacings = Counter(by_numbers(one.spacing or ()) for one in resampled)
@@ -244,6 +262,13 @@ def doubts(seen: Sequence[Seen], validation: Sequence[str] = ()) -> Iterator[str
             across = held.intersection(names) and set(names) - held
             where = "; it is in training and validation, which then tells less than it seems" if across else ""
             yield f"the same image {len(names)} times: {', '.join(names[:NAMED])}{where}"
+    good = [one for one in seen if not one.problem]
+    in_pixels = [one.name for one in good if one.spacing is None]
+    if 0 < len(in_pixels) < len(good):
+        yield (
+            f"{len(in_pixels)} of {len(good)} images have no spacing, such as {in_pixels[0]}: each of their pixels is "
+            f"taken for one of the others', whatever it is in millimetres"
+        )
     yield from (one.doubt for one in seen if one.doubt)
 
 

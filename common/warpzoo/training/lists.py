@@ -30,9 +30,11 @@ RUN = "run.json"
 """What a training leaves in its folder from its first step on."""
 
 
-def list_images(source: str | Path, without: Sequence[str] = (), **options: Any) -> list[Record]:
+def list_images(
+    source: str | Path, without: Sequence[str] = (), missing: bool = False, **options: Any
+) -> list[Record]:
     """Records of a folder, a .csv or .json list, or an .npz archive, but for those of the ids `without`; `options` are
-    those of the reader it comes to."""
+    those of the reader it comes to. Files that are not there are refused, but with `missing`."""
     path = Path(source)
     if not path.exists():
         raise ValueError(f"{path} does not exist; it must be a folder of images, a .csv or .json list or an .npz.")
@@ -45,7 +47,16 @@ def list_images(source: str | Path, without: Sequence[str] = (), **options: Any)
     for name in without:
         if name not in ids:
             raise ValueError(f"without must be ids of images in {path}, got {name!r}{nearest(name, ids)}.")
-    return [record for record in records if record["id"] not in without]
+    kept = [(number, record) for number, record in enumerate(records, 1) if record["id"] not in without]
+    for number, record in kept if not missing else ():
+        for key in ("image", "label"):
+            file = record.get(key)
+            if isinstance(file, Path) and not os.path.isfile(file):  # False for a name that is too long as well
+                name = shortened(str(file), 400)
+                if path.is_dir():
+                    raise FileError(f"{name} does not exist; it must be the label map of the image {record['image']}.")
+                raise FileError(f"{path}, entry {number}: {name} does not exist.")
+    return [record for _, record in kept]
 
 
 def options_of(source: str | Path, **given: str | None) -> dict[str, Any]:
@@ -86,10 +97,7 @@ def images_in_folder(folder: Path, pattern: str = "*", labels: str | Path | None
         name = path.relative_to(folder)
         record: Record = {"id": str(name), "group": str(name.parent), "subject": str(name), "image": path}
         if labels is not None:
-            label = Path(labels) / name
-            if not label.exists():
-                raise ValueError(f"{label} does not exist; it must be the label map of the image {path}.")
-            record["label"] = label
+            record["label"] = Path(labels) / name
         records.append(record)
     return records
 
@@ -119,8 +127,6 @@ def images_in_list(path: Path) -> list[Record]:
         for key in ("image", "label"):
             if key in filled:
                 record[key] = path.parent / filled[key]
-                if not os.path.isfile(record[key]):  # False for a name that is too long as well
-                    raise FileError(f"{path}, entry {number + 1}: {shortened(str(record[key]), 400)} does not exist.")
         records.append(record)
     return records
 

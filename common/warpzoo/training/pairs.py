@@ -15,7 +15,7 @@ from torch.utils.data import Dataset, DistributedSampler
 from warpzoo.training.cache import Cache
 from warpzoo.training.lists import Record
 from warpzoo.training.processes import are_several
-from warpzoo.training.reading import arrays_of, common_spacing
+from warpzoo.training.reading import arrays_of, common_spacing, images_of
 
 PAIRINGS = ("all", "same_group", "to_fixed")
 
@@ -124,8 +124,13 @@ class PairDataset(Dataset):
             image = {key: convert_to_tensor(array) for key, array in self.transform(image).items()}
         if image["image"].shape[0] != 1:
             raise ValueError(f"{name} must have one channel, got {image['image'].shape[0]}.")
-        if bool(image["image"].min() == image["image"].max()):
-            raise ValueError(f"{name} is constant ({float(image['image'].max())}); nothing can be registered to it.")
+        if _is_constant(image["image"]):
+            value = float(image["image"].max())
+            if _is_constant(images_of(record)["image"].array):
+                raise ValueError(f"{name} is constant ({value}); nothing can be registered to it.")
+            raise ValueError(
+                f"{name} is constant ({value}) once it is resampled, and padded or cropped: choose another spacing or size."
+            )
         return image | {"id": name}
 
 
@@ -133,6 +138,10 @@ def can_be_paired(data: Sequence[Record], pairing: str) -> bool:
     """Whether two of the images make a pair."""
     sizes = Counter(record["group"] if pairing == "same_group" else "" for record in data)
     return max(sizes.values(), default=0) > 1
+
+
+def _is_constant(image: Tensor) -> bool:
+    return bool(image.min() == image.max())
 
 
 class RandomPairs(DistributedSampler):

@@ -85,7 +85,7 @@ class OwnImages:
 
 def own_images(data: str | Path, bundle: Bundle | None = None, **options: Any) -> OwnImages:
     """The images of a folder, a list or an .npz, for a bundle if there is one; `options` are those of `list_images`."""
-    records = list_images(data, **options)
+    records = list_images(data, missing=True, **options)  # what is not there is seen as a problem of that image
     seen = inspect_images(records)
     dims = Counter(len(one.size) for one in seen if not one.problem)
     variants = []

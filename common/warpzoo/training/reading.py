@@ -23,7 +23,8 @@ logger = logging.getLogger(__name__)
 
 
 def images_of(record: Record) -> dict[str, Image]:
-    """{"image"[, "label"]} of a record as they are stored, label maps in whole numbers; both on one grid."""
+    """{"image"[, "label"]} of a record as they are stored, label maps in whole numbers; both on one grid, but for the
+    order and direction of its axes."""
     images = {}
     for key in ("image", "label"):
         stored = record.get(key)
@@ -32,13 +33,21 @@ def images_of(record: Record) -> dict[str, Image]:
             images[key] = Image.in_memory(array, Grid(stored.shape), record["id"], pixels=True)
         elif stored is not None:
             images[key] = read_image(stored, labels=key == "label")
-    placed = [image for image in images.values() if not image.header.pixels]
-    if len(placed) == 2 and placed[0].grid != placed[1].grid:
+    if len(images) == 2 and not _one_grid(*images.values()):
+        image, label = images.values()
         raise FileError(
-            f"{placed[1].header.path} must have the grid of {placed[0].header.path}, {placed[0].grid}, got "
-            f"{placed[1].grid}."
+            f"{label.header.path} must have the grid of {image.header.path}, {image.grid}, got {label.grid}."
         )
     return images
+
+
+def _one_grid(image: Image, label: Image) -> bool:
+    """Whether they lie on one another once their axes are in one order; of one in pixels only the size is known."""
+    if image.header.pixels != label.header.pixels:
+        placed = label if image.header.pixels else image
+        return image.grid.shape == label.grid.shape and canonical_grid(placed.grid) == placed.grid
+    grids = (one.grid if one.header.pixels else canonical_grid(one.grid) for one in (image, label))
+    return next(grids) == next(grids)
 
 
 def arrays_of(record: Record, spacing: float | Sequence[float] | None = None) -> dict[str, Tensor]:
@@ -49,8 +58,9 @@ def arrays_of(record: Record, spacing: float | Sequence[float] | None = None) ->
 
 
 def common_spacing(records: Sequence[Record]) -> tuple[float, ...] | None:
-    """The median spacing along each RAS axis of the images with a place in the world, from their headers alone; None if
-    all of them have it within 1 %, or none has a place in the world."""
+    """The median spacing along each RAS axis of the images with a place in the world (of two in the middle the finer: it
+    is always one that is there), from their headers alone; None if all of them have it within 1 %, or none has a place
+    in the world."""
     paths = [record["image"] for record in records if not isinstance(record["image"], np.ndarray)]
     headers = (open_image(path).header for path in paths)
     grids = [header.place()[0] for header in headers if not header.pixels]
@@ -59,7 +69,7 @@ def common_spacing(records: Sequence[Record]) -> tuple[float, ...] | None:
     if not grids:
         return None
     spacings = np.array([canonical_grid(grid).spacing for grid in grids])
-    median = np.median(spacings, axis=0)
+    median = np.percentile(spacings, 50, axis=0, method="lower")
     if np.allclose(spacings, median, rtol=SAME_SPACING, atol=0):
         return None
     finest, coarsest, chosen = (np.round(one, 4).tolist() for one in (spacings.min(0), spacings.max(0), median))

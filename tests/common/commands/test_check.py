@@ -8,6 +8,8 @@ import re
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
+import torch
 from PIL import Image
 
 from warpzoo.bundles import find_bundle
@@ -15,6 +17,8 @@ from warpzoo.bundles.overrides import check_overrides
 from warpzoo.commands.check import check
 from warpzoo.commands.train import train
 from warpzoo.errors import plain_reason
+from warpzoo.training import PairDataset, list_images, pad_or_crop
+from warpzoo.training.reading import arrays_of
 
 SMALL = {"device": "cpu", "epochs": 1, "steps_per_epoch": 1, "val_interval": 1, "batch_size": 1}
 TINY = {**SMALL, "network_def#channels": [4, 6, 6, 6], "network_def#features": 4}
@@ -207,3 +211,86 @@ def test_who_is_held_out_is_not_trained_on_in_other_places_either(pictures, meth
     sides = [config.get_parsed_content(f"{one}#dataset").data for one in ("train", "validate")]
     assert [len(side) for side in sides] == [3, 2]
     assert len({record["id"] for side in sides for record in side}) == 5
+
+
+def turned(array, degrees, spacing=1.0):
+    """A NIfTI of the volume whose first two axes are turned about the third."""
+    angle = np.radians(degrees)
+    affine = np.eye(4)
+    affine[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    affine[:3, :3] *= spacing
+    return nib.Nifti1Image(array, affine)
+
+
+def test_what_is_done_to_oblique_images_and_pixels_is_said(volumes, tmp_path, capsys):
+    for number, degrees in ((1, 29), (2, -12)):
+        path = volumes / f"v{number}.nii.gz"
+        nib.save(turned(nib.load(path).get_fdata().astype(np.float32), degrees), path)
+    check(str(volumes))
+    printed = capsys.readouterr().out
+    assert "oblique: 2 of 5 images, by up to 29° (v1.nii.gz), keep their own axes" in printed
+
+    flat = save_pictures(tmp_path / "flat", 3)
+    for number, signs in enumerate([(1, 1), (-1, -1), (-1, 1)]):
+        image = sitk.GetImageFromArray(np.random.default_rng(number).normal(0, 1, (40, 36)).astype(np.float32))
+        image.SetDirection(np.diag([-1.0 * signs[0], -1.0 * signs[1]]).ravel())  # of ITK's axes, LP
+        sitk.WriteImage(image, str(flat / f"placed {number}.nrrd"))
+    check(str(flat))
+    printed = capsys.readouterr().out
+    assert "turned: 2 of 6 images, stored as 1 LP, 1 LA, come in the order of RA axes" in printed
+    assert "warning: 3 of 6 images have no spacing, such as sl 00.png" in printed
+
+
+def test_spacings_become_one_that_is_there(volumes, capsys):
+    for number in (3, 4):
+        path = volumes / f"v{number}.nii.gz"
+        nib.save(turned(nib.load(path).get_fdata().astype(np.float32), 0, 1.5), path)
+    (volumes / "v0.nii.gz").unlink()
+    check(str(volumes))
+    printed = capsys.readouterr().out
+    assert "voxels of 1 × 1 × 1 mm" in printed
+    assert "resampled: 2 of 4 images (2 of 1.5 × 1.5 × 1.5 mm)" in printed
+
+
+def test_an_image_that_is_constant_only_as_it_is_trained_on(tmp_path):
+    for number in range(2):
+        values = np.zeros((40, 40), np.uint8)
+        values[:2] = 200 + number
+        Image.fromarray(values).save(tmp_path / f"{number}.png")
+    pairs = PairDataset(list_images(tmp_path), transform=pad_or_crop([16, 16]))
+    with pytest.raises(ValueError, match=r"0\.png is constant \(0\.0\) once it is resampled, and padded or cropped: cho"):
+        pairs[0]
+
+
+def test_label_maps_may_be_stored_the_other_way_round(volumes, tmp_path, capsys):
+    labels = tmp_path / "labels"
+    labels.mkdir()
+    for path in volumes.iterdir():
+        image = nib.load(path)
+        values = (image.get_fdata() > 100).astype(np.uint8)
+        change = nib.orientations.axcodes2ornt("LPS")
+        nib.save(nib.Nifti1Image(values, image.affine).as_reoriented(change), labels / path.name)
+    check(str(volumes), method="voxelmorph_dense", labels=str(labels))
+    found = arrays_of(list_images(volumes, labels=labels)[0])
+    assert torch.equal(found["label"], (found["image"] > 100).long())
+    shifted = nib.load(labels / "v1.nii.gz")
+    shifted.affine[0, 3] += 3
+    nib.save(nib.Nifti1Image(np.asarray(shifted.dataobj), shifted.affine), labels / "v1.nii.gz")
+    assert "v1.nii.gz must have the grid of" in reason(lambda: check(str(volumes), labels=str(labels)))
+
+
+def test_a_missing_file_is_a_line_of_the_table(volumes, tmp_path, capsys):
+    labels = tmp_path / "labels"
+    labels.mkdir()
+    for path in sorted(volumes.iterdir())[1:]:
+        image = nib.load(path)
+        nib.save(nib.Nifti1Image((image.get_fdata() > 100).astype(np.uint8), image.affine), labels / path.name)
+    said = reason(lambda: check(str(volumes), method="voxelmorph_dense", labels=str(labels)))
+    printed = capsys.readouterr().out
+    assert "labels/v0.nii.gz does not exist" in said
+    assert re.search(r"^v0\.nii\.gz.*\n    cannot be used: .*labels/v0\.nii\.gz does not exist", printed, re.MULTILINE)
+    assert "v4.nii.gz" in printed
+    options = {"labels": str(labels), "output": str(tmp_path / "run"), "validation_subjects": "v1.nii.gz,v2.nii.gz"}
+    train("voxelmorph_dense", str(volumes), skip=True, **options, **TINY)
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert sorted(run["data"]["train"]) == ["v3.nii.gz", "v4.nii.gz"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -54,10 +55,17 @@ def is_monai_command() -> bool:
 def end_with_the_reason() -> None:
     """Makes a failing `python -m monai.bundle` print one sentence instead of a traceback.
 
-    `python -X dev -m monai.bundle` prints the traceback as well.
+    `python -X dev -m monai.bundle` prints the traceback as well. The same sentence in what ignite logs of it is left out
+    where logs are not configured.
     """
     if is_monai_command() and not sys.flags.dev_mode:
         sys.excepthook = _print_reason
+        if logging.lastResort is not None:
+            logging.lastResort.addFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return "is terminating due to exception" not in str(record.msg)
 
 
 def _print_reason(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

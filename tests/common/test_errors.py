@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+from ignite.engine import Engine
+
+from warpzoo import errors
 
 SETTING = {"_target_": "warpzoo.losses.LNCCLoss", "window": 1}
 FAILING = {
@@ -66,3 +72,22 @@ def test_where_it_happened_is_there_for_those_who_ask(tmp_path: Path) -> None:
 def test_other_programs_keep_their_own_end() -> None:
     program = "import sys; from warpzoo.errors import end_with_the_reason as end; end(); print(sys.excepthook.__name__)"
     assert subprocess.check_output([sys.executable, "-c", program], text=True).strip() == "excepthook"
+
+
+def test_what_ends_an_engine_is_said_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    last = logging.Handler(logging.WARNING)  # where logs are not configured, they come to this one
+    monkeypatch.setattr(logging, "lastResort", last)
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setattr(errors, "is_monai_command", lambda: True)
+    errors.end_with_the_reason()
+
+    def fail(*_: object) -> None:
+        raise ValueError("only once")
+
+    with pytest.raises(ValueError, match="only once"):
+        Engine(fail).run([0], max_epochs=1)
+    logged = [record for record in caplog.records if "only once" in record.getMessage()]
+    assert logged
+    assert not [record for record in logged if last.filter(record)]
+    logging.getLogger("ignite").warning("news")
+    assert last.filter(caplog.records[-1])

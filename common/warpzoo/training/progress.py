@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -9,9 +10,9 @@ import ignite.distributed as idist
 import numpy as np
 import PIL.Image
 from ignite.engine import Engine, Events
-from ignite.handlers import ProgressBar
 from monai.utils import set_determinism
 from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
 
 from warpzoo.training.checkpoints import BestWeights
 
@@ -31,21 +32,38 @@ class SeedEpochs:
 
 
 class Progress:
-    """One bar over all epochs, with the loss and the time left; only the first process shows it."""
+    """One bar over all epochs from the first step on, with the loss and the time left; only the first process shows it,
+    once a minute where it does not come to a terminal."""
 
     def attach(self, engine: Engine) -> None:
         if idist.get_rank() > 0:
             return
-        bar = ProgressBar(
-            desc="Training",
-            bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} epochs{postfix} [{elapsed}<{remaining}]",
+        engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        engine.add_event_handler(Events.COMPLETED, self.close)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self.give_up)
+
+    def start(self, engine: Engine) -> None:
+        state = engine.state
+        self.bar = tqdm(
+            total=state.max_epochs * state.epoch_length,
+            initial=state.iteration,
+            mininterval=0.5 if sys.stderr.isatty() else 60,
+            bar_format="Training {percentage:3.0f}%|{bar}|{postfix} [{elapsed}<{remaining}]",
         )
-        bar.attach(
-            engine,
-            event_name=Events.EPOCH_COMPLETED,
-            closing_event_name=Events.COMPLETED,
-            output_transform=lambda output: {"loss": float(output["loss"].detach())},
-        )
+
+    def __call__(self, engine: Engine) -> None:
+        state = engine.state
+        words = f"epoch {state.epoch} of {state.max_epochs}, loss={float(state.output['loss'].detach()):.3g}"
+        self.bar.set_postfix_str(words, refresh=False)
+        self.bar.update()
+
+    def close(self, _: Engine) -> None:
+        self.bar.close()
+
+    def give_up(self, engine: Engine, error: BaseException) -> None:
+        self.close(engine)
+        raise error
 
 
 class TensorBoard:

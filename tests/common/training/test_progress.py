@@ -5,11 +5,11 @@ import random
 import numpy as np
 import pytest
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from warpzoo.training.progress import SeedEpochs, TensorBoard
+from warpzoo.training.progress import Progress, SeedEpochs, TensorBoard
 
 
 def test_seeds_of_epochs_do_not_depend_on_what_came_before():
@@ -78,3 +78,31 @@ def test_a_resumed_run_goes_on_in_the_same_curve(tmp_path):
     Network().train_into(tmp_path)
     Network().train_into(tmp_path, first=2)  # as if the checkpoint were that of the first epoch
     assert scalars(tmp_path)[0]["loss"] == [(1, 1), (2, 2), (3, 3), (4, 4)]
+
+
+def test_the_bar_says_what_is_done_of_all_steps_from_the_first_on(capsys):
+    engine = Engine(lambda *_: {"loss": torch.tensor(0.25)})
+    shown = []
+    progress = Progress()
+    progress.attach(engine)
+    engine.add_event_handler(Events.ITERATION_COMPLETED, lambda _: shown.append((progress.bar.n, str(progress.bar))))
+    engine.run(range(10), max_epochs=4)
+    assert [number for number, _ in shown] == list(range(1, 41))
+    assert "Training  22%|" in shown[8][1]  # 9 of 40 steps, before the first epoch ends
+    assert "epoch 1 of 4, loss=0.25" in shown[8][1]
+    shown.clear()
+    engine.load_state_dict({"epoch_length": 10, "max_epochs": 4, "epoch": 3})
+    engine.run(range(10), max_epochs=4)
+    assert shown[0][0] == 31  # a run that goes on is as far as it was
+
+
+def test_the_bar_leaves_room_for_what_has_failed(capsys):
+    def fail(*_):
+        raise ValueError("no step")
+
+    engine = Engine(fail)
+    progress = Progress()
+    progress.attach(engine)
+    with pytest.raises(ValueError, match="no step"):
+        engine.run(range(10), max_epochs=4)
+    assert capsys.readouterr().err.endswith("\n")

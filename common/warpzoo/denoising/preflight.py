@@ -34,15 +34,14 @@ def doubtful(stack: Stack) -> Iterator[Finding]:
     """Correlated noise, hot pixels, saturation, stretched contrast."""
     sample = Patches([stack], WINDOW if stack.dims == 2 else [1, WINDOW, WINDOW]).sample(64)
     sample = sample.reshape(-1, *sample.shape[-2:])
-    for axis, name in ((-1, "in a row"), (-2, "in a column")):
-        correlation = noise_correlation(sample, axis)
-        if correlation > CORRELATED:
-            yield warning(
-                f"{stack.path} has noise that is correlated between neighbouring pixels {name} (correlation "
-                f"{correlation:.2f}): it may have been resized, compressed, averaged or filtered, perhaps in the "
-                f"camera. Such noise looks like structure, and much of it will remain.",
-                "Denoise the image as the microscope wrote it, before any other step.",
-            )
+    correlations = {name: noise_correlation(sample, axis) for axis, name in ((-1, "in a row"), (-2, "in a column"))}
+    if found := [f"{name} (correlation {value:.2f})" for name, value in correlations.items() if value > CORRELATED]:
+        yield warning(
+            f"{stack.path} has noise that is correlated between neighbouring pixels {' and '.join(found)}: it may have "
+            f"been resized, compressed, averaged or filtered, perhaps in the camera. Such noise looks like structure, and "
+            f"much of it will remain.",
+            "Denoise the image as the microscope wrote it, before any other step.",
+        )
     hot = hot_pixels(sample)
     if hot:
         yield warning(

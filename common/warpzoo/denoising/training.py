@@ -27,7 +27,7 @@ from warpzoo.training.checkpoints import RECORD, BestWeights, Checkpoint, LoadWe
 from warpzoo.training.ending import RunPage
 from warpzoo.training.engines import UNLIMITED, objective_trainer
 from warpzoo.training.limit import TrainingLimit
-from warpzoo.training.processes import share_of
+from warpzoo.training.processes import check_workers, share_of
 from warpzoo.training.progress import EarlyStop, SeedEpochs, TensorBoard
 from warpzoo.training.records import RunRecord
 from warpzoo.training.tracking import adapt_tracking
@@ -88,7 +88,7 @@ def denoising_trainer(
     check_count("batch_size", batch_size)
     check_count("steps_per_epoch", steps_per_epoch)
     check_count("val_interval", val_interval, 0)
-    check_count("num_workers", num_workers, 0)
+    check_workers(num_workers)
     if patience is not None:
         check_count("patience", patience)
     summary = check_truth("summary", summary)

@@ -257,15 +257,15 @@ def several(path: Path, shape: Sequence[int]) -> FileError:
     """A file of several images where one is needed."""
     return FileError(
         f"{path} is a series or has several channels ({by(shape)}); it must be one volume or "
-        f"image: save the frame or channel that you need as a file of its own, or register with --channels."
+        f"image: save the frame or channel that you need as a file of its own (warpzoo register takes all, with --channels)."
     )
 
 
 def colour(path: Path) -> FileError:
     """A picture of colours where one value per pixel is needed."""
     return FileError(
-        f"{path} is a colour image; it must be greyscale: save it, or one of its channels, as grey, or register with "
-        f"--channels."
+        f"{path} is a colour image; it must be greyscale: save it, or one of its channels, as grey (warpzoo register "
+        f"takes colours, with --channels)."
     )
 
 

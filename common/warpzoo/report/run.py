@@ -6,6 +6,7 @@ It lies in the run's folder; pictures are shown from the folder beside it.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +62,7 @@ def write_run_page(
     text = template("run.html.j2").render(
         title=page.resolve().parent.name,
         running=running,
+        written=time.strftime("%Y-%m-%d %H:%M"),
         best=best,
         cards=cards,
         curves=[curve for name in names if (curve := curve_of(name, rows)) is not None],

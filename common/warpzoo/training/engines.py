@@ -33,7 +33,7 @@ from warpzoo.training.looking import checksums, look_through, ranges_of
 from warpzoo.training.made_pairs import MadePairs
 from warpzoo.training.objectives import total_loss
 from warpzoo.training.pairs import PairDataset, RandomPairs
-from warpzoo.training.processes import are_several, share_of
+from warpzoo.training.processes import are_several, check_workers, share_of
 from warpzoo.training.progress import EarlyStop, Progress, SeedEpochs, TensorBoard
 from warpzoo.training.records import MetricsFile, Picture, RunRecord
 from warpzoo.training.stepping import Step
@@ -125,7 +125,7 @@ def registration_trainer(
         **({} if patience is None else {"patience": patience}),
     }.items():
         check_count(name, count)
-    check_count("num_workers", num_workers, 0)
+    check_workers(num_workers)
     output = Path(output_dir)
     validation: Any = evaluator.data_loader
     config = configuration()
@@ -246,7 +246,7 @@ def registration_evaluator(
         network=network.to(device),
         postprocessing=postprocessing or PairMetricsd(),
         key_val_metric={"key_metric": PairMetric(key_metric)},
-        additional_metrics={name: PairMetric(name) for name in ("ncc", "folding")},
+        additional_metrics={name: PairMetric(name) for name in dict.fromkeys((key_metric, "ncc", "folding"))},
         val_handlers=handlers,
         **options,
     )

@@ -13,6 +13,10 @@ from monai.utils import set_determinism
 from torch import distributed
 
 from warpzoo.bundles import overrides
+from warpzoo.checks import check_count
+
+FEW_WORKERS, WORKERS_EACH = 16, 4
+"""How many processes may read images anywhere, and for each processor."""
 
 
 def begin(seed: int) -> None:
@@ -38,6 +42,16 @@ def join_processes(seed: int) -> None:
 def are_several() -> bool:
     """Whether `join_processes`, or whoever else started a process group, has done so."""
     return distributed.is_available() and distributed.is_initialized()
+
+
+def check_workers(num_workers: int) -> None:
+    """That there are not so many processes to read images that starting them takes longer than reading."""
+    check_count("num_workers", num_workers, 0)
+    most = max(FEW_WORKERS, WORKERS_EACH * (os.cpu_count() or 1))
+    if num_workers > most:
+        raise ValueError(
+            f"num_workers must be {most} or fewer where there are {os.cpu_count()} processors, got {num_workers}."
+        )
 
 
 def share_of(batch_size: int) -> int:

@@ -204,13 +204,39 @@ def test_images_kept_in_memory_have_a_bound_that_can_be_set(pictures, method):
 
 
 @pytest.mark.parametrize("method", ["stn_affine", "deep_affine"])
-def test_who_is_held_out_is_not_trained_on_in_other_places_either(pictures, method, capsys):
+def test_who_is_held_out_is_not_trained_on_in_other_places_either(pictures, tmp_path, method, capsys):
     check(str(pictures), method=method)
     assert "validation: 2 of 5 subjects are held out" in capsys.readouterr().out
-    config = find_bundle(method).config("train", ["folder", "2d"], dataset_dir=str(pictures), device="cpu")
-    sides = [config.get_parsed_content(f"{one}#dataset").data for one in ("train", "validate")]
-    assert [len(side) for side in sides] == [3, 2]
-    assert len({record["id"] for side in sides for record in side}) == 5
+    train(method, str(pictures), output=str(tmp_path / "run"), side=16, **{"validate#dataset#count": 2}, **SMALL)
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    names = [set(run["data"][one]) for one in ("train", "validation")]
+    assert [len(side) for side in names] == [3, 2]
+    assert not names[0] & names[1]
+    assert run["epochs"][0]["placement"] == run["epochs"][0]["key_metric"]  # what is best has a curve of its own
+    assert "<h3>placement: " in (tmp_path / "run" / "report.html").read_text()
+    assert "are in training and validation" not in capsys.readouterr().out
+
+
+def test_far_too_many_workers_are_refused(pictures):
+    for method in ("voxelmorph_dense", "psf_blindspot"):
+        said = reason(
+            lambda one=method: train(one, str(pictures), output="nowhere", num_workers=9999, epochs=1, device="cpu")
+        )
+        assert re.match(r"num_workers must be \d+ or fewer where there are \d+ processors, got 9999\.", said)
+
+
+def test_noise_is_doubted_once_for_each_image_and_not_for_all_of_many(tmp_path, capsys):
+    random = np.random.default_rng(0)
+    for number in range(5):
+        rough = random.normal(100, 20, (128, 128))
+        smooth = (rough + np.roll(rough, 1, 0) + np.roll(rough, 1, 1) + np.roll(rough, (1, 1), (0, 1))) / 4
+        Image.fromarray(smooth.astype(np.uint8)).save(tmp_path / f"{number}.png")
+    check(str(tmp_path), method="psf_blindspot")
+    warnings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning")]
+    assert len(warnings) == 4
+    assert all(re.search(r"in a row \(correlation 0\.\d+\) and in a column \(corr", line) for line in warnings[:3])
+    assert all(line.count("correlated") == 1 for line in warnings[:3])
+    assert warnings[3] == "warning: 2 more of 5 images give rise to doubts, such as 3.png"
 
 
 def turned(array, degrees, spacing=1.0):

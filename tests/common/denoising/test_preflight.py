@@ -39,7 +39,8 @@ def test_noise_that_is_alike_in_neighbours(messages, axis):
 
 def test_a_resized_image(messages):
     said = messages(ndimage.zoom(NOISY.astype(np.float32), 1.5, order=1))
-    assert len(said) == 2
+    assert len(said) == 1
+    assert all(axis in said[0] for axis in ("in a row (correlation 0.", "in a column (correlation 0."))
 
 
 @pytest.mark.parametrize("wanted", [0.0, 0.3, 0.6])

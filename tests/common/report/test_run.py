@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime
 
 import pytest
 
@@ -35,6 +36,9 @@ def test_the_page_shows_curves_and_pictures_and_is_loaded_anew_while_it_runs(tmp
     assert ('http-equiv="refresh"' in text) == running
     assert ("Best so far: ncc 0.5 at epoch 2" if running else "Best: ncc 0.5 at epoch 2") in text
     assert "train &lt;b&gt;" in text
+    written = datetime.strptime(re.search(r"\d{4}-\d\d-\d\d \d\d:\d\d", text)[0], "%Y-%m-%d %H:%M")
+    assert abs((datetime.now() - written).total_seconds()) < 120  # a run that was killed cannot say that it was
+    assert ("As of" in text) == running
     assert re.search(r"3 <i>of 5</i>", text)
 
 

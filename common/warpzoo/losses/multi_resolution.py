@@ -37,15 +37,28 @@ class MultiResolutionLoss(nn.Module):
 
     def forward(self, levels: Sequence[tuple[Tensor, Tensor, Tensor]], masks: Sequence[Tensor] | None = None) -> Tensor:
         """`masks`, one for each level, say which voxels count in the similarity."""
+        return self.terms(levels, masks)["loss"]
+
+    def terms(
+        self, levels: Sequence[tuple[Tensor, Tensor, Tensor]], masks: Sequence[Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """The same as {"loss", "similarity", "regularity"}: what it is the sum of, without gradients and without the
+        regularisation's weight."""
         if len(levels) != len(self.weights):
             raise ValueError(f"levels must be {len(self.weights)} resolutions, one for each weight, got {len(levels)}.")
         others = [()] * len(levels) if masks is None else [(mask,) for mask in masks]
-        terms = [
-            weight
-            * (self.similarity(fixed, warped, *mask) + self.regularisation_weight * self.regulariser(displacement))
+        found = [
+            (weight, self.similarity(fixed, warped, *mask), self.regulariser(displacement))
             for weight, (fixed, warped, displacement), mask in zip(self.weights, levels, others, strict=True)
         ]
-        return torch.stack(terms).sum()
+        losses = [
+            weight * (similarity + self.regularisation_weight * regularity) for weight, similarity, regularity in found
+        ]
+        return {
+            "loss": torch.stack(losses).sum(),
+            "similarity": torch.stack([weight * similarity.detach() for weight, similarity, _ in found]).sum(),
+            "regularity": torch.stack([weight * regularity.detach() for weight, _, regularity in found]).sum(),
+        }
 
     def extra_repr(self) -> str:
         return f"weights={self.weights}, regularisation_weight={self.regularisation_weight}"

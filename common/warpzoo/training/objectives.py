@@ -135,8 +135,8 @@ class MultiResolutionObjective(nn.Module):
         self.known = known
 
     def forward(self, image: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
-        """(batch, 2, 4 or 4 + dims, *spatial) → {"loss"[, "distance"]}, scalars; `mask` as for
-        `RegistrationObjective`."""
+        """(batch, 2, 4 or 4 + dims, *spatial) → {"loss", "similarity", "regularity"[, "distance"]}, scalars; `mask` as
+        for `RegistrationObjective`."""
         if self.augmentation is not None:
             image = self.augmentation(image)
         image, truth = image[:, :4], image[:, 4:]
@@ -152,10 +152,10 @@ class MultiResolutionObjective(nn.Module):
                 mask = pooled(mask) if levels else padded(mask, self.network.coarsest)
                 masks += counted(mask, displacement)
             levels.append((compared[:, 1:], warp(compared[:, :1], displacement), displacement))
-        terms = {"loss": self.loss(levels, masks or None)}
+        terms = self.loss.terms(levels, masks or None)
         if self.known and truth.shape[1]:
             distance = self._distance([(fixed, found) for fixed, _, found in levels], truth, total)
-            terms = {"loss": terms["loss"] + self.known * distance, "distance": distance.detach()}
+            terms |= {"loss": terms["loss"] + self.known * distance, "distance": distance.detach()}
         return terms
 
     def _distance(self, levels: list[tuple[Tensor, Tensor]], truth: Tensor, total: Tensor | None) -> Tensor:

@@ -23,15 +23,20 @@ def levels(shape: tuple[int, ...]) -> list[tuple[Tensor, Tensor, Tensor]]:
 
 @pytest.mark.parametrize("shape", [(16, 12), (8, 12, 8)])
 def test_sum_of_weighted_levels(shape: tuple[int, ...]) -> None:
-    expected = 0.0
+    expected = {"similarity": 0.0, "regularity": 0.0}
     for weight, (fixed, warped, displacement) in zip((1.0, 0.6, 0.3), levels(shape), strict=True):
         pairs = zip(fixed.flatten(1).numpy(), warped.flatten(1).numpy(), strict=True)
         similarity = np.mean([np.corrcoef(f, w)[0, 1] for f, w in pairs])
         axes = range(2, displacement.dim())
         variation = sum(np.abs(np.diff(displacement.numpy(), axis=axis)).mean() for axis in axes)
-        expected += weight * (-similarity + 0.2 * variation)
+        expected["similarity"] -= weight * similarity
+        expected["regularity"] += weight * variation
+    expected["loss"] = expected["similarity"] + 0.2 * expected["regularity"]
     loss = MultiResolutionLoss(NCCLoss(), TotalVariation(), [1.0, 0.6, 0.3], 0.2)
-    assert loss(levels(shape)).item() == pytest.approx(expected, rel=1e-10)
+    assert loss(levels(shape)).item() == pytest.approx(expected["loss"], rel=1e-10)
+    terms = loss.terms([[one.requires_grad_() for one in level] for level in levels(shape)])
+    assert {name: value.item() for name, value in terms.items()} == pytest.approx(expected, rel=1e-10)
+    assert [name for name, value in terms.items() if value.requires_grad] == ["loss"]
 
 
 def test_gradient_reaches_every_level() -> None:

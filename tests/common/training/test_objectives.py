@@ -165,6 +165,7 @@ def test_distance_from_what_is_known_counts_at_every_level(shape):
     truth[1] = torch.nan  # nothing is known of the second pair
     network = Everywhere(2.2)
     terms = MultiResolutionObjective(network, level_loss(), known=0.3)(torch.cat([image, truth], 1))
+    assert list(terms) == ["loss", "similarity", "regularity", "distance"]
     apart = [1.2 * dims**0.5 / 2**level for level in (0, 1, 2)]
     expected = sum(w * ((a * a + 0.01) ** 0.5 - 0.1) for w, a in zip((1.0, 0.5, 0.25), apart, strict=True))
     assert float(terms["distance"]) == pytest.approx(expected, rel=1e-5)

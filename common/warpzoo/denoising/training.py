@@ -8,6 +8,7 @@ from copy import copy
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
@@ -103,7 +104,8 @@ def denoising_trainer(
         finish=lambda kept: Calibrate(kept, dataset)(None),
         lower_is_better=True,
     )
-    validate = BlindSpotValidation(objective, average.averaged, validation or dataset, best, val_interval)
+    pictures = output / "pictures"
+    validate = BlindSpotValidation(objective, average.averaged, validation or dataset, best, val_interval, pictures)
     settings = {
         "seed": dataset.seed,
         "budget": budget,
@@ -134,7 +136,7 @@ def denoising_trainer(
         objects |= {"record": kept, "best": best}
         handlers += [
             *([] if patience is None else [EarlyStop(best, patience)]),
-            TensorBoard(output / "tensorboard", validate.numbers, output / "pictures"),
+            TensorBoard(output / "tensorboard", validate.numbers, pictures),
             RunPage(output, kept, best, "validation error", summary),
             Checkpoint(output / "last.pt", objects, val_interval, resume, overwrite),
         ]
@@ -157,17 +159,25 @@ def denoising_trainer(
 
 class BlindSpotValidation:
     """Measures the blind-spot error of a network on the same patches with the same pixels hidden, every `interval`
-    epochs and when the training ends, and offers it to `best`; with an interval of 0 it only writes the last weights.
+    epochs and when the training ends, offers it to `best`, and draws a part of one image into the folder `pictures`;
+    with an interval of 0 it only writes the last weights.
     """
 
     def __init__(
-        self, objective: BlindSpotObjective, network: nn.Module, patches: Patches, best: BestWeights, interval: int
+        self,
+        objective: BlindSpotObjective,
+        network: nn.Module,
+        patches: Patches,
+        best: BestWeights,
+        interval: int,
+        pictures: Path,
     ) -> None:
         self.objective = copy(objective)
         self.objective._modules = {**objective._modules, "network": network}
         self.patches = patches
         self.best = best
         self.interval = interval
+        self.pictures = pictures
         self.found: tuple[int, Mapping[str, float]] = (0, {})
         self.trackers: list[Any] = []
 
@@ -199,6 +209,17 @@ class BlindSpotValidation:
         for tracker in self.trackers:
             tracker._log_metrics(self.found[1], engine.state.epoch)
         self.best.offer(error, engine.state.epoch)
+        if idist.get_rank() == 0:
+            self.draw(self.pictures / f"epoch_{engine.state.epoch:04d}.png")
+
+    def draw(self, path: Path) -> None:
+        """A part of one image, noisy and denoised; of a volume its slice in the middle."""
+        from warpzoo.report.figure import save_denoising_figure
+
+        network = self.objective.network
+        noisy, tile = next(Calibrate(network, self.patches).windows())
+        images = (tile.core(one)[0, 0] for one in (noisy, network.psf(network.phantom(noisy))))
+        save_denoising_figure(path, *(one if one.dim() == 2 else one[len(one) // 2] for one in images))
 
 
 class FitIntensities:

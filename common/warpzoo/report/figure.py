@@ -1,7 +1,8 @@
-"""One picture of a registration: the images, their overlays before and after, the deformed grid on the Jacobian map.
+"""One picture of a registration: the images, their overlays before and after, the deformed grid on the Jacobian map;
+and one of an image that was denoised.
 
-It is what training shows after an epoch, and the overview (`report.png`) beside the page of a registration. It is put
-together from arrays: a figure of matplotlib would take half a second.
+They are what training shows after an epoch, and the overview (`report.png`) beside the page of a registration. They are
+put together from arrays: a figure of matplotlib would take half a second.
 """
 
 from __future__ import annotations
@@ -102,6 +103,23 @@ def draw_registration(
                 draw_colour_bar(canvas, limit, (left + broad + 8, upper), tall)
         top += rows * (tall + GAP)
 
+    with whole_file(path) as unfinished:
+        canvas.save(unfinished, compress_level=1)
+
+
+def save_denoising_figure(path: str | Path, noisy: Tensor, denoised: Tensor) -> None:
+    """An image (rows, columns), the same denoised, in the same grey, and what was taken away → a picture file."""
+    noisy, denoised = noisy.detach().float().cpu(), denoised.detach().float().cpu()
+    (plane,) = planes_of(noisy, orientation="matrix")
+    longest, limits = round(1.5 * PANEL), window(noisy)
+    tall, broad = panels.fitted(plane, longest)
+    canvas = Image.new("RGB", (3 * (broad + GAP) + GAP, tall + GAP + GAP // 5), "white")
+    draw, removed = ImageDraw.Draw(canvas), noisy - denoised
+    shown = {"noisy": (noisy, limits), "denoised": (denoised, limits), "taken away": (removed, window(removed))}
+    for number, (name, (image, black_and_white)) in enumerate(shown.items()):
+        left = GAP + number * (broad + GAP)
+        canvas.paste(Image.fromarray(panels.grey(image, plane, black_and_white, longest)), (left, GAP))
+        draw.text((left + broad / 2, GAP - 6), name, "black", font(14), anchor="ms")
     with whole_file(path) as unfinished:
         canvas.save(unfinished, compress_level=1)
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 import re
 from datetime import datetime
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
+from warpzoo.report.figure import GAP, save_denoising_figure
 from warpzoo.report.run import HEIGHT, WIDTH, curve_of, duration, write_run_page
 
 ROWS = [
@@ -40,6 +44,16 @@ def test_the_page_shows_curves_and_pictures_and_is_loaded_anew_while_it_runs(tmp
     assert abs((datetime.now() - written).total_seconds()) < 120  # a run that was killed cannot say that it was
     assert ("As of" in text) == running
     assert re.search(r"3 <i>of 5</i>", text)
+
+
+def test_a_denoised_image_stands_beside_the_noisy_one_and_what_was_taken_away(tmp_path):
+    noisy, denoised = torch.rand(2, 39, 65, generator=torch.Generator().manual_seed(0))
+    save_denoising_figure(tmp_path / "a.png", noisy, denoised)
+    picture = np.asarray(Image.open(tmp_path / "a.png")).astype(float)
+    tall, wide = 6 * 39, 6 * 65  # one and a half of PANEL
+    panels = [picture[GAP : GAP + tall, GAP + n * (wide + GAP) :][:, :wide, 0] for n in range(3)]
+    for panel, image in zip(panels, (noisy, denoised, noisy - denoised), strict=True):
+        assert np.corrcoef(panel.ravel(), np.kron(image.numpy(), np.ones((6, 6))).ravel())[0, 1] > 0.99
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(41.4, "41 s"), (600, "10 min"), (12_000, "3 h 20 min")])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from PIL import Image
 from torch import nn
 
 from warpzoo.bundles import open_bundle
@@ -88,6 +89,9 @@ def test_a_denoiser_learns_from_a_folder_and_its_weights_need_nothing_else(noisy
     printed = capsys.readouterr().out
     assert "validation: 1 of 5 images are held out" in printed
     assert "--budget 3steps" in printed
+    picture = np.asarray(Image.open(tmp_path / "run" / "pictures" / "epoch_0001.png"))
+    assert picture[60:-60, 60:-60].std() > 10  # grey values of noise
+    assert 'src="pictures/epoch_0001.png"' in (tmp_path / "run" / "report.html").read_text()
     weights, image = str(tmp_path / "run" / "model.pt"), str(noisy / "0.tif")
     denoise(image, output=str(tmp_path / "out.tif"), weights=weights, device="cpu")
     assert tifffile.imread(tmp_path / "out.tif").shape == (48, 40)

@@ -53,7 +53,7 @@ def check(
         return
     options = options_of(data, labels=labels, images=images, group=group, subject=subject)
     own = own_images(data, bundle if method else None, **options)
-    print(table(own.seen))
+    print(table(own.seen), flush=True)
     given = {name: numbers(name, text) for name, text in {"size": size, "spacing": spacing}.items() if text}
     grid = planned_grid(bundle.settings("train", [*own.variants, *variants]), *own.good(), given)
     print("\n".join(["", *what_is_done(own.seen, *grid), *(f"warning: {one}" for one in doubts(own.seen))]))

@@ -235,6 +235,12 @@ def _check_subjects(records: Sequence[Record], subjects: set[str]) -> None:
         )
 
 
+def can_be_paired(data: Sequence[Record], pairing: str) -> bool:
+    """Whether two of the images make a pair."""
+    sizes = Counter(record["group"] if pairing == "same_group" else "" for record in data)
+    return max(sizes.values(), default=0) > 1
+
+
 def draw_subjects(records: Sequence[Record], fraction: float, seed: int = 0, most: int = 20) -> list[str]:
     """A random share of the subjects to be held out for validation: one at least, two where each has one image alone,
     since one image makes no pair, and `most` of a large number, as each is paired with all others."""

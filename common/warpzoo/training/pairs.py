@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
@@ -132,12 +132,6 @@ class PairDataset(Dataset):
                 f"{name} is constant ({value}) once it is resampled, and padded or cropped: choose another spacing or size."
             )
         return image | {"id": name}
-
-
-def can_be_paired(data: Sequence[Record], pairing: str) -> bool:
-    """Whether two of the images make a pair."""
-    sizes = Counter(record["group"] if pairing == "same_group" else "" for record in data)
-    return max(sizes.values(), default=0) > 1
 
 
 def _is_constant(image: Tensor) -> bool:

@@ -22,8 +22,7 @@ from warpzoo.bundles.overrides import check_overrides
 from warpzoo.images.image import by
 from warpzoo.training.cache import free_memory
 from warpzoo.training.inspection import Seen, check_grid, inspect_images, refuse_broken
-from warpzoo.training.lists import Record, list_images, not_of_subjects, of_subjects, runs_below
-from warpzoo.training.pairs import can_be_paired
+from warpzoo.training.lists import Record, can_be_paired, list_images, not_of_subjects, of_subjects, runs_below
 from warpzoo.training.reading import common_spacing
 
 OWN_IMAGES = "folder"

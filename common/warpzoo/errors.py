@@ -55,8 +55,8 @@ def is_monai_command() -> bool:
 def end_with_the_reason() -> None:
     """Makes a failing `python -m monai.bundle` print one sentence instead of a traceback.
 
-    `python -X dev -m monai.bundle` prints the traceback as well. The same sentence in what ignite logs of it is left out
-    where logs are not configured.
+    `python -X dev -m monai.bundle` prints the traceback as well. The same sentence in what ignite logs of it is left
+    out where logs are not configured.
     """
     if is_monai_command() and not sys.flags.dev_mode:
         sys.excepthook = _print_reason

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 def check(
     data: str,
@@ -14,12 +16,13 @@ def check(
     variant: str | None = None,
     size: str | None = None,
     spacing: str | None = None,
+    **settings: Any,
 ) -> None:
     """Looks through the images of a training and prints a line for each: size, spacing, orientation, type and values.
 
     Says what a training does to them (turned, resampled, cropped or padded, and how much is lost), what it holds out to
     validate on, and what may be wrong (duplicates, label maps among images); ends with an error if there are images, or
-    settings, that cannot be trained on.
+    settings, that cannot be trained on. Settings of the bundle may be given as to `warpzoo train`.
 
     Args:
         data: a folder of images, a .csv or .json list with the column `image` (and optionally id, group, subject,
@@ -35,6 +38,7 @@ def check(
             differ.
     """
     from warpzoo.bundles import find_bundle, shipped, variant_names
+    from warpzoo.bundles.overrides import check_overrides
     from warpzoo.commands.train import numbers
     from warpzoo.errors import as_value_error
     from warpzoo.training.inspection import doubts, refuse_broken, table, what_is_done
@@ -43,18 +47,23 @@ def check(
 
     bundle = shipped("registration") if method is None else find_bundle(method)
     variants = variant_names(variant)
+    if settings and method is None:
+        raise ValueError(f"method must be given with the settings of one, such as {min(settings)}.")
+    given = {name: numbers(name, text) for name, text in {"size": size, "spacing": spacing}.items() if text} | settings
     way_out = "Repair what cannot be used; `warpzoo train --skip` leaves it out."
     if bundle.task == "denoising":
         from warpzoo.denoising.planning import doubts_in_short, inspect_stacks
 
-        seen = inspect_stacks(data, 3 if "3d" in variants else bundle.spatial_dims)
+        known = bundle.settings("train", variants)
+        check_overrides(known, given)
+        dims = given.get("spatial_dims", known["spatial_dims"])
+        seen = inspect_stacks(data, dims, given.get("channel"), given.get("time_axis"))
         print("\n".join([table(seen), "", *doubts_in_short(seen)]))
         refuse_broken(seen, way_out)
         return
     options = options_of(data, labels=labels, images=images, group=group, subject=subject)
     own = own_images(data, bundle if method else None, **options)
     print(table(own.seen), flush=True)
-    given = {name: numbers(name, text) for name, text in {"size": size, "spacing": spacing}.items() if text}
     grid = planned_grid(bundle.settings("train", [*own.variants, *variants]), *own.good(), given)
     print("\n".join(["", *what_is_done(own.seen, *grid), *(f"warning: {one}" for one in doubts(own.seen))]))
     refuse_broken(own.seen, way_out)

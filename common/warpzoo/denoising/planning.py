@@ -28,8 +28,8 @@ def plan_denoising(
     skip: bool = False,
     given: Mapping[str, Any] | None = None,
 ) -> Plan:
-    """What a denoiser is trained with on a noisy image, or on all images below a folder; with `skip`, without those that
-    cannot be used. `given` are settings that are the user's choice."""
+    """What a denoiser is trained with on a noisy image, or on all images below a folder; with `skip`, without those
+    that cannot be used. `given` are settings that are the user's choice."""
     given = dict(given or {})
     dims = int(given.get("spatial_dims", bundle.spatial_dims))
     variants = list(dict.fromkeys([*([] if dims == bundle.spatial_dims else [f"{dims}d"]), *variants]))

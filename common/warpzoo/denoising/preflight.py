@@ -38,8 +38,8 @@ def doubtful(stack: Stack) -> Iterator[Finding]:
     if found := [f"{name} (correlation {value:.2f})" for name, value in correlations.items() if value > CORRELATED]:
         yield warning(
             f"{stack.path} has noise that is correlated between neighbouring pixels {' and '.join(found)}: it may have "
-            f"been resized, compressed, averaged or filtered, perhaps in the camera. Such noise looks like structure, and "
-            f"much of it will remain.",
+            f"been resized, compressed, averaged or filtered, perhaps in the camera. Such noise looks like structure, "
+            f"and much of it will remain.",
             "Denoise the image as the microscope wrote it, before any other step.",
         )
     hot = hot_pixels(sample)

@@ -256,8 +256,8 @@ def duration(value: float, unit: str) -> float | None:
 def several(path: Path, shape: Sequence[int]) -> FileError:
     """A file of several images where one is needed."""
     return FileError(
-        f"{path} is a series or has several channels ({by(shape)}); it must be one volume or "
-        f"image: save the frame or channel that you need as a file of its own (warpzoo register takes all, with --channels)."
+        f"{path} is a series or has several channels ({by(shape)}); it must be one volume or image: "
+        f"save the frame or channel that you need as a file of its own (warpzoo register takes all, with --channels)."
     )
 
 

@@ -184,8 +184,9 @@ def check_grid(seen: Sequence[Seen], size: Sequence[int] | None, spacing: float 
         dims = len(one.size)
         if size is not None and len(size) != dims:
             raise ValueError(f"size must be {dims} numbers, one for each axis of the images, got {by(size)}.")
-        if spacing is not None:
-            check_spacing("spacing", spacing, dims)
+        if spacing is None:
+            continue
+        check_spacing("spacing", spacing, dims)
         left = one.at_spacing(spacing)
         if any(now < min(LEAST, before) for now, before in zip(left, one.size, strict=True)):
             raise ValueError(
@@ -213,13 +214,15 @@ def what_is_done(
         turned = Counter(one.orientation for one in placed if one.orientation != axes)
         if turned:
             stored = ", ".join(f"{count} {name}" for name, count in turned.most_common())
-            yield f"turned: {turned.total()} of {len(good)} images, stored as {stored}, come in the order of {axes} axes"
+            yield (
+                f"turned: {turned.total()} of {len(good)} images, stored as {stored}, come in the order of {axes} axes"
+            )
         oblique = [one for one in placed if one.tilt > TILTED]
         if oblique:
             most = max(oblique, key=lambda one: one.tilt)
             yield (
-                f"oblique: {len(oblique)} of {len(good)} images, by up to {most.tilt:.0f}° ({most.name}), keep their own "
-                f"axes, which are taken for the nearest of {axes}: images of other angles are turned to each other"
+                f"oblique: {len(oblique)} of {len(good)} images, by up to {most.tilt:.0f}° ({most.name}), keep their "
+                f"own axes, which are taken for the nearest of {axes}: images of other angles are turned to each other"
             )
         resampled = [one for one in placed if not np.allclose(one.spacing or usual, usual, rtol=SAME_SPACING, atol=0)]
         if resampled:

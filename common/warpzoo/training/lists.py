@@ -30,9 +30,7 @@ RUN = "run.json"
 """What a training leaves in its folder from its first step on."""
 
 
-def list_images(
-    source: str | Path, without: Sequence[str] = (), missing: bool = False, **options: Any
-) -> list[Record]:
+def list_images(source: str | Path, without: Sequence[str] = (), missing: bool = False, **options: Any) -> list[Record]:
     """Records of a folder, a .csv or .json list, or an .npz archive, but for those of the ids `without`; `options` are
     those of the reader it comes to. Files that are not there are refused, but with `missing`."""
     path = Path(source)
@@ -63,8 +61,8 @@ def options_of(source: str | Path, **given: str | None) -> dict[str, Any]:
     """What a command line says about the images of a source, as options of `list_images`.
 
     Args:
-        given: `labels`, a folder where the images are in one; of an .npz `images`, `labels`, `group` and `subject`, names
-            of its arrays joined by commas.
+        given: `labels`, a folder where the images are in one; of an .npz `images`, `labels`, `group` and `subject`,
+            names of its arrays joined by commas.
     """
     said = {name: value for name, value in given.items() if value is not None}
     if Path(source).suffix == ".npz":
@@ -73,7 +71,9 @@ def options_of(source: str | Path, **given: str | None) -> dict[str, Any]:
         if name != "labels":
             raise ValueError(f"{name} must be given for an .npz of arrays alone, got {source}.")
         if not Path(source).is_dir():
-            raise ValueError(f"labels must be given for a folder or an .npz alone, got {source}: use its column `label`.")
+            raise ValueError(
+                f"labels must be given for a folder or an .npz alone, got {source}: use its column `label`."
+            )
     return {name: str(Path(value).absolute()) for name, value in said.items()}
 
 
@@ -141,9 +141,9 @@ def images_in_archive(
 ) -> list[Record]:
     """Arrays (count, *spatial) of an .npz.
 
-    `images` names them (the only one of three axes or more needs no name) and `labels` their label maps, in the same order; `group` and
-    `subject` name the arrays (count,) whose values tell groups and subjects apart. `where` keeps the entries whose
-    array has one of the values.
+    `images` names them (the only one of three axes or more needs no name) and `labels` their label maps, in the same
+    order; `group` and `subject` name the arrays (count,) whose values tell groups and subjects apart. `where` keeps the
+    entries whose array has one of the values.
     """
     images, labels, group = ([one] if isinstance(one, str) else list(one) for one in (images, labels, group))
     with reading(path, "an .npz of arrays"), np.load(path) as archive:

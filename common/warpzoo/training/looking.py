@@ -10,7 +10,15 @@ import numpy as np
 from torch import Tensor
 
 from warpzoo.training.fitting import size_of
-from warpzoo.training.inspection import Seen, check_grid, doubts, inspect_images, refuse_broken, refuse_sizes, what_is_done
+from warpzoo.training.inspection import (
+    Seen,
+    check_grid,
+    doubts,
+    inspect_images,
+    refuse_broken,
+    refuse_sizes,
+    what_is_done,
+)
 from warpzoo.training.lists import Record
 from warpzoo.training.pairs import PairDataset
 

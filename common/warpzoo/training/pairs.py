@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.utils import convert_to_tensor
+from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 
 from warpzoo.training.cache import Cache
@@ -129,7 +130,8 @@ class PairDataset(Dataset):
             if _is_constant(images_of(record)["image"].array):
                 raise ValueError(f"{name} is constant ({value}); nothing can be registered to it.")
             raise ValueError(
-                f"{name} is constant ({value}) once it is resampled, and padded or cropped: choose another spacing or size."
+                f"{name} is constant ({value}) once it is resampled, and padded or cropped: choose another spacing or "
+                f"size."
             )
         return image | {"id": name}
 

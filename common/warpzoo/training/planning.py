@@ -79,7 +79,9 @@ class OwnImages:
     def notes(self) -> list[str]:
         """What lies among them and is none of them."""
         runs = runs_below(self.source) if self.source.is_dir() else []
-        return [f"left out: {', '.join(str(one.relative_to(self.source)) for one in runs)}, of a training"] if runs else []
+        return (
+            [f"left out: {', '.join(str(one.relative_to(self.source)) for one in runs)}, of a training"] if runs else []
+        )
 
 
 def own_images(data: str | Path, bundle: Bundle | None = None, **options: Any) -> OwnImages:
@@ -161,8 +163,8 @@ def plan_registration(
             each = bytes_of_pair(objective, seen_at_once)
         except ValueError as error:
             raise ValueError(
-                f"images of {by(seen_at_once)} voxels cannot be trained on by {bundle.name} as it is set: {error} Choose "
-                f"a smaller similarity#window, or pad the images by a larger size."
+                f"images of {by(seen_at_once)} voxels cannot be trained on by {bundle.name} as it is set: {error} "
+                f"Choose a smaller one (--similarity#window), or pad the images (--size)."
             ) from error
         parts, taken = parts_of_batch(batch, each, free)
         if parts > 1:

@@ -127,9 +127,14 @@ def test_check_refuses_what_a_training_refuses(pictures, capsys):
     ):
         said = reason(call)
         assert re.match(r"images of 36 × 40 voxels cannot be trained on by dirnet as it is set: .*window = 51", said)
-        assert said.endswith("Choose a smaller similarity#window, or pad the images by a larger size.")
-    check(str(pictures), method="dirnet", size="52,56")
-    assert "batch: 8 pairs a step" in capsys.readouterr().out
+        assert said.endswith("Choose a smaller one (--similarity#window), or pad the images (--size).")
+    for way_out in ({"size": "52,56"}, {"similarity#window": 15}):
+        check(str(pictures), method="dirnet", **way_out)
+        assert "batch: 8 pairs a step" in capsys.readouterr().out
+    for method in ("dirnet", "psf_blindspot"):
+        said = reason(lambda one=method: check(str(pictures), method=one, batch_sise=4))
+        assert said == "batch_sise is no setting of this configuration (did you mean batch_size?)."
+    assert reason(lambda: check(str(pictures), seed=4)).startswith("method must be given with the settings of one")
 
 
 def test_images_must_make_pairs_on_both_sides(pictures, tmp_path):
@@ -284,7 +289,9 @@ def test_an_image_that_is_constant_only_as_it_is_trained_on(tmp_path):
         values[:2] = 200 + number
         Image.fromarray(values).save(tmp_path / f"{number}.png")
     pairs = PairDataset(list_images(tmp_path), transform=pad_or_crop([16, 16]))
-    with pytest.raises(ValueError, match=r"0\.png is constant \(0\.0\) once it is resampled, and padded or cropped: cho"):
+    with pytest.raises(
+        ValueError, match=r"0\.png is constant \(0\.0\) once it is resampled, and padded or cropped: cho"
+    ):
         pairs[0]
 
 

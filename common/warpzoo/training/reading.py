@@ -58,9 +58,9 @@ def arrays_of(record: Record, spacing: float | Sequence[float] | None = None) ->
 
 
 def common_spacing(records: Sequence[Record]) -> tuple[float, ...] | None:
-    """The median spacing along each RAS axis of the images with a place in the world (of two in the middle the finer:
-    it is always one that is there), from their headers alone; None if all of them have it within 1 %, or none has a place
-    in the world."""
+    """The median spacing along each RAS axis of the images with a place in the world, from their headers alone: of two
+    in the middle the finer, so that it is always one that is there. None if all of them have it within 1 %, or none has
+    a place in the world."""
     paths = [record["image"] for record in records if not isinstance(record["image"], np.ndarray)]
     headers = (open_image(path).header for path in paths)
     grids = [header.place()[0] for header in headers if not header.pixels]

@@ -35,6 +35,8 @@ class Progress:
     """One bar over all epochs from the first step on, with the loss and the time left; only the first process shows it,
     once a minute where it does not come to a terminal."""
 
+    bar: tqdm | None = None
+
     def attach(self, engine: Engine) -> None:
         if idist.get_rank() > 0:
             return
@@ -53,13 +55,16 @@ class Progress:
         )
 
     def __call__(self, engine: Engine) -> None:
+        if self.bar is None:
+            return
         state = engine.state
         words = f"epoch {state.epoch} of {state.max_epochs}, loss={float(state.output['loss'].detach()):.3g}"
         self.bar.set_postfix_str(words, refresh=False)
         self.bar.update()
 
     def close(self, _: Engine) -> None:
-        self.bar.close()
+        if self.bar is not None:
+            self.bar.close()
 
     def give_up(self, engine: Engine, error: BaseException) -> None:
         self.close(engine)

@@ -313,7 +313,8 @@ def test_the_best_weights_are_kept_and_a_training_that_no_longer_gains_ends(trai
     best = min(errors, key=errors.__getitem__)
     assert run["steps"] < 200
     assert max(errors) == best + 6
-    assert {"model.pt", "last.pt", "run.json", "report.html", "tensorboard"} == {one.name for one in tmp_path.iterdir()}
+    written = {"model.pt", "last.pt", "run.json", "report.html", "pictures", "tensorboard"}
+    assert written == {one.name for one in tmp_path.iterdir()}
 
 
 def test_images_may_be_held_out(training, clean, tmp_path):

@@ -73,7 +73,7 @@ def train(network: nn.Module, pairs: PlacedPairs, head: str) -> int:
     while (part := (time.process_time() - begun) / SECONDS) < 1:
         for group in optimizer.param_groups:
             group["lr"] = rate * (0.5 + 0.5 * math.cos(math.pi * part))
-        batch = [pairs[0] for _ in range(BATCH)]
+        batch = [pairs[int(index)] for index in torch.randint(len(pairs), (BATCH,))]
         image, truth = (torch.stack([pair[key] for pair in batch]) for key in ("image", "truth"))
         errors = [placement_error(matrix, truth, pairs.size).mean() for matrix in network.matrices(image)]
         optimizer.zero_grad()

@@ -50,6 +50,12 @@ SMALL = {
     "voxelmorph_dense": {"network_def#channels": [4, 6, 6, 6], "network_def#features": 4},
     "psf_blindspot": {"network_def#channels": 4, "patch": 24, "budget": f"{STEPS}steps"},
 }
+MADE = {
+    "stn_affine": {"records#subjects": ["0.nii.gz"], "side": 16, "validate#dataset#count": 2},
+    "deep_affine": {"records#subjects": ["0.nii.gz"], "side": 16, "validate#dataset#count": 2},
+    "denoisereg": {"side": 48, "train#dataset#count": 16, "validate#dataset#count": 2},
+}
+"""Of bundles that train on pairs made for the purpose."""
 DENSE = {
     "validation_subjects": ["4.nii.gz", "5.nii.gz"],
     "test_subjects": ["3.nii.gz"],
@@ -58,7 +64,7 @@ DENSE = {
 }
 
 
-@pytest.fixture(params=SMALL)
+@pytest.fixture(params=[*SMALL, *MADE])
 def root(request, bundle):
     return bundle(request.param)
 
@@ -67,11 +73,13 @@ def root(request, bundle):
 def every_options(hearts, volumes, noisy):
     """Of a small training of each bundle: three epochs of four steps, validated after each."""
     every = {}
-    for name, small in SMALL.items():
+    for name, small in {**SMALL, **MADE}.items():
         found = {"steps_per_epoch": LENGTH, "val_interval": 1, "batch_size": 2, **small}
         found["dataset_dir"] = str({"dirnet": hearts.parent, "psf_blindspot": noisy}.get(name, volumes))
         if name in ("fcn_multires", "voxelmorph_dense"):
             found |= DENSE
+        if "records#subjects" in found:
+            found["records#records#source"] = str(volumes / "images")
         every[name] = found if "budget" in found else {**found, "epochs": STEPS // LENGTH}
     return every
 
@@ -112,14 +120,12 @@ def killed(workflow, step):
 
 def test_one_process_with_workers_and_without_killed_or_not(root, options, start, tmp_path):
     start(root, "train", output_dir=str(tmp_path / "whole"), **options).run()
-    for workers, step in ((2, None), (0, 1), (2, 7), (0, STEPS)):
-        folder = tmp_path / f"{workers}_{step}"
-        chosen = {**options, "output_dir": str(folder), "num_workers": workers}
-        if step is not None:
-            killed(start(root, "train", **chosen), step)
-            chosen |= {"resume": True, "num_workers": 2 - workers}
-        start(root, "train", **chosen).run()
-        assert_equal(tmp_path / "whole", folder)
+    parts = {**options, "output_dir": str(tmp_path / "parts")}
+    for workers, step in ((2, 1), (2, 7), (0, STEPS)):  # before the first checkpoint, in an epoch, after the last step
+        killed(start(root, "train", **parts, num_workers=workers), step)
+        parts["resume"] = True
+    start(root, "train", **parts, num_workers=2).run()
+    assert_equal(tmp_path / "whole", tmp_path / "parts")
 
 
 def run_in_processes(jobs, folder, processes=2):
@@ -178,8 +184,8 @@ def kill_in_the_middle(jobs, folder, checkpoint):
 def test_two_processes_killed_or_not(bundle, every_options, tmp_path):
     """Every bundle interrupted after a step of its own, and one truly killed."""
     jobs, dead = [], "voxelmorph_dense"
-    for step, (name, options) in enumerate(every_options.items(), start=5):
-        root = bundle(name)
+    for step, name in enumerate(SMALL, start=5):
+        root, options = bundle(name), every_options[name]
         jobs += [job(root, options, tmp_path / name / "whole")]
         jobs += [job(root, options, tmp_path / name / "parts", killed=step)]
         jobs += [job(root, {**options, "resume": True}, tmp_path / name / "parts")]
@@ -188,18 +194,10 @@ def test_two_processes_killed_or_not(bundle, every_options, tmp_path):
     kill_in_the_middle([again], tmp_path, tmp_path / dead / "dead" / "last.pt")
     again["options"]["resume"] = True
     run_in_processes([again], tmp_path)
-    for name in every_options:
+    for name in SMALL:
         for parts in ("parts", "dead")[: 1 + (name == dead)]:
             assert_equal(tmp_path / name / "whole", tmp_path / name / parts, 1e-6)
             assert json.loads((tmp_path / name / parts / "run.json").read_text())["machine"]["processes"] == 2
-
-
-MADE = {
-    "stn_affine": {"records#subjects": ["0.nii.gz"], "side": 16, "validate#dataset#count": 2},
-    "deep_affine": {"records#subjects": ["0.nii.gz"], "side": 16, "validate#dataset#count": 2},
-    "denoisereg": {"side": 48, "train#dataset#count": 16, "validate#dataset#count": 2},
-}
-"""Of bundles that train on pairs made for the purpose."""
 
 
 @pytest.mark.slow

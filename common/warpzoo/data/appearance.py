@@ -7,7 +7,8 @@ that `torch.manual_seed` repeats it. Intensities are about 0 to 1.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,14 @@ from torch import Tensor
 from warpzoo.geometry.velocity import integrate_velocity
 
 SQUARINGS = 5
+
+
+@contextmanager
+def numbered(number: int) -> Iterator[None]:
+    """Within it, what is drawn follows from that number alone; afterwards torch's generator is where it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(number)  # `torch.manual_seed` would seed the GPUs too
+        yield
 
 
 def uniform(low: float, high: float) -> float:

@@ -19,6 +19,7 @@ from warpzoo.data.appearance import (
     acquired,
     chance,
     flow,
+    numbered,
     random_anatomy,
     random_velocity,
     remapped,
@@ -31,6 +32,7 @@ from warpzoo.images.image import read_image
 from warpzoo.images.orientation import canonical
 from warpzoo.training.lists import Record
 from warpzoo.training.objectives import shows
+from warpzoo.training.pairs import ENDLESS
 
 EVERY = 3
 """Voxels from point to point of what is known."""
@@ -47,7 +49,8 @@ class View(NamedTuple):
 
 class MadePairs(Dataset):
     """Pairs as {"image", "id"}, (4 + dims, *size): moving and fixed as they are seen, as they are compared, and the
-    displacement that registers them in voxels, NaN where it is not known: between two real images.
+    displacement that registers them in voxels, NaN where it is not known: between two real images. A pair follows from
+    its index alone, in whatever process it is made.
 
     Args:
         data: records of `warpzoo.training.lists`; images of one group show the same anatomy about the same place.
@@ -55,10 +58,9 @@ class MadePairs(Dataset):
         imagined: how often the anatomy is a random one.
         contrasts: how often fixed and moving differ in contrast.
         zoom: smallest and largest number of voxels of a real image that a voxel of the pair is.
-        seed: pairs do not change from epoch to epoch, for validation: {"image": (2, *size)[, "fixed_labels",
-            "moving_labels"][, "fixed_points", "moving_points"], "id"}, points where the displacement is known and the
-            fixed image shows something.
-        count: of pairs.
+        seed: for validation, of `count` pairs: {"image": (2, *size)[, "fixed_labels", "moving_labels"]
+            [, "fixed_points", "moving_points"], "id"}, points where the displacement is known and the fixed image shows
+            something. Default: for training, of as many as may be drawn.
     """
 
     def __init__(
@@ -83,14 +85,13 @@ class MadePairs(Dataset):
         self.read: dict[int, dict[str, Tensor]] = {}
 
     def __len__(self) -> int:
-        return self.count
+        return ENDLESS if self.seed is None else self.count
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        if self.seed is None:
-            return self._made()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed * 1_000_003 + index)
+        with numbered((self.seed or 0) * 1_000_003 + index):
             pair = self._made()
+        if self.seed is None:
+            return pair
         return pair | {"image": pair["image"][:2]} | self._points(pair["image"])
 
     def _points(self, image: Tensor) -> dict[str, Tensor]:

@@ -19,6 +19,8 @@ from warpzoo.training.processes import are_several
 from warpzoo.training.reading import arrays_of, common_spacing, images_of
 
 PAIRINGS = ("all", "same_group", "to_fixed")
+ENDLESS = 2**40
+"""How many pairs a dataset has that makes them: so many that hardly any is drawn twice."""
 
 
 class PairDataset(Dataset):

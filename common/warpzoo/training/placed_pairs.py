@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 from warpzoo.data.appearance import (
     acquired,
     chance,
+    numbered,
     random_anatomy,
     remapped,
     smooth_noise,
@@ -33,10 +34,12 @@ from warpzoo.geometry.sampling import sample, sample_labels, voxel_coordinates
 from warpzoo.images.image import read_image
 from warpzoo.images.orientation import canonical
 from warpzoo.training.lists import Record
+from warpzoo.training.pairs import ENDLESS
 
 
 class PlacedPairs(Dataset):
-    """Pairs as {"image": (2, *size), "truth": (dims, dims + 1), "id"}, for validation with their labels.
+    """Pairs as {"image": (2, *size), "truth": (dims, dims + 1), "id"}, for validation with their labels. A pair follows
+    from its index alone, in whatever process it is made.
 
     Args:
         data: records of `warpzoo.training.lists`; images of one group show the same anatomy in the same place.
@@ -50,8 +53,8 @@ class PlacedPairs(Dataset):
         contrasts: how often each image gets a contrast of its own.
         deformation: largest deviation of a smooth deformation of the moving image, as a part of the longest side.
         faults: how often the images have the faults of a scanner.
-        seed: pairs do not change from epoch to epoch, for validation: {…[, "fixed_labels", "moving_labels"]}.
-        count: of pairs.
+        seed: for validation, of `count` pairs: {…[, "fixed_labels", "moving_labels"]}. Default: for training, of as
+            many as may be drawn.
     """
 
     def __init__(
@@ -84,13 +87,10 @@ class PlacedPairs(Dataset):
         self.read: dict[int, dict[str, Tensor]] = {}
 
     def __len__(self) -> int:
-        return self.count
+        return ENDLESS if self.seed is None else self.count
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        if self.seed is None:
-            return self._made()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed * 1_000_003 + index)
+        with numbered((self.seed or 0) * 1_000_003 + index):
             return self._made()
 
     def _made(self) -> dict[str, Any]:

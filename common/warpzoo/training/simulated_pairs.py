@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from warpzoo.data.appearance import chance, uniform
+from warpzoo.data.appearance import chance, numbered, uniform
 from warpzoo.data.cells import CellSequence, cell_sequence, noisy
 from warpzoo.training.lists import Record
+from warpzoo.training.pairs import ENDLESS
 
 FRAMES = 3
 """Of each nucleus: the later ones are further from the first."""
@@ -23,7 +24,8 @@ FRAMES = 3
 class SimulatedPairs(Dataset):
     """Pairs as {"image": (2, *size), "fixed_points", "moving_points": (count, dims) in pixels, "id"}.
 
-    A nucleus is simulated once; every pair shows two of its frames in noise that is drawn anew, from any side.
+    A nucleus is simulated once; every pair shows two of its frames in noise of its own, from any side. A pair follows
+    from its index alone, in whatever process it is made.
 
     Args:
         size: of the frames, columns and rows, or columns, rows and slices.
@@ -32,7 +34,8 @@ class SimulatedPairs(Dataset):
         radius: smallest and largest, as a part of that side.
         snr: lowest and highest, see `warpzoo.data.cells`.
         neighbours: how often there is a second nucleus.
-        seed: pairs do not change from epoch to epoch, for validation, and show other nuclei.
+        seed: for validation, of one pair of each nucleus, other ones than those of training. Default: for training, of
+            as many pairs as may be drawn.
         count: of nuclei.
     """
 
@@ -55,18 +58,16 @@ class SimulatedPairs(Dataset):
         self.made: dict[int, CellSequence] = {}
 
     def __len__(self) -> int:
-        return self.count
+        return ENDLESS if self.seed is None else self.count
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        number = (self.seed or 0) * 1_000_003 + index
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(number)
-            if index not in self.made:
-                self.made[index] = self._nucleus(number)
-            if self.seed is not None:
-                torch.manual_seed(number)
-                return self._seen(self.made[index], str(number))
-        return self._seen(self.made[index], str(number))
+        first = (self.seed or 0) * 1_000_003
+        nucleus = first + index % self.count
+        if nucleus not in self.made:
+            with numbered(nucleus):
+                self.made[nucleus] = self._nucleus(nucleus)
+        with numbered(first + index):
+            return self._seen(self.made[nucleus], str(nucleus))
 
     def _nucleus(self, number: int) -> CellSequence:
         return cell_sequence(

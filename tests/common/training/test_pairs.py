@@ -13,7 +13,16 @@ from monai.transforms import LoadImage, ResizeWithPadOrCropd
 from PIL import Image
 
 from warpzoo.losses import normalised_cross_correlation
-from warpzoo.training import PairDataset, RandomPairs, common_spacing, list_images
+from warpzoo.training import (
+    MadePairs,
+    PairDataset,
+    PlacedPairs,
+    RandomPairs,
+    SimulatedPairs,
+    common_spacing,
+    list_images,
+)
+from warpzoo.training.engines import random_loader
 
 
 def records(count=5, groups=("",), shape=(4, 5), labels=False):
@@ -172,6 +181,24 @@ def test_loader_batches_pairs(monkeypatch):
     assert [batch["image"].shape for batch in batches] == [(3, 2, 4, 5)] * 2
     drawn = [dataset[index]["id"] for index in pairs]
     assert [name for batch in batches for name in batch["id"]] == drawn
+
+
+@pytest.mark.parametrize("kind", [MadePairs, PlacedPairs, SimulatedPairs])
+def test_made_pairs_do_not_depend_on_who_makes_them(kind):
+    """Workers are told other numbers at each start of a run, and MONAI's loader draws from torch's generator."""
+    drawn = []
+    for workers in (0, 1, 2):
+        images = [{**one, "image": torch.from_numpy(one["image"])[None]} for one in records(3, shape=(20, 24))]
+        lists = [] if kind is SimulatedPairs else [images]
+        loader = random_loader(kind(*lists, size=(32, 32)), 2, 3, seed=5, num_workers=workers)
+        loader.sampler.set_epoch(4)
+        torch.manual_seed(workers)
+        before = torch.get_rng_state()
+        drawn.append([batch["image"].nan_to_num() for batch in loader])
+        assert torch.equal(torch.get_rng_state(), before)
+    assert len({float(image.sum()) for batch in drawn[0] for image in batch}) == 6
+    for other in drawn[1:]:
+        assert all(torch.equal(one, two) for one, two in zip(drawn[0], other, strict=True))
 
 
 def blobs(shape=(20, 22, 24), spacing=(1.0, 1.0, 1.0)):

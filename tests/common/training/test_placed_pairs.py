@@ -74,11 +74,13 @@ def test_the_truth_makes_images_and_labels_alike(records: list[dict]) -> None:
         assert np.corrcoef(moving[middle], fixed[middle])[0, 1] < 0.97
 
 
-def test_training_pairs_change_and_validation_pairs_stay(records: list[dict]) -> None:
+def test_pairs_follow_from_their_index_alone(records: list[dict]) -> None:
     kept, drawn = PlacedPairs(records, (16, 16, 16), seed=0), PlacedPairs(records, (16, 16, 16))
     assert torch.equal(kept[3]["image"], kept[3]["image"])
     assert not torch.equal(kept[3]["truth"], kept[4]["truth"])
-    assert not torch.equal(drawn[0]["truth"], drawn[0]["truth"])
+    assert not torch.equal(drawn[0]["truth"], drawn[1]["truth"])
+    assert torch.equal(drawn[2**39]["image"], drawn[2**39]["image"])
+    assert len(kept) == 1000 < len(drawn)
     assert bool(PlacedPairs(records, (16, 16, 16), imagined=1.0)[0]["image"].isfinite().all())
 
 

@@ -160,11 +160,11 @@ class Interrupted(Exception):  # noqa: N818
     pass
 
 
-def interrupt(trainer, iteration):
+def interrupt(trainer, iteration=1, event=Events.ITERATION_COMPLETED):
     def stop(_):
         raise Interrupted
 
-    trainer.add_event_handler(Events.ITERATION_COMPLETED(once=iteration), stop)
+    trainer.add_event_handler(event(once=iteration), stop)
 
 
 def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(workflow, tmp_path):
@@ -187,19 +187,42 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(workflow, tmp_pat
     assert_same(weights(whole / "model.pt"), weights(parts / "model.pt"))
 
 
-def test_a_finished_run_can_be_resumed_for_more_epochs_but_is_left_alone_otherwise(workflow, tmp_path, caplog):
+def files(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_finished_run_can_be_resumed_for_more_epochs_but_is_left_alone_otherwise(workflow, tmp_path, capsys):
     workflow("train", "variants/paper", epochs=2).run()
-    before = weights(tmp_path / "last.pt")["network"]
+    before = files(tmp_path)
     workflow("train", "variants/paper", epochs=2, resume=True).run()
-    assert "has done its 2 epochs: nothing is left to resume" in caplog.text
-    assert_same(weights(tmp_path / "last.pt")["network"], before)
+    assert "has done its 2 epochs: nothing is left to resume" in capsys.readouterr().out
+    assert files(tmp_path) == before
     workflow("train", "variants/paper", epochs=3, resume=True).run()
     assert [row["epoch"] for row in curve(tmp_path)] == [1, 2, 3]
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert (run["settings"]["epochs"], run["ended"]) == (3, "epochs")
+    assert [(one["after_step"], one["changed"]) for one in run["resumed"]] == [(4, {"epochs": [2, 3]})]
 
 
-def test_early_stopping(workflow, tmp_path):
-    workflow("train", epochs=9, patience=2, learning_rate=0.0).run()  # the identity for ever
+@pytest.mark.parametrize("killed", [False, True])
+def test_early_stopping_is_the_end(workflow, tmp_path, capsys, killed):
+    """Also of a run that was killed after the checkpoint of its last epoch."""
+    options = {"epochs": 9, "patience": 2, "learning_rate": 0.0}  # the identity for ever
+    first = workflow("train", **options)
+    if killed:
+        interrupt(first.parser.get_parsed_content("train#trainer"), event=Events.TERMINATE)
+        with pytest.raises(RuntimeError):
+            first.run()
+        assert "ended" not in json.loads((tmp_path / "run.json").read_text())
+        workflow("train", **options, resume=True).run()
+    else:
+        first.run()
+    before = files(tmp_path)
+    workflow("train", **options, resume=True).run()
+    assert "has stopped early, after epoch 3: nothing is left to resume" in capsys.readouterr().out
+    assert files(tmp_path) == before
     assert [row["epoch"] for row in curve(tmp_path)] == [1, 2, 3]
+    assert json.loads((tmp_path / "run.json").read_text())["ended"] == "early stop"
 
 
 def test_validation_without_labels(workflow, tmp_path):
@@ -315,12 +338,18 @@ def test_nothing_to_resume(workflow, tmp_path, resume):
 
 def test_a_run_of_another_optimiser_or_of_fewer_epochs_is_not_resumed(workflow, tmp_path):
     adam = {"_target_": "torch.optim.Adam", "params": "$@network.parameters()", "lr": "@learning_rate"}
-    workflow("train", epochs=1).run()
+    first = workflow("train", epochs=2)
+    interrupt(first.parser.get_parsed_content("train#trainer"), iteration=3)
+    with pytest.raises(RuntimeError):
+        first.run()
     kept = (tmp_path / "last.pt").read_bytes()
+    with fails(r"to go on with the run in .*, optimizer#_target_ must be \S+\.Muon, got torch\.optim\.Adam: leave out"):
+        workflow("train", epochs=2, resume=True, optimizer=adam).run()
+    with fails(r"last\.pt is of a run whose learning rate was planned for 2 epochs and would rise again in 3"):
+        workflow("train", epochs=3, resume=True).run()
+    (tmp_path / "run.json").unlink()
     with fails(r"last\.pt is of a run with an optimiser or a schedule of another kind"):
-        workflow("train", epochs=1, resume=True, optimizer=adam).run()
-    with fails(r"last\.pt is of a run whose learning rate was planned for 1 epochs and would rise again in 2"):
-        workflow("train", epochs=2, resume=True).run()
+        workflow("train", epochs=2, resume=True, optimizer=adam).run()
     assert (tmp_path / "last.pt").read_bytes() == kept
 
 
@@ -328,6 +357,9 @@ def test_a_run_of_another_optimiser_or_of_fewer_epochs_is_not_resumed(workflow, 
 def test_a_checkpoint_of_another_variant(workflow, tmp_path, variant):
     workflow("train", "variants/paper", epochs=1).run()
     kept = (tmp_path / "last.pt").read_bytes()
+    with fails(r"to go on with the run in .*, .*must be .*, got"):
+        workflow("train", "variants/paper", f"variants/{variant}", resume=True).run()
+    (tmp_path / "run.json").unlink()
     with fails(r"last\.pt holds the weights of another network: .*variant"):
         workflow("train", "variants/paper", f"variants/{variant}", resume=True).run()
     assert (tmp_path / "last.pt").read_bytes() == kept

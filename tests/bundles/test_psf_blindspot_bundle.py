@@ -306,6 +306,15 @@ def test_a_training_that_is_killed_goes_on_as_if_nothing_had_happened(training, 
     assert "is there from an earlier run" in plain_reason(error.value)
 
 
+def test_a_training_that_has_used_up_its_budget_is_left_as_it_is(training, tmp_path, capsys):
+    training(tmp_path, budget="3steps").run()
+    assert "at epoch 2 of 2;" in capsys.readouterr().out  # whose epochs are of two steps
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    training(tmp_path, budget="3steps", resume=True).run()
+    assert "has used up its budget, in epoch 2: nothing is left to resume" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
 def test_the_best_weights_are_kept_and_a_training_that_no_longer_gains_ends(training, tmp_path):
     training(tmp_path, budget="200steps", learning_rate=1e-9, patience=3, val_interval=2).run()
     run = json.loads((tmp_path / "run.json").read_text())

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from warpzoo.bundles import Bundle
     from warpzoo.training.planning import Plan
@@ -61,10 +62,12 @@ def train(
         budget: instead of epochs, such as 2h, 30min or 5000steps: the learning rate falls to 0 over that time.
         initial_weights: file of weights to start from.
         skip: leave out images that cannot be trained on.
-        resume: go on with the run in the output folder, with its settings; method and data need not be given.
+        resume: go on with the run in the output folder, with its settings; method and data need not be given. A run
+            that has ended is left as it is.
         overwrite: remove the run that is in the output folder.
         again: the run.json of a run that is to be repeated into the output folder: on the same machine, with as many
-            threads, the weights are the same, byte for byte.
+            threads, the weights are the same, byte for byte. With again, or with resume alone, only dry_run, tracking,
+            device, num_workers and accumulate may be given as well, and with resume epochs.
         tracking: mlflow, to log metrics, pictures and the weights there.
         search: a JSON file of settings to try, such as {"regularisation_weight": [0.1, 0.3, 1]} or, for numbers between
             two, {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": true}}. Each trial is a training below the output
@@ -78,8 +81,11 @@ def train(
     if output is None:
         raise ValueError("output must be given: the folder of the run.")
     if again is not None or (resume and (Path(output) / "run.json").is_file() and data is None):
-        recorded = Path(again if again is not None else Path(output) / "run.json")
-        _repeat(recorded, output, resume, overwrite, again is not None)
+        typed: dict[str, Any] = {"method": method, "data": data, "labels": labels, "variant": variant, "size": size}
+        typed |= {"spacing": spacing, "epochs": epochs, "budget": budget, "initial_weights": initial_weights}
+        typed |= {"skip": skip or None, "search": search, **settings}
+        typed = {name: value for name, value in typed.items() if value is not None}
+        _repeat(again, Path(output), typed, {"resume": resume, "overwrite": overwrite}, tracking, dry_run)
         return
     if method is None or data is None:
         raise ValueError("method and data must be given, such as in `warpzoo train METHOD DATA --output RUN`.")
@@ -90,9 +96,9 @@ def train(
     if search is not None and (resume or overwrite or tracking):
         raise ValueError("resume, overwrite and tracking must not be given with search, which goes on by itself.")
     if not (resume or overwrite):
-        from warpzoo.training.checkpoints import check_unused
+        from warpzoo.training.run_folder import check_unused
 
-        check_unused(Path(output) / "last.pt")
+        check_unused(Path(output))
     given: dict[str, Any] = {name: numbers(name, text) for name, text in (("size", size), ("spacing", spacing)) if text}
     given |= settings
     if initial_weights is not None:
@@ -188,23 +194,38 @@ def _search(plan: Plan, output: Any, space: str, trials: int) -> None:
     print(f"{output / 'search.csv'}: best {best}; {output / 'best.json'} is a variant with these settings")
 
 
-def _repeat(recorded: Any, output: str, resume: bool, overwrite: bool, again: bool) -> None:
-    """Runs the configuration of a run's record, once more into another folder, or on from where it was."""
-    from pathlib import Path
-
+def _repeat(
+    again: str | None,
+    output: Path,
+    typed: dict[str, Any],
+    changes: dict[str, Any],
+    tracking: str | None,
+    dry_run: bool,
+) -> None:
+    """Runs the configuration of a run's record, once more into another folder, or on from where it was; of the other
+    options that were typed, those about the machine are taken, and any other is refused."""
     import torch
 
-    from warpzoo.training.again import read_run, recorded_config
+    from warpzoo.errors import as_value_error
+    from warpzoo.training.again import check_typed, read_run, recorded_config
+    from warpzoo.training.run_folder import RECORD, check_unused
 
+    recorded = output / RECORD if again is None else again
     found = read_run(recorded)
-    changes: dict[str, Any] = {"resume": resume, "overwrite": overwrite}
-    if again:
-        changes["output_dir"] = str(Path(output).absolute())
+    check_typed(found, typed, "resume" if again is None else "again")
+    if not (changes["resume"] or changes["overwrite"]):
+        check_unused(output)
+    changes = {**changes, **typed, "output_dir": str(output.absolute())}
     bundle, config, notes = recorded_config(found, recorded, **changes)
     for note in notes:
         print(note)
     torch.set_num_threads(int(found["machine"]["threads"]))
-    run(bundle, config)
+    if dry_run:
+        with as_value_error():
+            bundle.workflow_of("train", config).parser.get_parsed_content("train#trainer")
+        print(f"{recorded}: the images and the configuration are there; nothing is run (dry_run)")
+    else:
+        run(bundle, config, tracking)
 
 
 def numbers(name: str, text: str) -> Any:

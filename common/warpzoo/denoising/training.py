@@ -12,7 +12,6 @@ import ignite.distributed as idist
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
-from monai.engines import SupervisedTrainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, default_collate
@@ -24,13 +23,14 @@ from warpzoo.denoising.objective import BlindSpotObjective
 from warpzoo.denoising.patches import Patches, PatchesInOrder
 from warpzoo.denoising.tiles import Tile, plan_tiles
 from warpzoo.training.averaging import AverageWeights
-from warpzoo.training.checkpoints import RECORD, BestWeights, Checkpoint, LoadWeights
+from warpzoo.training.checkpoints import BestWeights, Checkpoint, LoadWeights
 from warpzoo.training.ending import RunPage
-from warpzoo.training.engines import UNLIMITED, objective_trainer
+from warpzoo.training.engines import UNLIMITED, Trainer, objective_trainer
 from warpzoo.training.limit import TrainingLimit
 from warpzoo.training.processes import check_workers, share_of
 from warpzoo.training.progress import EarlyStop, SeedEpochs, TensorBoard
 from warpzoo.training.records import RunRecord
+from warpzoo.training.run_folder import RECORD
 from warpzoo.training.tracking import adapt_tracking
 
 BACKGROUND = 0.001
@@ -67,7 +67,7 @@ def denoising_trainer(
     summary: bool = False,
     max_epochs: int = UNLIMITED,
     **options: Any,
-) -> SupervisedTrainer:
+) -> Trainer:
     """Trains `objective.network` on random patches until the budget is used up, and calibrates it.
 
     `weights` is the file to write: of the mean of the last steps' weights, the one that was best in validation. The
@@ -134,13 +134,14 @@ def denoising_trainer(
     if val_interval:
         objects = {"network": network, "optimizer": optimizer, "averaged": average.averaged, "limit": limit}
         objects |= {"record": kept, "best": best}
+        checkpoint = Checkpoint(output / "last.pt", objects, val_interval, resume, overwrite)
         handlers += [
-            *([] if patience is None else [EarlyStop(best, patience)]),
             TensorBoard(output / "tensorboard", validate.numbers, pictures),
             RunPage(output, kept, best, "validation error", summary),
-            Checkpoint(output / "last.pt", objects, val_interval, resume, overwrite),
+            checkpoint,
+            *([] if patience is None else [EarlyStop(best, patience)]),
         ]
-    return objective_trainer(
+    trainer = objective_trainer(
         objective,
         device,
         max_epochs=max_epochs,
@@ -155,6 +156,9 @@ def denoising_trainer(
         train_handlers=[*handlers, limit, *train_handlers],
         **options,
     )
+    if val_interval:
+        trainer.checkpoint, trainer.record = checkpoint, kept
+    return trainer
 
 
 class BlindSpotValidation:

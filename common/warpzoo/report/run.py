@@ -72,6 +72,7 @@ def write_run_page(
             (one.relative_to(page.parent).as_posix(), one.stem.replace("_", " ")) for one in pictures[-NEWEST:][::-1]
         ],
         command=record["command"],
+        resumed=record.get("resumed", ()),
         provenance=provenance_tables(
             {"settings": settings, "machine": record.get("machine", {}), "versions": record.get("versions", {})}
         ),

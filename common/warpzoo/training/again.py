@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from warpzoo import record
 from warpzoo.bundles import METADATA, Bundle, find_bundle, open_bundle
+from warpzoo.bundles.overrides import check_overrides
+from warpzoo.errors import nearest
 from warpzoo.files import FileError, reading
 from warpzoo.training.lists import RUN
 from warpzoo.training.records import EXPECTED
+from warpzoo.training.run_folder import OF_THE_MACHINE
 
 if TYPE_CHECKING:
     from monai.bundle import ConfigParser
@@ -27,6 +30,19 @@ def read_run(path: str | Path) -> dict[str, Any]:
     if not isinstance(found, dict) or not all(isinstance(found.get(name), dict) and found[name] for name in NEEDED):
         raise FileError(f"{path} must be the run.json of a training, with {', '.join(NEEDED)}.")
     return found
+
+
+def check_typed(found: Mapping[str, Any], typed: Mapping[str, Any], option: str) -> None:
+    """That of a run which is gone on with or repeated by that option nothing is changed but what is of the machine, or,
+    if it goes on, how many epochs it has."""
+    allowed = [*OF_THE_MACHINE, *(["epochs"] if option == "resume" and "epochs" in found["config"] else [])]
+    others = [name for name in typed if name not in allowed]
+    if others:
+        raise ValueError(
+            f"{' and '.join(others)} must not be given with {option}{nearest(others[0], allowed)}: the run keeps its "
+            f"own settings, but for {', '.join(allowed)}."
+        )
+    check_overrides(found["config"], typed)
 
 
 def recorded_config(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -10,27 +9,23 @@ from typing import Any
 
 import ignite.distributed as idist
 import ignite.handlers
+import torch
 from ignite.engine import Engine, Events
-from ignite.handlers import DiskSaver
 from monai.handlers import CheckpointLoader
 from torch import nn
 
 from warpzoo.checks import check_truth
+from warpzoo.files import reading, whole_file
 from warpzoo.networks import load_weights, save_weights
+from warpzoo.training.run_folder import RECORD, check_unused, remove_run
 
-RECORD = "run.json"
-"""What a run was, in its output folder: it is there as soon as the run has made its first step."""
-OF_A_RUN = ("last.pt", "model.pt", RECORD, "metrics.json", "report.html", "pictures", "tensorboard")
-"""All that a training writes into its output folder."""
-
-
-def check_unused(path: Path) -> None:
-    """That a checkpoint of an earlier run is not there."""
-    if path.exists():
-        raise ValueError(
-            f"{path} is there from an earlier run: go on with it (resume), remove it (overwrite), or choose another "
-            f"output_dir."
-        )
+ENDINGS = {
+    "epochs": "done its {} epochs",
+    "budget": "used up its budget, in epoch {}",
+    "early stop": "stopped early, after epoch {}",
+    "Ctrl-C": "been ended by Ctrl-C, in epoch {}",
+}
+"""How a run may have ended, as its record says it, and in words with the epoch."""
 
 
 class Checkpoint:
@@ -62,24 +57,39 @@ class Checkpoint:
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self.load if self.resume else self.begin)
         objects = {**self.objects, "trainer": engine}
-        disk = DiskSaver(str(self.path.parent), create_dir=True, require_empty=False)
-        saver = ignite.handlers.Checkpoint(objects, disk, filename_pattern=self.path.name, n_saved=None)
+        saver = ignite.handlers.Checkpoint(objects, self.save, filename_pattern=self.path.name, n_saved=None)
         engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval) | Events.COMPLETED, saver)
 
     def begin(self, _: Engine) -> None:
         if idist.get_rank() > 0:
             return
         if self.overwrite:
-            for name in OF_A_RUN:
-                path = self.path.with_name(name)
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            remove_run(self.path.parent)
         else:
-            check_unused(self.path)
+            check_unused(self.path.parent)
+
+    def save(self, state: Mapping[str, Any], *_: Any) -> None:
+        if idist.get_rank() == 0:
+            with whole_file(self.path) as unfinished:
+                torch.save(state, unfinished)
+
+    def ending(self, epochs: int | None = None) -> str:
+        """How the run that is to be gone on with has ended, in words; empty if something is left to do of `epochs`."""
+        if not self.resume or not self.path.is_file():
+            return ""
+        with reading(self.path, "the state of a training"):
+            record = torch.load(self.path, map_location="cpu", weights_only=True).get("record", {})
+        ended = record.get("ended", "")  # not there in runs of before
+        done = record["epochs"][-1]["epoch"] if ended else 0
+        if not ended or (ended == "epochs" and epochs is not None and epochs > done):
+            return ""
+        return ENDINGS[ended].format(done)
 
     def load(self, engine: Engine) -> None:
         if not self.path.is_file():
             if self.path.with_name(RECORD).is_file():
-                engine.logger.warning(f"{self.path} does not exist yet: the run starts at its beginning.")
+                if idist.get_rank() == 0:
+                    print(f"note: {self.path} does not exist yet: the run starts at its beginning.")
                 return
             raise ValueError(f"{self.path} does not exist: there is nothing to resume. Start without `resume`.")
         for network in self.objects.values():
@@ -100,17 +110,6 @@ class Checkpoint:
                 f"{self.path} is of a run whose learning rate was planned for {planned} epochs and would rise again in "
                 f"{engine.state.max_epochs}. To train longer, start from its weights (initial_weights)."
             )
-        limit = self.objects.get("limit")
-        done = f"done its {engine.state.max_epochs} epochs"
-        if limit is not None and limit.is_used_up:
-            done = "used up its budget"
-            engine.terminate()
-        elif engine.state.max_epochs is None or engine.state.epoch < engine.state.max_epochs:
-            return
-        engine.logger.warning(
-            f"{self.path} is of a run that has {done}: nothing is left to resume. To train longer, start from its "
-            f"weights (initial_weights)."
-        )
 
 
 class BestWeights:

@@ -43,4 +43,5 @@ class RunPage:
         self.write(engine, running=False)
         if self.summary and (found := self.best_so_far()):
             spent = duration(self.record.record["seconds"])
-            print(f"{self.best.path}: best {found} of {engine.state.epoch}; {spent}, {self.folder / 'report.html'}")
+            last = self.record.record["epochs"][-1]["epoch"]
+            print(f"{self.best.path}: best {found} of {last}; {spent}, {self.folder / 'report.html'}")

@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from monai.bundle import ConfigParser
 from monai.data import DataLoader, DistributedSampler
@@ -23,8 +25,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from warpzoo.bundles.portable import configuration, network_settings
 from warpzoo.checks import check_count
 from warpzoo.errors import nearest
+from warpzoo.files import alone_in
 from warpzoo.training.averaging import AverageWeights
-from warpzoo.training.checkpoints import RECORD, BestWeights, Checkpoint, LoadWeights
+from warpzoo.training.checkpoints import BestWeights, Checkpoint, LoadWeights
 from warpzoo.training.ending import RunPage
 from warpzoo.training.evaluation import PairMetric, PairMetricsd
 from warpzoo.training.inspection import Seen
@@ -36,6 +39,7 @@ from warpzoo.training.pairs import PairDataset, RandomPairs
 from warpzoo.training.processes import are_several, check_workers, share_of
 from warpzoo.training.progress import EarlyStop, Progress, SeedEpochs, TensorBoard
 from warpzoo.training.records import MetricsFile, Picture, RunRecord
+from warpzoo.training.run_folder import RECORD
 from warpzoo.training.stepping import Step
 from warpzoo.training.tracking import adapt_tracking
 from warpzoo.training.validation import Validation
@@ -44,13 +48,36 @@ UNLIMITED = 10**9
 """Epochs of a run that ends by its budget."""
 
 
+class Trainer(SupervisedTrainer):
+    """MONAI's, and of a run that has a folder: nobody else trains there meanwhile, and a run that has ended stays as it
+    is."""
+
+    checkpoint: Checkpoint | None = None
+    record: RunRecord | None = None
+
+    def run(self) -> None:
+        if self.checkpoint is None or self.record is None:
+            super().run()
+            return
+        with alone_in(self.checkpoint.path.parent) if idist.get_rank() == 0 else nullcontext():
+            if self.checkpoint.resume:
+                self.record.go_on()
+            if not (ending := self.checkpoint.ending(self.state.max_epochs)):
+                super().run()
+            elif idist.get_rank() == 0:
+                print(
+                    f"{self.checkpoint.path} is of a run that has {ending}: nothing is left to resume. To train "
+                    f"longer, start from its weights (initial_weights)."
+                )
+
+
 def objective_trainer(
     objective: nn.Module,
     device: torch.device | str,
     precision: str = "float32",
     accumulate: int = 1,
     **options: Any,
-) -> SupervisedTrainer:
+) -> Trainer:
     """MONAI's SupervisedTrainer of an objective, whose forward gives the loss; the same network in all processes.
 
     `precision` and `accumulate` are those of `Step`, `options` those of SupervisedTrainer, such as `train_handlers`.
@@ -65,7 +92,7 @@ def objective_trainer(
     objective = objective.to(device)
     if are_several():
         objective = DistributedDataParallel(objective, [device] if device.type == "cuda" else None)
-    return SupervisedTrainer(device=device, network=objective, loss_function=total_loss, decollate=False, **options)
+    return Trainer(device=device, network=objective, loss_function=total_loss, decollate=False, **options)
 
 
 def registration_trainer(
@@ -92,7 +119,7 @@ def registration_trainer(
     accumulate: int = 1,
     train_handlers: Sequence[Any] = (),
     **options: Any,
-) -> SupervisedTrainer:
+) -> Trainer:
     """Trains `objective.network` on random pairs of a dataset; seeded anew for every epoch, validated on the way.
 
     The output folder gets model.pt (the weights that `evaluator` found best, and what they say of their network),
@@ -163,14 +190,14 @@ def registration_trainer(
     if average is not None:
         handlers.append(average)
         objects["averaged"] = average.averaged
-    handlers.append(validate)
-    if patience is not None:
-        handlers.append(EarlyStop(best, patience))
+    checkpoint = Checkpoint(output / "last.pt", objects, val_interval, resume, overwrite)
     handlers += [
+        validate,
         record,
         TensorBoard(output / "tensorboard", validate.numbers, output / "pictures"),
         RunPage(output, record, best, "key metric" if config is None else config.get("key_metric", "key metric")),
-        Checkpoint(output / "last.pt", objects, val_interval, resume, overwrite),
+        checkpoint,
+        *([] if patience is None else [EarlyStop(best, patience)]),
         Progress() if limit is None else limit,
         *train_handlers,
     ]
@@ -185,6 +212,7 @@ def registration_trainer(
         train_handlers=handlers,
         **options,
     )
+    trainer.checkpoint, trainer.record = checkpoint, record
     return trainer
 
 

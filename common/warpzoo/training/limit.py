@@ -81,7 +81,9 @@ class TrainingLimit:
         engine.add_event_handler(Events.COMPLETED, self.close)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self.give_up)
 
-    def start(self, _: Engine) -> None:
+    def start(self, engine: Engine) -> None:
+        if self.is_used_up:  # killed after its last step
+            engine.terminate()
         self.began = self.clock() - self.used
         ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # as under nohup
         if threading.current_thread() is threading.main_thread() and not ignored:

@@ -128,15 +128,17 @@ class TensorBoard:
 
 
 class EarlyStop:
-    """Ends the training when the key metric has not risen for `patience` validations."""
+    """Ends the training when the key metric has not risen for `patience` validations. Attach it after `Checkpoint`, of
+    which it sees what a run that goes on has found so far."""
 
     def __init__(self, best: BestWeights, patience: int) -> None:
         self.best = best
         self.patience = patience
 
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+        engine.add_event_handler(Events.STARTED | Events.EPOCH_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
         if self.best.validations_since >= self.patience:
+            engine.state.ended = "early stop"
             engine.terminate()

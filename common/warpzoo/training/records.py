@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections import defaultdict
@@ -14,11 +15,17 @@ import numpy as np
 from ignite.engine import Engine, Events
 
 from warpzoo import record
+from warpzoo.files import reading
 from warpzoo.training.limit import TrainingLimit
 from warpzoo.training.processes import of_all_processes
+from warpzoo.training.run_folder import changes, check_same_data, check_same_settings
 
 EXPECTED = "data_of_run"
 """The setting that says what `data` must be."""
+OF_THE_BEGINNING = ("command", "machine", "versions", "commit")
+"""What a record keeps when the run is gone on with; `resumed` says what was different from then on."""
+SILENT = ("resume", "overwrite")
+"""Settings whose change says nothing more."""
 
 
 class RunRecord:
@@ -26,7 +33,8 @@ class RunRecord:
     checksums, time and curve.
 
     Written after the first step and every epoch, so that an interrupted run has its record too; part of the checkpoint,
-    so that a resumed run has the whole curve. Attach it to the trainer.
+    so that a resumed run has the whole curve, and `resumed` in it: by which commands, after which steps, and what was
+    different. When its settings have ended the run, `ended` says which. Attach it to the trainer.
 
     Args:
         path: of the file.
@@ -59,19 +67,34 @@ class RunRecord:
             "cpu_seconds": 0.0,
             "epochs": [],
         }
-        expected = self.record["config"].pop(EXPECTED, None) or {}
-        for part, images in self.record["data"].items():
-            for name, digest in images.items():
-                if expected and expected.get(part, {}).get(name) != digest:
-                    raise ValueError(f"{name} ({part}) must be as it was in the run that is gone on with or repeated.")
+        if expected := self.record["config"].pop(EXPECTED, None):
+            check_same_data(expected, self.record["data"])
         self.sums: dict[str, float] = defaultdict(float)
         self.added = 0
+        self.begun = False
+
+    def go_on(self) -> None:
+        """Takes over what the record in the folder says of the run's beginning; refuses other settings and images."""
+        if not self.path.is_file():
+            return
+        with reading(self.path, "the record of a run"):
+            was = json.loads(self.path.read_text(encoding="utf-8"))
+        name = "config" if was.get("config") and self.record["config"] else "settings"
+        changed = changes(was.get(name, {}), self.record[name])
+        check_same_settings(self.path.parent, changed)
+        check_same_data(was.get("data", {}), self.record["data"])
+        now = {
+            "command": self.record["command"],
+            "changed": {key: changed[key] for key in changed if key not in SILENT},
+        }
+        self.record |= {key: was[key] for key in OF_THE_BEGINNING if key in was}
+        self.record["resumed"] = [*was.get("resumed", []), now]
 
     def state_dict(self) -> dict[str, Any]:
-        return {key: self.record[key] for key in ("seconds", "cpu_seconds", "epochs")}
+        return {key: self.record[key] for key in ("seconds", "cpu_seconds", "epochs", "ended") if key in self.record}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.record |= state
+        self.record |= {key: value for key, value in state.items() if key != "ended"}
         if state["epochs"]:
             self.record["steps"] = int(state["epochs"][-1].get("step", 0))  # not there in runs of before
 
@@ -79,11 +102,18 @@ class RunRecord:
         engine.add_event_handler(Events.STARTED, self.start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.add)
         engine.add_event_handler(Events.EPOCH_COMPLETED | Events.COMPLETED, self.add_row)
+        engine.add_event_handler(Events.COMPLETED, self.end)
 
     def start(self, _: Engine) -> None:
-        self.record["machine"] = record.machine() | {"processes": idist.get_world_size()}
-        self.record["versions"] = record.versions()
-        self.record["commit"] = record.commit()
+        now = {
+            "machine": record.machine() | {"processes": idist.get_world_size()},
+            "versions": record.versions(),
+            "commit": record.commit(),
+        }
+        if "resumed" in self.record:
+            self.record["resumed"][-1] |= {key: now[key] for key in now if now[key] != self.record.get(key)}
+        else:
+            self.record |= now
         self.clock = time.perf_counter(), time.process_time()
 
     def add(self, engine: Engine) -> None:
@@ -97,7 +127,10 @@ class RunRecord:
             self.sums[name] += number
         self.rate = engine.optimizer.param_groups[0]["lr"]
         self.added += 1
-        if self.added == 1 and not self.record["epochs"]:
+        if not self.begun:
+            self.begun = True
+            if "resumed" in self.record:
+                self.record["resumed"][-1]["after_step"] = engine.state.iteration - 1
             self.write(engine)
 
     def add_row(self, engine: Engine) -> None:
@@ -114,6 +147,17 @@ class RunRecord:
         self.record["epochs"].append(rounded)
         self.sums.clear()
         self.added = 0
+        self.write(engine)
+
+    def end(self, engine: Engine) -> None:
+        """Notes what has ended the run, if it was not something else than its settings."""
+        state, ended = engine.state, getattr(engine.state, "ended", None)
+        if self.limit is not None and self.limit.is_used_up:
+            ended = "Ctrl-C" if self.limit.interrupted else "budget"
+        elif state.max_epochs is not None and state.iteration >= state.max_epochs * state.epoch_length:
+            ended = "epochs"
+        if ended is not None:
+            self.record["ended"] = ended
         self.write(engine)
 
     def write(self, engine: Engine) -> None:

@@ -182,7 +182,7 @@ def test_a_run_once_more_gives_the_same_bytes(trained, alike, tmp_path, capsys):
     record = json.loads((folder / "run.json").read_text())
     record["data"]["train"] = dict.fromkeys(record["data"]["train"], "0" * 64)
     (tmp_path / "run.json").write_text(json.dumps(record))
-    with pytest.raises(ValueError, match=r"nii\.gz \(train\) must be as it was in the run"):
+    with pytest.raises(ValueError, match=r"nii\.gz must be as it was in the run .*: it is another image"):
         train(again=str(tmp_path / "run.json"), output=str(tmp_path / "other"))
     (tmp_path / "list.json").write_text("[1, 2]")
     with pytest.raises(ValueError, match=r"list\.json must be the run\.json of a training"):

@@ -7,6 +7,7 @@ from warpzoo.networks.layouts import channels_last, channels_last_weights
 from warpzoo.networks.pairs import check_dims, check_pair, warp_and_concatenate
 from warpzoo.networks.pyramid import central_gradient, one_level_finer, padded, pooled, resized, velocity_on
 from warpzoo.networks.weights import (
+    described,
     fold_norms,
     load_weights,
     read_about,
@@ -27,6 +28,7 @@ __all__ = [
     "channels_last_weights",
     "check_dims",
     "check_pair",
+    "described",
     "fold_norms",
     "folded",
     "gated",

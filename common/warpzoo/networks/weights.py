@@ -40,18 +40,23 @@ def tag_architecture(network: nn.Module, *choices: str) -> None:
 def save_weights(path: str | Path, network: nn.Module, about: Mapping[str, Any]) -> None:
     """Writes a network's weights: a plain state dict, and `about` beside them as its attribute, which `torch.load`
     keeps and `load_state_dict` does not see. The same weights give the same bytes, whatever the file's name."""
-    state = network.state_dict()
-    setattr(state, ABOUT, json.dumps(about, sort_keys=True))
+    state = described(network.state_dict(), about)
     buffer = io.BytesIO()
     torch.save(state, buffer)
     with whole_file(path) as unfinished:
         unfinished.write_bytes(buffer.getvalue())
 
 
+def described(state: Any, about: Mapping[str, Any]) -> Any:
+    """The state dict, which says that about its network when it is saved."""
+    setattr(state, ABOUT, json.dumps(about, sort_keys=True))
+    return state
+
+
 def read_about(path: str | Path) -> dict[str, Any]:
     """What `save_weights` was told about the weights; empty if nothing."""
     try:
-        about = json.loads(getattr(_read(path), ABOUT, "{}"))
+        about = json.loads(getattr(_weights_in(_read(path)), ABOUT, "{}"))
     except FileError:
         raise
     except (TypeError, ValueError) as error:
@@ -61,14 +66,18 @@ def read_about(path: str | Path) -> dict[str, Any]:
 
 def read_weights(path: str | Path) -> dict[str, Any]:
     """The plain state dict in a file, without running any code; a missing or damaged file is a ValueError that names
-    it."""
-    state = _read(path)
-    state = state.get("network", state) if isinstance(state, dict) else {}
-    state = state if isinstance(state, dict) else {}
+    it. Of the state of a training it is that of the network whose weights are kept."""
+    state = _weights_in(_read(path))
     for name, values in state.items():
         if isinstance(values, torch.Tensor) and not _is_plain(values):
             raise _no_numbers(path, name)
     return state
+
+
+def _weights_in(content: Any) -> dict[str, Any]:
+    """The state dict itself, or that in the state of a training: of averaged weights, if there are any."""
+    state = content.get("averaged", content.get("network", content)) if isinstance(content, dict) else {}
+    return state if isinstance(state, dict) else {}
 
 
 def _read(path: str | Path) -> Any:

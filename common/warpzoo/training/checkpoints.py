@@ -16,7 +16,7 @@ from torch import nn
 
 from warpzoo.checks import check_truth
 from warpzoo.files import reading, whole_file
-from warpzoo.networks import load_weights, save_weights
+from warpzoo.networks import described, load_weights, save_weights
 from warpzoo.training.run_folder import RECORD, check_unused, remove_run
 
 ENDINGS = {
@@ -69,7 +69,12 @@ class Checkpoint:
             check_unused(self.path.parent)
 
     def save(self, state: Mapping[str, Any], *_: Any) -> None:
+        """Writes the state; its weights say of their network what those that are best do, unless these are finished."""
         if idist.get_rank() == 0:
+            best = self.objects.get("best")
+            for name in ("network", "averaged"):
+                if isinstance(best, BestWeights) and best.finish is None and name in state:
+                    described(state[name], best.about)
             with whole_file(self.path) as unfinished:
                 torch.save(state, unfinished)
 

@@ -10,13 +10,17 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from ignite.engine import Events
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from warpzoo.bundles import find_bundle
+from warpzoo.commands.register import register
 from warpzoo.commands.train import train
 from warpzoo.files import alone_in
+from warpzoo.networks import read_about
+from warpzoo.networks.weights import read_weights
 from warpzoo.record import on_behalf_of
 
 SMALL = {"side": 16, "validate#dataset#count": 2, "steps_per_epoch": 3, "batch_size": 2, "device": "cpu"}
@@ -213,3 +217,14 @@ with warpzoo.files.alone_in(pathlib.Path({str(stopped)!r})):
     with alone_in(stopped):  # it is free again
         pass
     assert record(stopped)["ended"] == "epochs"
+
+
+def test_the_last_weights_can_be_used_like_the_best(ended, images, tmp_path):
+    assert read_about(ended / "last.pt") == read_about(ended / "model.pt")
+    state = torch.load(ended / "last.pt", weights_only=True)
+    used = read_weights(ended / "last.pt")
+    assert all(torch.equal(used[name], value) for name, value in state["averaged"].items())
+    assert not all(torch.equal(used[name], value) for name, value in state["network"].items())
+    pair = [str(images / f"{number}.png") for number in (0, 1)]
+    register(*pair, weights=str(ended / "last.pt"), output=str(tmp_path), report=False)
+    assert json.loads((tmp_path / "metrics.json").read_text())["settings"]["method"] == "stn_affine"

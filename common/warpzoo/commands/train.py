@@ -209,6 +209,7 @@ def _repeat(
     from warpzoo.errors import as_value_error
     from warpzoo.training.again import check_typed, read_run, recorded_config
     from warpzoo.training.run_folder import RECORD, check_unused
+    from warpzoo.training.tracking import run_name
 
     recorded = output / RECORD if again is None else again
     found = read_run(recorded)
@@ -217,6 +218,8 @@ def _repeat(
         check_unused(output)
     changes = {**changes, **typed, "output_dir": str(output.absolute())}
     bundle, config, notes = recorded_config(found, recorded, **changes)
+    if again is not None and "run_name" in config:
+        config["run_name"] = run_name(config)  # of its own
     for note in notes:
         print(note)
     torch.set_num_threads(int(found["machine"]["threads"]))

@@ -31,7 +31,7 @@ from warpzoo.training.processes import check_workers, share_of
 from warpzoo.training.progress import EarlyStop, SeedEpochs, TensorBoard
 from warpzoo.training.records import RunRecord
 from warpzoo.training.run_folder import RECORD
-from warpzoo.training.tracking import adapt_tracking
+from warpzoo.training.tracking import ForgetTracked, adapt_tracking
 
 BACKGROUND = 0.001
 """Quantile of the pixels taken for the camera's offset: the darkest ones, less a few that are broken."""
@@ -126,7 +126,7 @@ def denoising_trainer(
         None if config is None else config.get(),
         limit,
     )
-    validate.trackers = adapt_tracking(train_handlers, output)
+    validate.trackers = adapt_tracking(train_handlers, output, config)
     handlers: list[Any] = [SeedEpochs(dataset.seed)]
     if initial_weights is not None:
         handlers.append(LoadWeights(initial_weights, network))
@@ -140,6 +140,7 @@ def denoising_trainer(
             RunPage(output, kept, best, "validation error", summary),
             checkpoint,
             *([] if patience is None else [EarlyStop(best, patience)]),
+            *([ForgetTracked(output, validate.trackers)] if checkpoint.overwrite else []),
         ]
     trainer = objective_trainer(
         objective,

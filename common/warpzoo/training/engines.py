@@ -41,7 +41,7 @@ from warpzoo.training.progress import EarlyStop, Progress, SeedEpochs, TensorBoa
 from warpzoo.training.records import MetricsFile, Picture, RunRecord
 from warpzoo.training.run_folder import RECORD
 from warpzoo.training.stepping import Step
-from warpzoo.training.tracking import adapt_tracking
+from warpzoo.training.tracking import ForgetTracked, adapt_tracking
 from warpzoo.training.validation import Validation
 
 UNLIMITED = 10**9
@@ -177,7 +177,7 @@ def registration_trainer(
         None if config is None else config.get(),
         limit,
     )
-    adapt_tracking(train_handlers, output)
+    trackers = adapt_tracking(train_handlers, output, config)
     objects: dict[str, Any] = {"network": objective.network, "optimizer": optimizer, "record": record, "best": best}
     handlers: list[Any] = [SeedEpochs(seed)]
     if initial_weights is not None:
@@ -199,6 +199,7 @@ def registration_trainer(
         checkpoint,
         *([] if patience is None else [EarlyStop(best, patience)]),
         Progress() if limit is None else limit,
+        *([ForgetTracked(output, trackers)] if checkpoint.overwrite else []),
         *train_handlers,
     ]
     trainer = objective_trainer(

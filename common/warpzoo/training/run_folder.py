@@ -48,7 +48,7 @@ def remove_run(folder: Path) -> None:
 
 def changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """{setting: (its value then, its value now)} of two configurations; None where there was none."""
-    before, after = (_flat(json.loads(json.dumps(one, default=str))) for one in (was, now))
+    before, after = (flat(json.loads(json.dumps(one, default=str))) for one in (was, now))
     return {
         name: (before.get(name), after.get(name))
         for name in before | after
@@ -89,7 +89,7 @@ def check_same_data(was: Mapping[str, Mapping[str, str]], now: Mapping[str, Mapp
             )
 
 
-def _flat(content: Any, prefix: str = "") -> dict[str, Any]:
+def flat(content: Any, prefix: str = "") -> dict[str, Any]:
     """{id: value} of all that a configuration holds, with ids as MONAI has them; of a list of values, the list."""
     if isinstance(content, dict) and content:
         parts = content.items()
@@ -98,5 +98,5 @@ def _flat(content: Any, prefix: str = "") -> dict[str, Any]:
     else:
         return {prefix: content}
     return {
-        name: value for key, one in parts for name, value in _flat(one, f"{prefix}#{key}" if prefix else key).items()
+        name: value for key, one in parts for name, value in flat(one, f"{prefix}#{key}" if prefix else key).items()
     }

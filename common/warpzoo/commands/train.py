@@ -80,7 +80,7 @@ def train(
 
     if output is None:
         raise ValueError("output must be given: the folder of the run.")
-    if again is not None or (resume and (Path(output) / "run.json").is_file() and data is None):
+    if again is not None or (resume and data is None):
         typed: dict[str, Any] = {"method": method, "data": data, "labels": labels, "variant": variant, "size": size}
         typed |= {"spacing": spacing, "epochs": epochs, "budget": budget, "initial_weights": initial_weights}
         typed |= {"skip": skip or None, "search": search, **settings}
@@ -177,6 +177,7 @@ def _search(plan: Plan, output: Any, space: str, trials: int) -> None:
     """Trains with settings of a space, and says which were best."""
     from warpzoo.bundles.overrides import check_overrides
     from warpzoo.checks import check_count
+    from warpzoo.files import alone_in
     from warpzoo.training.search import read_space, search
 
     check_count("trials", trials)
@@ -190,7 +191,8 @@ def _search(plan: Plan, output: Any, space: str, trials: int) -> None:
         print(f"{folder.name}: {settings}", flush=True)
         run(plan.bundle, plan.bundle.config("train", plan.variants, **chosen))
 
-    best = search(output, choices, trials, int(plan.settings.get("seed", 0)), trial)
+    with alone_in(output):
+        best = search(output, choices, trials, int(plan.settings.get("seed", 0)), trial)
     print(f"{output / 'search.csv'}: best {best}; {output / 'best.json'} is a variant with these settings")
 
 

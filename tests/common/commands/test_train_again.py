@@ -162,6 +162,11 @@ def test_a_repeated_run_takes_no_other_settings(ended, tmp_path, options, messag
     assert not (tmp_path / "copy").exists()
 
 
+def test_a_folder_without_a_run_is_said_to_have_none(tmp_path):
+    with pytest.raises(ValueError, match=r"run\.json does not exist; it must be the record of a run\."):
+        train("stn_affine", output=str(tmp_path), resume=True)
+
+
 def test_a_run_that_goes_on_alone_takes_no_other_settings(stopped):
     before = files(stopped)
     with pytest.raises(

@@ -85,6 +85,7 @@ class RunRecord:
         check_same_data(was.get("data", {}), self.record["data"])
         now = {
             "command": self.record["command"],
+            "after_step": 0,
             "changed": {key: changed[key] for key in changed if key not in SILENT},
         }
         self.record |= {key: was[key] for key in OF_THE_BEGINNING if key in was}
@@ -97,6 +98,8 @@ class RunRecord:
         self.record |= {key: value for key, value in state.items() if key != "ended"}
         if state["epochs"]:
             self.record["steps"] = int(state["epochs"][-1].get("step", 0))  # not there in runs of before
+        for now in self.record.get("resumed", ())[-1:]:
+            now["after_step"] = self.record["steps"]
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self.start)
@@ -129,8 +132,6 @@ class RunRecord:
         self.added += 1
         if not self.begun:
             self.begun = True
-            if "resumed" in self.record:
-                self.record["resumed"][-1]["after_step"] = engine.state.iteration - 1
             self.write(engine)
 
     def add_row(self, engine: Engine) -> None:

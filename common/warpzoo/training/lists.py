@@ -22,12 +22,10 @@ from warpzoo.files import FileError, reading, shortened
 from warpzoo.images.formats import SUFFIXES
 from warpzoo.images.image import Image
 from warpzoo.images.series import open_series
+from warpzoo.training.run_folder import RECORD
 
 Record = dict[str, Any]
 IMAGE_SUFFIXES = (*SUFFIXES["nifti"], ".mha", ".mhd", ".nrrd", *SUFFIXES["picture"], *SUFFIXES["tiff"])
-
-RUN = "run.json"
-"""What a training leaves in its folder from its first step on."""
 
 
 def list_images(source: str | Path, without: Sequence[str] = (), missing: bool = False, **options: Any) -> list[Record]:
@@ -104,7 +102,7 @@ def images_in_folder(folder: Path, pattern: str = "*", labels: str | Path | None
 
 def runs_below(folder: Path) -> list[Path]:
     """The folders below it that trainings have written into."""
-    return sorted(path.parent for path in folder.rglob(RUN))
+    return sorted(path.parent for path in folder.rglob(RECORD))
 
 
 def images_in_list(path: Path) -> list[Record]:

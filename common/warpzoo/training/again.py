@@ -12,9 +12,8 @@ from warpzoo.bundles import METADATA, Bundle, find_bundle, open_bundle
 from warpzoo.bundles.overrides import check_overrides
 from warpzoo.errors import nearest
 from warpzoo.files import FileError, reading
-from warpzoo.training.lists import RUN
 from warpzoo.training.records import EXPECTED
-from warpzoo.training.run_folder import OF_THE_MACHINE
+from warpzoo.training.run_folder import OF_THE_MACHINE, RECORD
 
 if TYPE_CHECKING:
     from monai.bundle import ConfigParser
@@ -24,7 +23,7 @@ NEEDED = ("config", "data", "versions", "machine")
 
 def read_run(path: str | Path) -> dict[str, Any]:
     """The record of a run, as `RunRecord` writes it: the file, or the run's folder."""
-    path = Path(path) / RUN if Path(path).is_dir() else path
+    path = Path(path) / RECORD if Path(path).is_dir() else path
     with reading(path, "the record of a run"), open(path, encoding="utf-8") as file:
         found = json.load(file)
     if not isinstance(found, dict) or not all(isinstance(found.get(name), dict) and found[name] for name in NEEDED):

@@ -207,7 +207,7 @@ def test_several_processes_go_as_one_with_as_large_a_batch(bundle, volumes, star
         runs[name] = {"epochs": 2, "steps_per_epoch": 8, "batch_size": 6, "val_interval": 1, **MADE[name]}
         if "records#subjects" in runs[name]:
             runs[name]["records#records#source"] = str(volumes / "images")
-    dense = {**SMALL["voxelmorph_dense"], **DENSE, "dataset_dir": str(volumes), "epochs": 4, "steps_per_epoch": 25}
+    dense = {**SMALL["voxelmorph_dense"], **DENSE, "dataset_dir": str(volumes), "epochs": 4, "steps_per_epoch": 12}
     runs["voxelmorph_dense"] = {**dense, "batch_size": 6, "val_interval": 1}
     roots = {name: bundle(name) for name in runs}
     for name, options in runs.items():

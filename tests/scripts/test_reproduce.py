@@ -180,7 +180,7 @@ def hippocampi(
     monkeypatch.setattr(fcn_multires_hippocampus, "installed_version", lambda _: None)
     monkeypatch.setitem(fcn_multires_hippocampus.NETWORKS, "refined", {"refine": 6})
     monkeypatch.setitem(fcn_multires_hippocampus.NETWORKS, "adapted", {"adapt": 1})
-    for method in ("affine", "svf"):
+    for method in ("affine", "svf", "ffd"):
         monkeypatch.setitem(optimisation.BUDGET, method, Budget(10))
     monkeypatch.setattr(fcn_multires_hippocampus, "OTHER_BUNDLE", "without_weights")
     monkeypatch.setattr(fcn_multires_hippocampus, "read_config", partial(read_config, size=[SIDE] * 3))
@@ -227,7 +227,8 @@ def test_hippocampi_are_measured_and_averaged(
     assert len(result["pairs"]) == 2  # three test subjects, two of them onto the first
     assert all(pair.endswith(result["fixed"]) for pair in result["pairs"])
     rows = result["rows"]
-    assert set(rows) == {"before", "coarse", "plain", "ours", "placed", "refined", "adapted", "optimised"}
+    placed = {"placed", "placed_refined", "placed_spline"}
+    assert set(rows) == {"before", "coarse", "plain", "ours", *placed, "refined", "adapted", "optimised"}
     for row in ("coarse", "plain"):  # the displacement is right for the first pair, and wrong for the second
         for structure in ("whole", "anterior", "posterior"):
             right, wrong = rows[row][f"dice_{structure}"]

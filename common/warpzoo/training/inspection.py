@@ -269,8 +269,8 @@ def doubts(seen: Sequence[Seen], validation: Sequence[str] = ()) -> Iterator[str
     in_pixels = [one.name for one in good if one.spacing is None]
     if 0 < len(in_pixels) < len(good):
         yield (
-            f"{len(in_pixels)} of {len(good)} images have no spacing, such as {in_pixels[0]}: each of their pixels is "
-            f"taken for one of the others', whatever it is in millimetres"
+            f"{len(in_pixels)} of {len(good)} images have no spacing, such as {in_pixels[0]}: their pixels are taken "
+            f"to be as wide as those of the working grid"
         )
     yield from (one.doubt for one in seen if one.doubt)
 

@@ -23,6 +23,7 @@ MAY_CHANGE = {
     *("imports", "initialize", "run", "finalize"),  # of `multi_gpu_train.json`
     *("train_handlers", "val_handlers", "tracking_uri", "experiment_name", "run_name", "is_not_rank0"),
     "save_execute_config",
+    "_meta_",
 }
 """Parts of a configuration, with all below them, in which a run that goes on may differ from the one before."""
 SAID = 3

@@ -127,6 +127,14 @@ def test_a_run_goes_on_with_its_own_settings(stopped, images, options, message):
     assert files(stopped) == before
 
 
+def test_what_a_bundle_says_of_itself_is_no_setting(stopped, ended, images):
+    record = json.loads((stopped / "run.json").read_text())
+    record["config"]["_meta_"] = {"description": "as it was called once"}
+    (stopped / "run.json").write_text(json.dumps(record))
+    train("stn_affine", str(images), output=str(stopped), resume=True, **OPTIONS)
+    assert (stopped / "model.pt").read_bytes() == (ended / "model.pt").read_bytes()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -79,7 +79,7 @@ VARIANTS = {
 # Their weights depend on the size of the image, or their matrices do.
 ONE_SIZE = ("dirnet c2", "dirnet 3d image", "stn 2d", "stn 3d", "stn 3d one matrix")
 # The exporter by tracing takes a second each, the one by torch.export ten and more.
-BY_DYNAMO_TOO = (*ONE_SIZE, "dirnet c1", "fcn 2d", "voxelmorph 2d")
+BY_DYNAMO_TOO = (*ONE_SIZE, "dirnet c1", "dirnet one refinement", "fcn 2d", "voxelmorph 2d")
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
 
 

@@ -198,6 +198,8 @@ def test_two_processes_killed_or_not(bundle, every_options, tmp_path):
         for parts in ("parts", "dead")[: 1 + (name == dead)]:
             assert_equal(tmp_path / name / "whole", tmp_path / name / parts, 1e-6)
             assert json.loads((tmp_path / name / parts / "run.json").read_text())["machine"]["processes"] == 2
+    metrics = json.loads((tmp_path / "dirnet" / "whole" / "metrics.json").read_text())
+    assert len({pair["id"] for pair in metrics["each"]}) == metrics["pairs"] == 4
 
 
 @pytest.mark.slow

@@ -493,7 +493,7 @@ def test_what_cannot_be_registered_is_said_in_one_sentence(
 
 
 def test_memory_does_not_grow_with_the_frames(tmp_path: Path) -> None:
-    """Peak memory of registering and writing 240 frames is that of 40; the method takes no time."""
+    """Peak memory of registering and writing 400 frames is that of 40; the method takes no time."""
     code = r"""
         import re, sys
         from pathlib import Path
@@ -518,7 +518,7 @@ def test_memory_does_not_grow_with_the_frames(tmp_path: Path) -> None:
         print(int(re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read())[1]) // 1024)
     """
     peaks = []
-    for count in (40, 240):
+    for count in (40, 400):
         frames = np.random.default_rng(0).integers(0, 200, (count, 128, 128)).astype(np.uint16)
         path = tmp_path / f"{count}.tif"
         tifffile.imwrite(path, frames, metadata={"axes": "TYX"}, photometric="minisblack")
@@ -530,4 +530,4 @@ def test_memory_does_not_grow_with_the_frames(tmp_path: Path) -> None:
         )
         assert done.returncode == 0, done.stderr
         peaks.append(int(done.stdout.splitlines()[-1]))
-    assert peaks[1] - peaks[0] < 5  # MB; the frames have 6.5 more, as float32 13
+    assert peaks[1] - peaks[0] < 8  # MB; the frames have 12, as float32 24

@@ -83,6 +83,8 @@ METRICS = (*(f"dice_{name}" for name in STRUCTURES), "folding", "folding_corners
 CORRELATED = ("no_pooling", "coarse", "multi_resolution", "ours")
 CORRELATED_PAIRS = 200
 PICTURE = "figures/hippocampus.png"
+MISSING = {"ants": "not installed", "placed_spline": "not measured"}
+"""Why a row may have no numbers, if not for lack of weights."""
 PICTURED = ("before", "ants", "placed", "placed_refined")
 COMPARED = ("ours", "placed", "refined", "placed_refined")
 
@@ -273,7 +275,7 @@ def table_row(result: dict[str, Any], name: str) -> list[str]:
     reported = PAPER_DICE.get(name, "–")
     numbers = result["rows"].get(name)
     if numbers is None:
-        return [ROWS[name], "not installed" if name == "ants" else "not trained", *["–"] * 7, reported]
+        return [ROWS[name], MISSING.get(name, "not trained"), *["–"] * 7, reported]
     return [
         ROWS[name],
         *(mean_std(numbers[f"dice_{structure}"], 3) for structure in STRUCTURES),

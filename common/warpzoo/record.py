@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 from hashlib import sha256
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +47,16 @@ def command() -> str:
 def versions() -> dict[str, str]:
     names = ("torch", "monai", "pytorch-ignite", "numpy", "scipy", "nibabel", "itk", "tifffile")
     return {"python": platform.python_version(), "warpzoo": warpzoo.__version__} | {
-        name: version(name) for name in names
+        name: _version(name) for name in names
     }
+
+
+def _version(package: str) -> str:
+    """A training needs no ITK, and some machines that train have none."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 @cache

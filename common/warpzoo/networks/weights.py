@@ -39,8 +39,11 @@ def tag_architecture(network: nn.Module, *choices: str) -> None:
 
 def save_weights(path: str | Path, network: nn.Module, about: Mapping[str, Any]) -> None:
     """Writes a network's weights: a plain state dict, and `about` beside them as its attribute, which `torch.load`
-    keeps and `load_state_dict` does not see. The same weights give the same bytes, whatever the file's name."""
+    keeps and `load_state_dict` does not see. The same weights give the same bytes, whatever the file's name; they are
+    the processor's, wherever the network is: MONAI's own commands load them as they are."""
     state = described(network.state_dict(), about)
+    for name, value in state.items():
+        state[name] = value.cpu()
     buffer = io.BytesIO()
     torch.save(state, buffer)
     with whole_file(path) as unfinished:

@@ -19,6 +19,7 @@ from warpzoo.geometry.grid import Grid
 from warpzoo.geometry.transforms import Affine, BSpline, Transform, Velocity
 from warpzoo.images.conversion import as_image
 from warpzoo.images.image import Image
+from warpzoo.networks import save_weights
 from warpzoo.registration import NetworkMethod, register_pair
 from warpzoo.registration.budget import Budget
 from warpzoo.registration.optimisation import Optimisation, Refinement
@@ -104,6 +105,16 @@ def network_of(name: str, dims: int) -> nn.Module:
         for parameter in network.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     return network.eval()
+
+
+def test_weights_are_saved_for_the_processor(tmp_path: Path) -> None:
+    network = network_of("voxelmorph_dense", 2)
+    expected = {name: value.clone() for name, value in network.state_dict().items()}
+    with other_device() as device:
+        save_weights(tmp_path / "model.pt", network.to(device), {})
+    saved = torch.load(tmp_path / "model.pt")
+    assert not any(isinstance(value, Elsewhere) for value in saved.values())
+    torch.testing.assert_close(dict(saved), expected)
 
 
 @pytest.mark.parametrize(

@@ -39,8 +39,8 @@ SMOOTHNESS = 0.2
 times more as voxels are one: at a coarse level there is less to see and more to spoil."""
 NO_FOLDS = 10.0
 SQUARINGS = 5
-SMOOTHINGS = 1
-"""Of the direction in which the coefficients change."""
+SMOOTHING = 2.0**0.5
+"""Of the direction in which the coefficients change: the standard deviation in voxels of the level."""
 
 
 class Model:
@@ -55,7 +55,7 @@ class Model:
         positions = axis_positions(level.grid, lattice)
         both = [self.weights(at, size) for at, size in zip(positions, lattice.shape, strict=True)]
         self.up = [up.to(level.fixed) for up, _ in both]
-        self.down = [(_smoothing(len(down)) @ down).to(level.fixed) for _, down in both]
+        self.down = [(_smoothing(len(down), SMOOTHING / self.spacing) @ down).to(level.fixed) for _, down in both]
 
     @staticmethod
     def weights(positions: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -291,9 +291,10 @@ def _own_weights(count: int) -> Tensor:
     return bspline_weights(torch.arange(count, dtype=torch.float64), count, 3)
 
 
-def _smoothing(count: int) -> Tensor:
-    """The matrix of SMOOTHINGS means of each point (twice) and its neighbours."""
-    once = 0.5 * torch.eye(count, dtype=torch.float64)
+def _smoothing(count: int, deviation: float) -> Tensor:
+    """The matrix of weighted means of each point and its neighbours."""
+    share = 0.5 * deviation**2
+    matrix = (1 - 2 * share) * torch.eye(count, dtype=torch.float64)
     for shift in (-1, 1):
-        once[torch.arange(count), (torch.arange(count) + shift).clamp(0, count - 1)] += 0.25
-    return torch.linalg.matrix_power(once, SMOOTHINGS)
+        matrix[torch.arange(count), (torch.arange(count) + shift).clamp(0, count - 1)] += share
+    return matrix

@@ -6,6 +6,7 @@ grid parallel to the fixed one whose points lie where `warpzoo.geometry.bspline`
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,7 +25,7 @@ from warpzoo.geometry.velocity import integrate_velocity
 from warpzoo.losses import Diffusion, FoldingPenalty
 from warpzoo.networks import central_gradient
 from warpzoo.registration.descent import Descent
-from warpzoo.registration.pyramid import ImagePyramid, Level
+from warpzoo.registration.pyramid import ImagePyramid, Level, coarser
 from warpzoo.registration.similarities import Similarity
 
 MOST_VOXELS = 2**23
@@ -34,6 +35,8 @@ FINEST_LEARNING_RATE = 0.5
 """Both in voxels of the level. At the finest little is left to go wrong, and few iterations are affordable."""
 FINEST_SHARE = 0.4
 """Of the budget for the finest level, beside 1 for each of the others: its iterations take most of the time."""
+SMALL = 2**20
+"""Voxels of a finest level that gets as much as each of the others; as it grows, this falls to that share."""
 SMOOTHNESS = 0.2
 """Of what a level adds, not of what it starts from: noise is not followed, and large deformations cost nothing. As many
 times more as voxels are one: at a coarse level there is less to see and more to spoil."""
@@ -190,7 +193,7 @@ def deform(
     steps = pair.steps(most)[-levels if levels else 0 :]
     lattice = lattice_of(pair.fixed_grid, [round(kind.spacing * one) for one in steps[0]])
     coefficients = pair.fixed.new_zeros(1, lattice.dims, *lattice.shape)
-    for step, share in zip(steps, _shares(len(steps)), strict=True):
+    for step, share in zip(steps, _shares(pair, steps), strict=True):
         level, coarse = pair.level(step), lattice
         lattice = lattice_of(pair.fixed_grid, [round(kind.spacing * one) for one in step])
         coefficients = refined(coefficients, coarse, lattice)
@@ -211,7 +214,7 @@ def refine_spline(
     known = spline.control_points.detach().to(pair.fixed) / unit
     coarseness = float(max(np.array(lattice.spacing) / pair.fixed_grid.spacing)) / FreeFormModel.spacing
     coefficients = known.clone()
-    for step, share in zip(steps, _shares(len(steps)), strict=True):
+    for step, share in zip(steps, _shares(pair, steps), strict=True):
         level = pair.level(step)
         model = FreeFormModel(lattice, level)
         mask = level.covered(model(coefficients))
@@ -249,9 +252,10 @@ def descend(
     coefficients.requires_grad_(False)
 
 
-def _shares(levels: int) -> list[float]:
+def _shares(pair: ImagePyramid, steps: Sequence[Sequence[float]]) -> list[float]:
     """Which part of the budget is spent at the end of each level."""
-    shares = np.cumsum([1.0] * (levels - 1) + [FINEST_SHARE])
+    voxels = math.prod(coarser(pair.fixed_grid, steps[-1]).shape)
+    shares = np.cumsum([1.0] * (len(steps) - 1) + [min(1.0, max(FINEST_SHARE, SMALL / voxels))])
     return (shares / shares[-1]).tolist()
 
 

@@ -73,10 +73,10 @@ def search(
     if (known := study.user_attrs.get("space")) not in (None, dict(space)):
         raise ValueError(f"{folder} has a search of another space, {json.dumps(known)}; choose another output.")
     study.set_user_attr("space", dict(space))
-    for trial in study.trials:
-        if trial.state == TrialState.RUNNING and trial.params:  # interrupted: it is gone on with
-            study.tell(trial.number, state=TrialState.FAIL)
-            study.enqueue_trial(trial.params, {"folder": trial.user_attrs["folder"]})
+    for left in study.trials:
+        if left.state == TrialState.RUNNING and left.params:  # interrupted: it is gone on with
+            study.tell(left.number, state=TrialState.FAIL)
+            study.enqueue_trial(left.params, {"folder": left.user_attrs["folder"]})
     for _ in range(len(_done(study)), trials):
         trial = study.ask()
         settings = {name: _suggested(trial, name, choices) for name, choices in space.items()}
@@ -90,7 +90,7 @@ def search(
         else:
             study.tell(trial, best_of(folder / where / "run.json"))
         _write_table(folder, study, space)
-    if not any(trial.state == TrialState.COMPLETE for trial in study.trials):
+    if not any(one.state == TrialState.COMPLETE for one in study.trials):
         raise ValueError(f"{folder}: no trial has succeeded; {JOURNAL} and search.csv say why.")
     best = study.best_trial
     write_json(folder / "best.json", best.params)

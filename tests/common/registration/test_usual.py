@@ -18,7 +18,6 @@ from warpzoo.geometry.grid import Grid
 from warpzoo.geometry.transforms import Affine, Composition, DisplacementField
 from warpzoo.images.image import Image
 from warpzoo.registration import find_methods
-from warpzoo.registration.budget import Budget
 from warpzoo.registration.optimisation import Optimisation, smoothed
 from warpzoo.registration.usual import NetworkForAny
 

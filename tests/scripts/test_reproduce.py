@@ -274,7 +274,7 @@ def test_ants_finds_the_shift(reproduce: ModuleType) -> None:
     volume = gaussian_filter(np.random.default_rng(0).standard_normal((36, 34, 32)), 2.5)
     moving = volume[4:28, 4:28, 4:28]
     fixed = volume[tuple(slice(4 + shift, 28 + shift) for shift in shifts)]  # fixed(x) = moving(x + shift)
-    displacement = ants.displacement(*(torch.from_numpy(image).float() for image in (fixed + 1, 1000 * moving)))
+    displacement = ants.displacement(*(torch.from_numpy(image).float() for image in (fixed + 1, 1000 * (moving + 1))))
     inside = (slice(None), slice(6, 18), slice(6, 18), slice(6, 18))
     found = displacement[0][inside].flatten(1).mean(1)
     assert found.tolist() == pytest.approx(shifts, abs=0.3)

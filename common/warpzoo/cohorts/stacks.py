@@ -145,7 +145,7 @@ class Workers:
             print(f"stopped after {len(done)} of {len(parts)} parts; the same command goes on.", file=sys.stderr)
             raise
         if failed:
-            number, why = next(iter(failed.items()))
+            number, why = min(failed.items())
             raise ValueError(
                 f"{len(failed)} of {len(parts)} parts failed, the first at {parts[number]}: {why} The others are done, "
                 f"and the same command goes on from there."

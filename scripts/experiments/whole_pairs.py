@@ -253,16 +253,15 @@ fixed, moving = itk.imread("fixed.nii.gz", itk.F), itk.imread("moving.nii.gz", i
 settings = itk.ParameterObject.New()
 for stage in ("affine", "bspline"):
     settings.AddParameterMap(settings.GetDefaultParameterMap(stage))
-warped, found = itk.elastix_registration_method(
-    fixed, moving, parameter_object=settings, number_of_threads=1, log_to_console=False)
+warped, _ = itk.elastix_registration_method(
+    fixed, moving, parameter_object=settings, number_of_threads=1, log_to_console=False, output_directory=".")
 itk.imwrite(warped, "warped.nii.gz")
-found.WriteParameterFiles(["stage0.txt", "stage1.txt"])
 """
 TRANSFORMIX = """
 import itk
 from sys import argv
 settings = itk.ParameterObject.New()
-settings.ReadParameterFiles(["stage0.txt", "stage1.txt"])
+settings.ReadParameterFiles(["TransformParameters.0.txt", "TransformParameters.1.txt"])
 for stage in range(2):
     settings.SetParameter(stage, "FinalBSplineInterpolationOrder", "1")
 itk.imwrite(itk.transformix_filter(itk.imread(argv[1] + ".nii.gz", itk.F), settings), f"warped_{argv[1]}.nii.gz")

@@ -1,14 +1,15 @@
 """Accuracy and time of registration without a network.
 
-python scripts/without_network.py [known | volumes | peers] [--markdown FILE]
+python scripts/without_network.py [known | volumes | large | peers] [--markdown FILE]
 
 known: a chest made by formula (2-D, 256²) and textures (3-D, 64³) are warped by a smooth deformation and an affine map.
 The end-point error is the mean distance between where a transform and the true one map the voxels that both images
 show.
 volumes: two brains of about 130 × 160 × 115 voxels on different grids, one of them rotated and shifted.
+large: a body of 512 × 512 × 300 voxels and itself deformed, from files to files, see experiments/large_ct.py.
 peers: brains of the size of a CT under known deformations, and hippocampi of different people, by warpzoo, greedy, ANTs
 and elastix, from files to files, see experiments/whole_pairs.py; needs the packages of the extra `peers`.
-Processor time is that of one thread (known, peers) or of all (volumes).
+Processor time is that of one thread (known, peers) or of all (volumes, large).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from experiments import whole_pairs
+from experiments import large_ct, whole_pairs
 from torch import Tensor
 
 from warpzoo.data.phantom import beating_heart
@@ -242,6 +243,18 @@ def peers(options: argparse.Namespace) -> tuple[list[dict], str]:
     return rows, "\n".join(whole_pairs.table(rows)) + "\n"
 
 
+def large(options: argparse.Namespace) -> tuple[list[dict], str]:
+    """The size of a large CT, where memory counts."""
+    row = large_ct.measured("affine,svf", options.threads, options.seeds[0])
+    lines = [
+        "| method | mm before | error, mm | seconds | processor time | memory |",
+        "|---|---:|---:|---:|---:|---:|",
+        f"| {row['method']} | {row['before_mm']:.2f} | {row['error_mm']:.2f} | {row['seconds']:.0f} "
+        f"| {row['processor_seconds']:.0f} s | {row['memory_gb']:.1f} GB |",
+    ]
+    return [row], "\n".join(lines) + "\n"
+
+
 def coarsened(image: Image, shape: tuple[int, ...]) -> tuple[Tensor, Grid]:
     """The image in the middle of its own box, in other voxels."""
     grid = image.grid.resized(list(shape))
@@ -251,17 +264,17 @@ def coarsened(image: Image, shape: tuple[int, ...]) -> tuple[Tensor, Grid]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("suite", choices=("known", "volumes", "peers"))
+    parser.add_argument("suite", choices=("known", "volumes", "large", "peers"))
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="of the known deformations")
     parser.add_argument("--nopeers", action="store_true", help="leave out SimpleITK, which takes minutes")
-    parser.add_argument("--threads", type=int, default=2, help="processor threads for the volumes")
+    parser.add_argument("--threads", type=int, default=2, help="processor threads for the volumes and the large one")
     parser.add_argument("--tools", nargs="+", choices=whole_pairs.TOOLS, default=PEERS, help="of peers")
     parser.add_argument("--hippocampi", type=int, default=10, help="pairs of them for peers")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of the data")
     parser.add_argument("--json", type=Path, help="write every number there")
     parser.add_argument("--markdown", type=Path, help="write the table there")
     options = parser.parse_args()
-    rows, table = {"known": known, "volumes": volumes, "peers": peers}[options.suite](options)
+    rows, table = {"known": known, "volumes": volumes, "large": large, "peers": peers}[options.suite](options)
     about = machine()
     text = f"{table}\n{about['processor']}, {about['threads']} thread{'s' * (about['threads'] > 1)}.\n"
     print(f"\n{text}")

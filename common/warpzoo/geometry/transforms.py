@@ -30,6 +30,7 @@ from warpzoo.geometry.grid import Grid, are_parallel, axis_positions, map_points
 from warpzoo.geometry.inversion import TOLERANCE, search_inverse
 from warpzoo.geometry.jacobian import jacobian_determinant
 from warpzoo.geometry.sampling import (
+    axis_coordinates,
     check_sampling,
     cubic_sampler,
     displacement_at,
@@ -160,6 +161,23 @@ class Affine(Transform):
         centre = 0.5 * (torch.tensor(self.grid.shape, device=matrix.device) - 1)
         shift = half_longest_side(list(self.grid.shape)) * matrix[..., dims]
         return (change * (points - centre).unsqueeze(-2)).sum(-1) + shift
+
+    def after(self, field: Tensor, grid: Grid) -> Tensor:
+        """The displacement (batch, dims, *shape) on a grid of points that have gone through another one first."""
+        own = Affine.from_world(self.world_matrix().to(precise(self.matrix).dtype), grid).matrix
+        dims, ones = grid.dims, [1] * grid.dims
+        entries = own - torch.eye(dims, dims + 1, dtype=own.dtype, device=own.device)
+        entries = entries.reshape(-1, dims, 1, dims + 1, *ones)
+
+        def components() -> Iterator[Tensor]:
+            for row in range(dims):
+                total = field[:, row : row + 1] + half_longest_side(list(grid.shape)) * entries[:, row, :, dims]
+                for axis, size in enumerate(grid.shape):
+                    ramp = axis_coordinates(size, axis, dims, field.dtype, field.device) - 0.5 * (size - 1)
+                    total = total + entries[:, row, :, axis] * (ramp + field[:, axis : axis + 1])
+                yield total
+
+        return _joined(components(), 1, dims)
 
     def inverse(self, tolerance: float = TOLERANCE) -> Affine:
         """Exact; a singular matrix is a ValueError."""
@@ -321,6 +339,9 @@ class Composition(Transform):
     def _field_on(self, grid: Grid) -> Tensor:
         first, *others = self.parts
         field = first.field(grid)
+        while others and isinstance(others[0], Affine):
+            field = others[0].after(field, grid)
+            others = others[1:]
         if not others:
             return field
         displace, points = Composition(*others, grid=grid).displacer(), field.flatten(2).mT

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from warpzoo.checks import check_displacement, check_finite, check_same_device, check_spacing
 from warpzoo.geometry.chunks import slabs
-from warpzoo.geometry.jacobian import corner_determinants, jacobian_determinant
+from warpzoo.geometry.jacobian import cannot_fold, corner_determinants, jacobian_determinant
 from warpzoo.geometry.sampling import precise
 
 
@@ -63,10 +63,12 @@ def folding(displacement: Tensor) -> Folding:
     planes, inner = displacement.shape[2], [size - 2 for size in displacement.shape[2:]]
     central = forward = torch.zeros(len(displacement), device=displacement.device)
     for first, last in slabs(displacement.shape[2:], displacement.device):
+        low, high = max(first - 1, 0), min(last + 1, planes)
+        if cannot_fold(displacement[:, :, low:high]):
+            continue
         cells = displacement[:, :, first : last + 1]
         if cells.shape[2] > 1:
             forward = forward + (corner_determinants(cells) <= 0).any(dim=1).flatten(1).sum(1)
-        low, high = max(first - 1, 0), min(last + 1, planes)
         if high - low > 2:
             determinant = jacobian_determinant(displacement[:, :, low:high])
             for axis in range(2, 2 + dims):

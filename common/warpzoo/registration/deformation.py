@@ -7,7 +7,7 @@ grid parallel to the fixed one whose points lie where `warpzoo.geometry.bspline`
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -193,13 +193,13 @@ def deform(
     steps = pair.steps(most)[-levels if levels else 0 :]
     lattice = lattice_of(pair.fixed_grid, [round(kind.spacing * one) for one in steps[0]])
     coefficients = pair.fixed.new_zeros(1, lattice.dims, *lattice.shape)
-    for step, share in zip(steps, _shares(pair, steps), strict=True):
+    for step, rate, until in _parts(pair, steps, descent):
         level, coarse = pair.level(step), lattice
         lattice = lattice_of(pair.fixed_grid, [round(kind.spacing * one) for one in step])
         coefficients = refined(coefficients, coarse, lattice)
         model = kind(lattice, level)
         mask = level.covered(model(coefficients))
-        descend(model, similarity, mask, SMOOTHNESS * max(step), coefficients, descent, share)
+        descend(model, similarity, mask, SMOOTHNESS * max(step), coefficients, descent, rate, until)
     before, after = (model.agreement(at, similarity, mask) for at in (0 * coefficients, coefficients))
     return kind.transform(coefficients, lattice, pair.fixed_grid) if bool(after > before) else None
 
@@ -214,11 +214,11 @@ def refine_spline(
     known = spline.control_points.detach().to(pair.fixed) / unit
     coarseness = float(max(np.array(lattice.spacing) / pair.fixed_grid.spacing)) / FreeFormModel.spacing
     coefficients = known.clone()
-    for step, share in zip(steps, _shares(pair, steps), strict=True):
+    for step, rate, until in _parts(pair, steps, descent):
         level = pair.level(step)
         model = FreeFormModel(lattice, level)
         mask = level.covered(model(coefficients))
-        descend(model, similarity, mask, SMOOTHNESS * coarseness, coefficients, descent, share)
+        descend(model, similarity, mask, SMOOTHNESS * coarseness, coefficients, descent, rate, until)
     before, after = (model.agreement(at, similarity, mask) for at in (known, coefficients))
     if not bool(after > before):
         return spline
@@ -238,25 +238,34 @@ def descend(
     smoothness: float,
     coefficients: Tensor,
     descent: Descent,
+    rate: float,
     until: float,
 ) -> None:
-    """Changes the coefficients in place, until that part of the budget is spent."""
+    """Changes the coefficients in place, at a rate in voxels of the level, until that part of the budget is spent."""
     known = coefficients.clone()
 
     def loss() -> Tensor:
         cost = smoothness * Diffusion()(coefficients - known) + NO_FOLDS * model.folding(coefficients)
         return cost - model.agreement(coefficients, similarity, mask).sum()
 
-    rate = FINEST_LEARNING_RATE if until == 1 else LEARNING_RATE
     descent.minimise(loss, [coefficients.requires_grad_(True)], rate / model.spacing, until)
     coefficients.requires_grad_(False)
 
 
-def _shares(pair: ImagePyramid, steps: Sequence[Sequence[float]]) -> list[float]:
-    """Which part of the budget is spent at the end of each level."""
-    voxels = math.prod(coarser(pair.fixed_grid, steps[-1]).shape)
-    shares = np.cumsum([1.0] * (len(steps) - 1) + [min(1.0, max(FINEST_SHARE, SMALL / voxels))])
-    return (shares / shares[-1]).tolist()
+def _parts(
+    pair: ImagePyramid, steps: Sequence[Sequence[float]], descent: Descent
+) -> Iterator[tuple[Sequence[float], float, float]]:
+    """The step of each level, its learning rate, and which part of the budget is spent at its end.
+
+    Iterations that a level leaves go to the next; to the finest the fewer of them, the larger it is.
+    """
+    small = min(1.0, SMALL / math.prod(coarser(pair.fixed_grid, steps[-1]).shape))
+    shares = np.cumsum([1.0] * (len(steps) - 1) + [max(FINEST_SHARE, small)])
+    *ends, _ = (shares / shares[-1]).tolist()
+    for step, end in zip(steps, ends, strict=False):
+        yield step, LEARNING_RATE, end
+    left = max(0.0, ends[-1] - descent.spent) if ends and not descent.budget.seconds else 0.0
+    yield steps[-1], FINEST_LEARNING_RATE, 1 - (1 - small) * left
 
 
 def _folds(transform: Transform) -> bool:

@@ -8,7 +8,7 @@ import SimpleITK as sitk
 import torch
 from torch.autograd import gradcheck
 
-from warpzoo.geometry.jacobian import corner_determinants, jacobian_determinant
+from warpzoo.geometry.jacobian import cannot_fold, corner_determinants, jacobian_determinant
 
 SHAPES = [(7, 9), (5, 8, 6)]
 
@@ -106,3 +106,18 @@ def test_half_precision_field_is_judged_in_float32(function):
 def test_wrong_shapes_are_named(function, shape, message):
     with pytest.raises(ValueError, match=message):
         function(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_what_cannot_fold_does_not(shape):
+    """It is said of fields that may fold never, and of gentle ones always."""
+    said = []
+    for seed in range(40):
+        displacement = random_field(shape, 1, seed / 60, seed)
+        folds = bool((corner_determinants(displacement) <= 0).any() or (jacobian_determinant(displacement) <= 0).any())
+        said.append(cannot_fold(displacement))
+        assert not (folds and said[-1])
+    assert all(said[:4])
+    assert not any(said[20:])
+    matrix = torch.eye(len(shape)) + 0.2 * torch.rand(2 * [len(shape)], generator=torch.Generator().manual_seed(0))
+    assert cannot_fold(linear_field(matrix.double(), shape))

@@ -24,6 +24,31 @@ def test_points_show_the_same_places_in_both_images(size):
     assert np.mean(alike) > 0.85 > np.mean(still) + 0.1
 
 
+@pytest.mark.parametrize("size", [(64, 48), (40, 40, 12)])
+def test_what_is_aligned_is_apart_by_what_is_not_affine(size):
+    """The points say so, and the images agree with the points."""
+    alike = []
+    for elastic in (0.0, 0.3):
+        settings = {"motion": (0.2, 0.21), "elastic": (elastic, elastic), "neighbours": 0, "seed": 3, "count": 6}
+        for index in range(6):
+            pair = SimulatedPairs(size, snr=(200, 201), aligned=1.5, **settings)[index]
+            apart = pair["moving_points"] - pair["fixed_points"]
+            as_far = SimulatedPairs(size, snr=(200, 201), **settings)[index]
+            assert (
+                apart.norm(dim=1).mean() < 0.5 * (as_far["moving_points"] - as_far["fixed_points"]).norm(dim=1).mean()
+            )
+            if not elastic:
+                assert torch.allclose(apart, apart[:1], atol=1e-3)  # a shift
+                assert apart[0].norm() < 1.501
+            (moving, fixed), places = pair["image"].numpy(), (pair["moving_points"], pair["fixed_points"])
+            seen = [
+                map_coordinates(image, points.numpy().T, order=1)
+                for image, points in zip((moving, fixed), places, strict=True)
+            ]
+            alike.append(np.corrcoef(*seen)[0, 1])
+    assert np.mean(alike) > 0.8
+
+
 def test_pairs_follow_from_their_index_alone():
     held = SimulatedPairs((48, 48), seed=1, count=3)
     assert torch.equal(held[2]["image"], held[2]["image"])

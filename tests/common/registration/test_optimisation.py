@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from warpzoo.geometry.transforms import Affine, Composition, DisplacementField, 
 from warpzoo.images.image import Image, read_image
 from warpzoo.losses import LNCCLoss, local_normalised_cross_correlation
 from warpzoo.metrics import folding
+from warpzoo.registration import deformation
 from warpzoo.registration.budget import Budget
 from warpzoo.registration.deformation import FreeFormModel, VelocityModel, lattice_of
 from warpzoo.registration.descent import Descent
@@ -241,6 +243,27 @@ def test_a_model_warps_in_slabs_and_says_where_to_go(kind: type, shape: tuple[in
     found = torch.autograd.grad((warped - target).square().sum(), coefficients)[0]
     exact = torch.autograd.grad((level.warped(model(coefficients)) - target).square().sum(), coefficients)[0]
     assert float(F.cosine_similarity(found.flatten(), exact.flatten(), dim=0)) > 0.7
+
+
+@pytest.mark.parametrize(("budget", "large", "whole"), [("200", False, True), ("200", True, False), ("9s", True, True)])
+def test_iterations_that_coarse_levels_leave(
+    budget: str, large: bool, whole: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nothing is to be done they end early: a large finest level, whose iterations are slow, has its own share;
+    a small one, and one that has the time, all that is left."""
+    image, grid = torch.from_numpy(smooth((40, 40))).float()[None, None], Grid((40, 40))
+    ends: list[float] = []
+    descend = deformation.descend
+
+    def noted(*arguments: Any) -> None:
+        ends.append(arguments[-1])
+        descend(*arguments)
+
+    monkeypatch.setattr(deformation, "descend", noted)
+    if large:
+        monkeypatch.setattr(deformation, "SMALL", 1)
+    optimise("svf", image, grid, image, grid, budget=Budget.read("budget", budget))
+    assert (ends[-1] == 1) == whole
 
 
 def test_shrinking_takes_means() -> None:

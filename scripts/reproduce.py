@@ -27,6 +27,7 @@ from experiments import (
     psf_blindspot_fields,
     psf_blindspot_filters,
     psf_blindspot_simulated,
+    stn_affine_flat,
     stn_affine_heads,
     stn_affine_placements,
 )
@@ -48,7 +49,7 @@ EXPERIMENTS: dict[str, dict[str, ModuleType]] = {
         "fields": psf_blindspot_fields,
         "simulated": psf_blindspot_simulated,
     },
-    "stn_affine": {"placements": stn_affine_placements, "heads": stn_affine_heads},
+    "stn_affine": {"placements": stn_affine_placements, "flat": stn_affine_flat, "heads": stn_affine_heads},
 }
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 SHARE = 0.5
 """Of the memory that is free, what is taken if no bound is given."""
@@ -16,7 +17,7 @@ class Cache:
     """Keeps what it is given until its bound is reached; what comes later is not kept.
 
     Pairs are drawn at random, so that which images are kept does not matter. Worker processes inherit what is kept when
-    they start; what they read themselves ends with them.
+    they start; what they read themselves ends with them, and for that they share the bound.
 
     Args:
         gigabytes: the bound; None for half of the memory that is free, 0 for nothing.
@@ -35,7 +36,8 @@ class Cache:
 
     def add(self, index: int, image: dict[str, Any]) -> None:
         size = sum(one.element_size() * one.numel() for one in image.values() if isinstance(one, Tensor))
-        if self.used + size <= self.bound:
+        worker = get_worker_info()
+        if self.used + size <= self.bound / (worker.num_workers if worker else 1):
             self.kept[index] = image
             self.used += size
 

@@ -30,6 +30,7 @@ from warpzoo.geometry.affine import compose_affine
 from warpzoo.geometry.sampling import sample, sample_labels, voxel_coordinates, warp
 from warpzoo.images.image import read_image
 from warpzoo.images.orientation import canonical
+from warpzoo.training.cache import Cache
 from warpzoo.training.lists import Record
 from warpzoo.training.objectives import shows
 from warpzoo.training.pairs import ENDLESS
@@ -61,6 +62,7 @@ class MadePairs(Dataset):
         seed: for validation, of `count` pairs: {"image": (2, *size)[, "fixed_labels", "moving_labels"]
             [, "fixed_points", "moving_points"], "id"}, points where the displacement is known and the fixed image shows
             something. Default: for training, of as many as may be drawn.
+        cache: how many gigabytes of the images that were read are kept in memory; None for half of what is free.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class MadePairs(Dataset):
         zoom: Sequence[float] = (0.7, 2.2),
         seed: int | None = None,
         count: int = 1000,
+        cache: float | None = None,
     ) -> None:
         self.data = list(data)
         self.size = list(size)
@@ -82,7 +85,7 @@ class MadePairs(Dataset):
         for index, record in enumerate(self.data):
             groups[record["group"]].append(index)
         self.groups = list(groups.values())
-        self.read: dict[int, dict[str, Tensor]] = {}
+        self.cache = Cache(cache)
 
     def __len__(self) -> int:
         return ENDLESS if self.seed is None else self.count
@@ -216,14 +219,15 @@ class MadePairs(Dataset):
         return zoom * rotation @ order, room * (2 * torch.rand(dims) - 1)
 
     def _member(self, index: int) -> dict[str, Tensor]:
-        if index not in self.read:
-            record = self.data[index]
-            arrays = {}
-            for key in ("image", "label"):
-                if isinstance(record.get(key), Tensor):
-                    arrays[key] = record[key]
-                elif key in record:
-                    image = read_image(record[key], labels=key == "label")
-                    arrays[key] = (image if image.header.pixels else canonical(image)).array
-            self.read[index] = arrays
-        return self.read[index]
+        if index in self.cache.kept:
+            return self.cache.kept[index]
+        record = self.data[index]
+        arrays = {}
+        for key in ("image", "label"):
+            if isinstance(record.get(key), Tensor):
+                arrays[key] = record[key]
+            elif key in record:
+                image = read_image(record[key], labels=key == "label")
+                arrays[key] = (image if image.header.pixels else canonical(image)).array
+        self.cache.add(index, arrays)
+        return arrays

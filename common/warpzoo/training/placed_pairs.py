@@ -33,6 +33,7 @@ from warpzoo.geometry.affine import compose_matrices, half_longest_side, invert_
 from warpzoo.geometry.sampling import sample, sample_labels, voxel_coordinates
 from warpzoo.images.image import read_image
 from warpzoo.images.orientation import canonical
+from warpzoo.training.cache import Cache
 from warpzoo.training.lists import Record
 from warpzoo.training.pairs import ENDLESS
 
@@ -55,6 +56,7 @@ class PlacedPairs(Dataset):
         faults: how often the images have the faults of a scanner.
         seed: for validation, of `count` pairs: {…[, "fixed_labels", "moving_labels"]}. Default: for training, of as
             many as may be drawn.
+        cache: how many gigabytes of the images that were read are kept in memory; None for half of what is free.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class PlacedPairs(Dataset):
         faults: float = 0.6,
         seed: int | None = None,
         count: int = 1000,
+        cache: float | None = None,
     ) -> None:
         self.data = list(data)
         self.size = list(size)
@@ -84,7 +87,7 @@ class PlacedPairs(Dataset):
         for index, record in enumerate(self.data):
             groups[record["group"]].append(index)
         self.groups = list(groups.values())
-        self.read: dict[int, dict[str, Tensor]] = {}
+        self.cache = Cache(cache)
 
     def __len__(self) -> int:
         return ENDLESS if self.seed is None else self.count
@@ -169,14 +172,15 @@ class PlacedPairs(Dataset):
 
     def _member(self, index: int) -> dict[str, Tensor]:
         """An image in voxels about as fine as the pair's, and its labels."""
-        if index not in self.read:
-            record = self.data[index]
-            arrays: dict[str, Tensor] = {}
-            for key in ("image", "label"):
-                if key in record:
-                    arrays[key] = self._coarse(record[key], labels=key == "label")
-            self.read[index] = arrays
-        return self.read[index]
+        if index in self.cache.kept:
+            return self.cache.kept[index]
+        record = self.data[index]
+        arrays: dict[str, Tensor] = {}
+        for key in ("image", "label"):
+            if key in record:
+                arrays[key] = self._coarse(record[key], labels=key == "label")
+        self.cache.add(index, arrays)
+        return arrays
 
     def _coarse(self, source: Any, labels: bool) -> Tensor:
         if isinstance(source, Tensor):

@@ -201,6 +201,17 @@ def test_made_pairs_do_not_depend_on_who_makes_them(kind):
         assert all(torch.equal(one, two) for one, two in zip(drawn[0], other, strict=True))
 
 
+@pytest.mark.parametrize("kind", [MadePairs, PlacedPairs])
+def test_made_pairs_keep_no_more_images_than_they_may(kind):
+    images = [{**one, "image": torch.from_numpy(one["image"])[None]} for one in records(8, shape=(20, 24))]
+    each = images[0]["image"].element_size() * images[0]["image"].numel()
+    free, bounded = kind(images, size=(32, 32)), kind(images, size=(32, 32), cache=2.5 * each / 1e9)
+    for index in range(12):
+        one, other = free[index], bounded[index]
+        assert torch.equal(one["image"].nan_to_num(), other["image"].nan_to_num())
+    assert len(bounded.cache.kept) == 2 < len(free.cache.kept)
+
+
 def blobs(shape=(20, 22, 24), spacing=(1.0, 1.0, 1.0)):
     """The same anatomy, not symmetric, on any grid: two balls of different size in millimetres."""
     axes = np.meshgrid(*(np.arange(size) * step for size, step in zip(shape, spacing, strict=True)), indexing="ij")

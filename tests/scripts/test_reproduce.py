@@ -365,7 +365,7 @@ def test_rows_on_simulated_nuclei(
 
     for name, value in {"SHAPE": (64, 64), "FRAMES": 4, "BUDGET": "2"}.items():
         monkeypatch.setattr(denoisereg_trained, name, value)
-    chosen = ("unregistered", "DenoiseReg", "DenoiseReg, refined", "DenoiseReg, refined, + svf")
+    chosen = ("unregistered", "DenoiseReg", "DenoiseReg, refined", "DenoiseReg, refined, + svf, coarse")
     rows = {row: denoisereg_cells.ROWS[row] for row in chosen}
     monkeypatch.setattr(denoisereg_cells, "ROWS", {**rows, "not there": denoisereg_cells.Row("no_such_method")})
     monkeypatch.setattr(denoisereg_cells, "SNRS", (3.0, 1.5))

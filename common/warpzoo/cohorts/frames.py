@@ -176,7 +176,12 @@ def _opened(task: Task, place: Place) -> _Opened:
     if not _kept or _kept[0].task != task:
         settings = task.settings
         methods = sequence_methods(
-            settings["method"], settings["refine"], task.weights, settings["variant"], place.device(task.device)
+            settings["method"],
+            settings["refine"],
+            task.weights,
+            settings["variant"],
+            place.device(task.device),
+            resolution=settings["resolution"],
         )
         if task.learnt is not None:
             next(one for one in methods if isinstance(one, NetworkMethod)).weights = task.learnt

@@ -169,12 +169,13 @@ class Affine(Transform):
         entries = own - torch.eye(dims, dims + 1, dtype=own.dtype, device=own.device)
         entries = entries.reshape(-1, dims, 1, dims + 1, *ones)
 
-        def components() -> Iterator[Tensor]:
+        def components() -> Iterator[Tensor]:  # no more than two of them take memory at once
             for row in range(dims):
                 total = field[:, row : row + 1] + half_longest_side(list(grid.shape)) * entries[:, row, :, dims]
                 for axis, size in enumerate(grid.shape):
                     ramp = axis_coordinates(size, axis, dims, field.dtype, field.device) - 0.5 * (size - 1)
-                    total = total + entries[:, row, :, axis] * (ramp + field[:, axis : axis + 1])
+                    total = total + entries[:, row, :, axis] * ramp
+                    total = torch.addcmul(total, entries[:, row, :, axis], field[:, axis : axis + 1])
                 yield total
 
         return _joined(components(), 1, dims)
@@ -291,9 +292,10 @@ class Velocity(Transform):
     def _field_on(self, grid: Grid) -> Tensor:
         if not are_parallel(grid, self.grid):
             return super()._field_on(grid)
-        field, positions = self._own_field(), axis_positions(grid, self.grid)
+        field = map_vectors(voxels_between(self.grid, grid), self._own_field(), dim=1)
+        positions = axis_positions(grid, self.grid)
         weights = [linear_weights(at, size).to(field) for at, size in zip(positions, self.grid.shape, strict=True)]
-        return map_vectors(voxels_between(self.grid, grid), along_axes(field, weights), dim=1)
+        return along_axes(field, weights)
 
     def inverse(self, tolerance: float = TOLERANCE) -> Velocity:
         """The flow of the negative velocity: exact except for interpolation."""

@@ -56,9 +56,10 @@ def sequence_methods(
     variant: str | None = None,
     device: str | None = None,
     similarity: str | None = None,
+    resolution: float | None = None,
 ) -> list[Method]:
     """The methods of a chain, with a refinement of the matrix that a network gives, before what finds deformations."""
-    methods = find_methods(chain, similarity, 0, 0, weights, variant, device)
+    methods = find_methods(chain, similarity, 0, 0, weights, variant, device, resolution)
     budget, count = Budget.read("refine", refine), linear_count(methods)
     if budget.seconds:
         raise ValueError(f"refine must be a number of steps at each level, such as {STEPS}, got {refine!r}.")

@@ -34,6 +34,7 @@ def register_sequence(
     roi: str | None = None,
     train: str | None = None,
     refine: str | float = STEPS,
+    resolution: float | None = None,
     consistent: bool = True,
     time_axis: int | None = None,
     pixel_size: tuple[float, ...] | None = None,
@@ -56,7 +57,8 @@ def register_sequence(
         axes: of the array, the slowest first; default: TYX, TZYX or, with a channel, TCYX, or TZCYX.
         reference: "first", "previous", "mean" or the number of a frame.
         channel: which of several channels is registered; all are warped by what it gives.
-        points, roi, train, refine, consistent, time_axis, safe: as of the command; what `train` learns is not kept.
+        points, roi, train, refine, resolution, consistent, time_axis, safe: as of the command; what `train` learns is
+            not kept.
         pixel_size: of an array, (x, y) or (x, y, z) in µm, for what is saved.
         seconds: from one frame of an array to the next, likewise.
 
@@ -78,7 +80,8 @@ def register_sequence(
     own_reference(reference, len(series), SEQUENCE.reference)
     resampling = Resampling(interpolation, outside)
     resampling.check(series.header.dtype)
-    methods = sequence_methods(method or usual_method(series.grid.dims), refine, weights, variant, device)
+    chain = method or usual_method(series.grid.dims)
+    methods = sequence_methods(chain, refine, weights, variant, device, resolution=resolution)
     given: dict[str, Any] = {"series": series, "companions": SeriesCompanions(whole=whole, channel=channel or 0)}
     with computing(seed, threads), TemporaryDirectory() as folder:
         learnt = Path(folder) / "learnt"

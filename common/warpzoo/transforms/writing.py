@@ -64,11 +64,13 @@ def write_transforms(
 ) -> list[Path]:
     """The files of a registered pair: `transform.tfm` (affine) or `transform.h5` (dense), and `displacement.nii.gz`."""
     folder, written = Path(folder), []
-    displacement = physical_displacement(transform, fixed, moving)
-    header = _header(fixed, moving)
-    if "transform" in kinds and isinstance(transform, Affine):
+    header, matrix = _header(fixed, moving), isinstance(transform, Affine)
+    if "transform" in kinds and matrix:
         written.append(write_transform(folder / f"{prefix}transform.tfm", transform, fixed, moving))
-    elif "transform" in kinds:
+    if "displacement" not in kinds and (matrix or "transform" not in kinds):
+        return written
+    displacement = physical_displacement(transform, fixed, moving)
+    if "transform" in kinds and not matrix:
         dense = [itk_displacement(displacement, header.affine)]
         written.append(write_itk_transforms(folder / f"{prefix}transform.h5", dense))
     if "displacement" in kinds:
@@ -107,11 +109,22 @@ def world_matrix(transform: Affine, fixed: Image, moving: Image) -> np.ndarray:
 
 
 def physical_displacement(transform: Transform, fixed: Image, moving: Image) -> Tensor:
-    """The displacement at every voxel of the fixed image, (dims of its file, *shape of its file), LPS mm, float32."""
+    """The displacement at every voxel of the fixed image, (dims of its file, *shape of its file), LPS mm, float32.
+
+    In memory it lies as ITK stores it, the components of a voxel side by side and the first axis fastest.
+    """
     field = _only("transform", transform.field(fixed.grid)).detach().cpu()
     lifts = _lifts(fixed, moving)
     if lifts is None:
-        return map_field(flip_lps(fixed.grid.dims) @ fixed.grid.affine, field.float())
+        field, backwards = field.float(), range(fixed.grid.dims - 1, -1, -1)
+        matrix = (flip_lps(fixed.grid.dims) @ fixed.grid.affine)[:-1, :-1]
+        stored = torch.empty(*reversed(fixed.grid.shape), fixed.grid.dims)
+        for component, row in zip(stored.unbind(-1), matrix.tolist(), strict=True):
+            total = row[0] * field[0]
+            for entry, one in zip(row[1:], field[1:], strict=True):
+                total = total.add_(one, alpha=entry)
+            component.copy_(total.permute(*backwards))
+        return stored.permute(fixed.grid.dims, *backwards)
     # from each point of the fixed plane to where it lies in the moving plane, seen from the latter
     voxels = fixed.grid.coordinates(torch.float64).T
     start = torch.from_numpy(np.linalg.inv(lifts[1]) @ lifts[0])

@@ -210,6 +210,13 @@ def test_any_frame_may_be_the_reference(reference: str) -> None:
     assert error(matrices, own or 0) < 0.4
 
 
+def test_a_deformation_may_end_at_coarser_pixels(tmp_path: Path) -> None:
+    frames = drifting()[:2]
+    package.register_sequence(frames, "svf", resolution=4, pixel_size=(0.1, 0.1)).save(tmp_path / "out")
+    ended = json.loads((tmp_path / "out/metrics.json").read_text())["resolution"]["svf"]
+    assert 3 < min(ended) <= max(ended) <= 4.5  # pixels, whatever their size
+
+
 def test_one_channel_is_registered_and_all_are_warped(tmp_path: Path) -> None:
     frames = drifting(4)
     both = np.stack([np.zeros_like(frames), frames], 1)

@@ -11,7 +11,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from warpzoo.checks import check_displacement
+from warpzoo.checks import check_displacement, has_values
 from warpzoo.geometry.sampling import precise
 
 
@@ -58,6 +58,8 @@ def cannot_fold(displacement: Tensor) -> bool:
     determinant; here the least of the one are held against the greatest of the others.
     """
     dims = check_displacement("displacement", displacement)
+    if not has_values(displacement):
+        return False
     differences = [precise(displacement).diff(dim=2 + axis) for axis in range(dims)]
     for row in range(dims):
         others = [differences[axis][:, row].abs().max() for axis in range(dims) if axis != row]

@@ -97,7 +97,8 @@ def page(result: Mapping[str, Any], command: str) -> str:
     ]
     for name, rows in result["sets"].items():
         kind = name.split(",")[0]
-        parts += [f"### {name}", f"{KINDS[kind].capitalize()}: {len(rows['none']['error'])}.", set_table(name, rows)]
+        about = f"{KINDS[kind][0].upper()}{KINDS[kind][1:]}: {len(rows['none']['error'])}."
+        parts += [f"### {name}", about, set_table(name, rows)]
     parts.append(
         "; ".join(f"{peer} {result['peers'][peer] or '(not installed)'}: {text}" for peer, text in SETTINGS.items())
         + "."

@@ -11,6 +11,7 @@ from types import ModuleType
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from monai.bundle import ConfigParser
 from scipy.ndimage import gaussian_filter, map_coordinates
@@ -459,3 +460,41 @@ def test_any_two_images_in_2d(reproduce: ModuleType, tmp_path: Path, monkeypatch
     assert rows["truth"]["error"] < 1e-4
     assert rows["fast"]["error"] < 0.5 * rows["none"]["error"]
     assert "| known deformation (1) | truth | 0.000 |" in (tmp_path / "out" / "results.md").read_text()
+
+
+def test_placements_in_2d(
+    reproduce: ModuleType, bundle: Callable[[str], Path], data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Where there is something to see, the optimiser finds it, also from where the network has looked."""
+    from experiments import stn_affine_flat
+
+    monkeypatch.setattr(stn_affine_flat, "PEERS", {})
+    monkeypatch.setattr(stn_affine_flat, "COUNT", 1)
+    noise = np.random.default_rng(0).normal(size=(96, 96))
+    body = gaussian_filter(np.pad(np.ones((40, 56)), ((28, 28), (20, 20))), 3)
+    image = (body * (1 + 4 * gaussian_filter(noise, 3))).clip(0).astype(np.float32)
+    (data / "brain" / "oasis_2d").mkdir(parents=True)
+    for number in range(10):
+        sitk.WriteImage(sitk.GetImageFromArray(image), data / "brain" / "oasis_2d" / f"{number}.nrrd")
+    arguments = ["stn_affine", "--only", "flat", "--data", str(data), "--output", str(tmp_path / "out")]
+    assert reproduce.main(arguments) == 0
+    sets = json.loads((tmp_path / "out" / "results.json").read_text())["flat"]["sets"]
+    assert list(sets) == [
+        f"{kind}, {placed}" for placed in ("up to 45°", "60 to 180°") for kind in ("hearts", "brains")
+    ]
+    errors = {row: numbers["error"][0] for row, numbers in sets["brains, up to 45°"].items()}
+    assert errors["none"] > 5
+    assert errors["affine"] < 0.3
+    assert errors["ours + refine"] < 0.3
+    assert "Slices of brains of OASIS, each and itself: 1." in (tmp_path / "out" / "results.md").read_text()
+
+
+def test_a_large_pair_is_registered_from_files_to_files(reproduce: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    from experiments import large_ct
+
+    monkeypatch.setattr(large_ct, "SHIFT", 1.5)
+    monkeypatch.setattr(large_ct, "STEP", 4)
+    row = large_ct.measured("affine,svf", threads=1, seed=0, shape=(72, 72, 48))
+    assert 1 < row["before_mm"] < 3
+    assert row["error_mm"] < 0.5 * row["before_mm"]
+    assert row["memory_gb"] > 0.1

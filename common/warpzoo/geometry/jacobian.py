@@ -51,8 +51,8 @@ def corner_determinants(displacement: Tensor) -> Tensor:
 
 
 def cannot_fold(displacement: Tensor) -> bool:
-    """Whether no determinant can be 0 or less, of whatever differences between neighbouring voxels: an answer in a
-    tenth of the time of counting, where it is yes.
+    """Whether no determinant can be 0 or less, of whatever differences between neighbouring voxels: a quick yes spares
+    counting them.
 
     A matrix whose diagonal is everywhere greater than the other entries of its row taken together has a positive
     determinant; here the least of the one are held against the greatest of the others.

@@ -162,8 +162,9 @@ def test_resampling_between_oblique_grids_is_simpleitks(dims, mode, interpolator
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_a_composition_of_grids_is_simpleitks_composite(dims):
-    """Affine on the fixed grid first, then a displacement that lives on a third grid, in one interpolation."""
+@pytest.mark.parametrize("field_first", [False, True])
+def test_a_composition_of_grids_is_simpleitks_composite(dims, field_first):
+    """Affine on the fixed grid, and a displacement that lives on a third grid, in either order, in one interpolation."""
     fixed_grid, moving_grid = grids(dims)
     third = make_grid([40] * dims, [1.0] * dims, (fixed_grid.centre - 19.5).tolist(), angle=0.0)
     displacement = smooth_field(third, size=1.5)[:1]
@@ -173,11 +174,12 @@ def test_a_composition_of_grids_is_simpleitks_composite(dims):
     moving = np.random.default_rng(0).random(moving_grid.shape)
     reference = to_simpleitk(np.zeros(fixed_grid.shape), fixed_grid)
     # SimpleITK applies the transform that was added last first
-    composite = sitk.CompositeTransform([field, theirs])
+    composite = sitk.CompositeTransform([theirs, field] if field_first else [field, theirs])
     expected = from_simpleitk(
         sitk.Resample(to_simpleitk(moving, moving_grid), reference, composite, sitk.sitkLinear, -3.0)
     )
-    ours = Composition(Affine.from_world(world, fixed_grid), DisplacementField(displacement, third))
+    parts = [Affine.from_world(world, fixed_grid), DisplacementField(displacement, third)]
+    ours = Composition(*(reversed(parts) if field_first else parts))
     found = resample(torch.tensor(moving)[None, None], moving_grid, ours, fixed_grid, value=-3.0)
     np.testing.assert_allclose(found[0, 0].numpy(), expected, rtol=0, atol=1e-6)
     points = torch.rand(20, dims, **DOUBLE) * 8 + torch.tensor(fixed_grid.centre) - 4

@@ -163,8 +163,9 @@ class Affine(Transform):
         return (change * (points - centre).unsqueeze(-2)).sum(-1) + shift
 
     def after(self, field: Tensor, grid: Grid) -> Tensor:
-        """The displacement (batch, dims, *shape) on a grid of points that have gone through another one first."""
-        own = Affine.from_world(self.world_matrix().to(precise(self.matrix).dtype), grid).matrix
+        """The displacement (batch, dims, *shape) on a grid of points that have gone through another one first, as
+        precise as that one."""
+        own = Affine.from_world(self.world_matrix(), grid).matrix.to(field.dtype)
         dims, ones = grid.dims, [1] * grid.dims
         entries = own - torch.eye(dims, dims + 1, dtype=own.dtype, device=own.device)
         entries = entries.reshape(-1, dims, 1, dims + 1, *ones)

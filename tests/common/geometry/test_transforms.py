@@ -164,7 +164,7 @@ def test_resampling_between_oblique_grids_is_simpleitks(dims, mode, interpolator
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("field_first", [False, True])
 def test_a_composition_of_grids_is_simpleitks_composite(dims, field_first):
-    """Affine on the fixed grid, and a displacement that lives on a third grid, in either order, in one interpolation."""
+    """Affine on the fixed grid, and a displacement that lives on a third grid, in either order, interpolated once."""
     fixed_grid, moving_grid = grids(dims)
     third = make_grid([40] * dims, [1.0] * dims, (fixed_grid.centre - 19.5).tolist(), angle=0.0)
     displacement = smooth_field(third, size=1.5)[:1]

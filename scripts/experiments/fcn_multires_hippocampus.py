@@ -68,7 +68,9 @@ ROWS = {
     "multi_resolution": "multi-resolution",
     "plain": "ours, no velocity",
     "ours": "ours",
+    "twice": "ours, twice",
     "placed": "stn_affine, ours",
+    "placed_twice": "stn_affine, ours, twice",
     "refined": "ours + refine",
     "placed_refined": "stn_affine, ours + refine",
     "adapted": "ours + adapt",
@@ -86,7 +88,7 @@ PICTURE = "figures/hippocampus.png"
 MISSING = {"ants": "not installed", "placed_spline": "not measured"}
 """Why a row may have no numbers, if not for lack of weights."""
 PICTURED = ("before", "ants", "placed", "placed_refined")
-COMPARED = ("ours", "placed", "refined", "placed_refined")
+COMPARED = ("ours", "twice", "placed", "placed_twice", "refined", "placed_refined")
 
 
 def run(options: Options) -> dict[str, Any]:
@@ -119,7 +121,11 @@ def available_methods(options: Options) -> dict[str, Sequence[Method]]:
     methods |= trained_methods(options.bundle, options.weights, NETWORKS)
     other = options.bundle.parent / OTHER_BUNDLE
     methods |= trained_methods(other, other / "models", {OTHER_BUNDLE: {}})
-    for row, after in (("placed", "ours"), ("placed_refined", "refined")):
+    if "ours" in methods:
+        methods["twice"] = find_methods(
+            ",".join([str(options.bundle)] * 2), weights=str(options.weights / "model.pt"), device="cpu"
+        )
+    for row, after in (("placed", "ours"), ("placed_twice", "twice"), ("placed_refined", "refined")):
         if after in methods:
             methods[row] = [*find_methods(FIRST_STAGE, device="cpu"), *methods[after]]
     methods["placed_spline"] = find_methods(f"{FIRST_STAGE},ffd", device="cpu")
@@ -251,6 +257,7 @@ def page(result: dict[str, Any], command: str) -> str:
         "2; both at a quarter, half and all of the resolution, histograms matched. *No pooling*, *coarse* and "
         "*multi-resolution* are the paper's networks (`variants/paper.json`), the last one its method; *ours* is the "
         "bundle's default, which predicts a velocity; how long each was trained is recorded beside its weights. "
+        "*Twice* is the same network once more on what it has registered. "
         f"*stn_affine* is one pass of `{FIRST_STAGE}` before it. "
         f"*Refine* optimises the transform on the pair ({REFINEMENT} iterations from the network's answer), "
         f"*adapt* trains the network further on it ({ADAPTATION} iterations). The paper's numbers are of other "

@@ -100,6 +100,11 @@ def test_the_loss_of_registration_leaves_the_denoised_images_alone(network, head
     assert changed
 
 
+def test_slices_are_not_made_coarser_before_the_first_block(network):
+    first = network(spatial_dims=3).encode(torch.rand(1, 1, 40, 32, 16))[0]
+    assert first.shape[2:] == (20, 16, 16)
+
+
 def test_both_directions_come_from_one_look(network, arouse):
     net = arouse(network(head="moments"), torch.rand(3, 2, 40, 48))
     net.passes = 1

@@ -53,7 +53,7 @@ class DenoiseReg(nn.Module):
     Args:
         spatial_dims: 2 or 3.
         channels: of the blocks of the encoder, between which the image is halved by max pooling.
-        fold: pixels a side, in rows and columns, that become channels of one cell at the finest level; 1 for none.
+        fold: pixels a side, along the first two axes, that become channels of one cell at the finest level; 1 for none.
         blurs: standard deviations, in pixels, of Gaussians (0: the image itself); the denoised image is a mixture of
             the blurred ones, with weights at every pixel that the decoder predicts, plus its other output. Empty for
             the decoder's output alone.
@@ -113,7 +113,7 @@ class DenoiseReg(nn.Module):
             nn.init.zeros_(self.last.bias)
         self.alignment = fold * 2 ** (len(widths) - 1)
         self.head: nn.Module
-        strides = [2 ** (len(widths) - 2)] * (spatial_dims - 2) + [fold * 2 ** (len(widths) - 2)] * 2
+        strides = [fold * 2 ** (len(widths) - 2)] * 2 + [2 ** (len(widths) - 2)] * (spatial_dims - 2)
         if head == "matches":
             self.head = MatchHead(spatial_dims, widths[-2], widths[-1], strides)
         elif head == "key_points":
@@ -217,7 +217,7 @@ class DenoiseReg(nn.Module):
 
     def encode(self, image: Tensor) -> list[Tensor]:
         """The features of standardised images (batch, 1, *spatial) after each block of the encoder."""
-        features = channels_last(folded(padded(image, self.alignment), self.fold))
+        features = channels_last(_reversed(folded(_reversed(padded(image, self.alignment)), self.fold)))
         found: list[Tensor] = []
         for level, block in enumerate(self.down):
             if level > 0:
@@ -232,7 +232,7 @@ class DenoiseReg(nn.Module):
         for level, block in enumerate(self.up):
             features = F.interpolate(features, scale_factor=2.0, mode="nearest")
             features = block(torch.cat([features, seen[len(seen) - 2 - level]], dim=1))
-        outputs = unfolded(self.last(features), self.fold)
+        outputs = _reversed(unfolded(_reversed(self.last(features)), self.fold))
         for axis, size in enumerate(image.shape[2:]):
             outputs = outputs.narrow(axis + 2, 0, size)
         result = outputs[:, :1]
@@ -242,6 +242,11 @@ class DenoiseReg(nn.Module):
         if len(blurred) > 0:
             result = result + (outputs[:, 1:].softmax(dim=1) * torch.cat(blurred, dim=1)).sum(dim=1, keepdim=True)
         return result
+
+
+def _reversed(image: Tensor) -> Tensor:
+    """A volume with its slices first, and back; an image as it is."""
+    return image.transpose(2, 4) if image.dim() == 5 else image
 
 
 def _turns(angles: Tensor, dims: int) -> Tensor:

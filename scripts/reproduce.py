@@ -19,6 +19,7 @@ import torch
 from experiments import (
     denoisereg_cells,
     denoisereg_trained,
+    denoisereg_volumes,
     dirnet_cardiac,
     dirnet_digits,
     fcn_multires_any,
@@ -27,6 +28,8 @@ from experiments import (
     psf_blindspot_fields,
     psf_blindspot_filters,
     psf_blindspot_simulated,
+    psf_blindspot_starts,
+    psf_blindspot_volumes,
     stn_affine_flat,
     stn_affine_heads,
     stn_affine_placements,
@@ -37,7 +40,7 @@ from warpzoo.record import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENTS: dict[str, dict[str, ModuleType]] = {
-    "denoisereg": {"cells": denoisereg_cells, "trained": denoisereg_trained},
+    "denoisereg": {"cells": denoisereg_cells, "volumes": denoisereg_volumes, "trained": denoisereg_trained},
     "dirnet": {"cardiac": dirnet_cardiac, "digits": dirnet_digits},
     "fcn_multires": {
         "hippocampus": fcn_multires_hippocampus,
@@ -48,6 +51,8 @@ EXPERIMENTS: dict[str, dict[str, ModuleType]] = {
         "filters": psf_blindspot_filters,
         "fields": psf_blindspot_fields,
         "simulated": psf_blindspot_simulated,
+        "volumes": psf_blindspot_volumes,
+        "starts": psf_blindspot_starts,
     },
     "stn_affine": {"placements": stn_affine_placements, "flat": stn_affine_flat, "heads": stn_affine_heads},
 }

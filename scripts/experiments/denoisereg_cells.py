@@ -29,8 +29,6 @@ from warpzoo.registration.optimisation import Refinement
 
 SNRS = (3.0, 1.5, 0.5)
 SEQUENCES = ("B1", "A1", "B3", "A2", "B2", "B4")
-FRAMES = 1
-"""Of each sequence that are registered to the first: evenly spaced, the last one among them, which is the furthest."""
 SEED = 70_000_000
 """Of the first sequence: no training, and no validation, uses any near it."""
 REFINEMENT = 60
@@ -100,11 +98,7 @@ def run(options: Options) -> dict[str, Any]:
     results: dict[str, Any] = {}
     pictured = []
     for number, preset in enumerate(SEQUENCES[: options.limit]):
-        clean = cell_sequence(preset, snr=None, seed=SEED + 1000 * options.seed + number)
-        frames = np.unique(np.linspace(0, len(clean.clean) - 1, FRAMES + 1).round().astype(int)).tolist()
-        sequence = clean._replace(
-            clean=clean.clean[frames], points=clean.points[frames], matrices=clean.matrices[frames]
-        )
+        sequence = last_frame(cell_sequence(preset, snr=None, seed=SEED + 1000 * options.seed + number))
         for snr in SNRS:
             observed = noisy(sequence.clean, snr, SEED + number)
             entry = measured(network, chains, sequence, observed)
@@ -114,6 +108,14 @@ def run(options: Options) -> dict[str, Any]:
     if pictured:
         save_figure(picture(pictured), options.output / PICTURE)
     return {**options.record(), "sequences": results}
+
+
+def last_frame(sequence: CellSequence) -> CellSequence:
+    """The first frame, and the one that is furthest from it."""
+    chosen = [0, len(sequence.clean) - 1]
+    return sequence._replace(
+        clean=sequence.clean[chosen], points=sequence.points[chosen], matrices=sequence.matrices[chosen]
+    )
 
 
 def methods_of(row: Row) -> list[Any] | None:
@@ -161,7 +163,7 @@ def measured(network: Any, chains: Mapping[str, Sequence[Any]], sequence: CellSe
             if transform is not None:
                 last[row] = transform
         distances(rows[TRUE], sequence, frame, Affine.from_world(true_matrices(sequence)[[frame]], images[0].grid))
-    truth = [clean.T[None, None] for clean in sequence.clean]
+    truth = [image_of(clean).array[None] for clean in sequence.clean]
     before, after = (
         float(np.mean([float(psnr(one.array[None], clean)) for one, clean in zip(some, truth, strict=True)]))
         for some in (images, seen)
@@ -186,7 +188,8 @@ def true_matrices(sequence: CellSequence) -> Tensor:
 
 def image_of(frame: Tensor) -> Image:
     """With the axes of an image that is registered, x first."""
-    return Image.in_memory(frame.T[None].contiguous(), Grid(frame.T.shape), "frame", pixels=True)
+    array = frame.permute(*reversed(range(frame.dim()))).contiguous()
+    return Image.in_memory(array[None], Grid(array.shape), "frame", pixels=True)
 
 
 def picture(pictured: Sequence[tuple[str, CellSequence, Measured]]) -> Figure:
@@ -211,12 +214,10 @@ def picture(pictured: Sequence[tuple[str, CellSequence, Measured]]) -> Figure:
 
 
 def page(result: Mapping[str, Any], command: str) -> str:
-    versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
     parts = [
         "## Simulated nuclei",
-        f"Made by `{command}`; seed {result['seed']}, one thread of {result['machine']} at a load of {result['load']} "
-        f"when it began, {versions}. The nuclei are those of `warpzoo.data.cells`, of the sizes and motions of the "
-        f"paper's sequences, with other seeds than any training: of each, {counted(FRAMES)} registered to the first, "
+        f"{provenance(result, command)} The nuclei are those of `warpzoo.data.cells`, of the sizes and motions of the "
+        "paper's sequences, with other seeds than any training: of each, the last frame is registered to the first, "
         "on its own. Numbers are mean distances, in pixels, of key points from where they belong.",
     ]
     for snr in SNRS:
@@ -243,8 +244,12 @@ def page(result: Mapping[str, Any], command: str) -> str:
     return "\n\n".join(parts)
 
 
-def counted(frames: int) -> str:
-    return "the last frame is" if frames == 1 else f"{frames} evenly spaced frames, the last one among them, are each"
+def provenance(result: Mapping[str, Any], command: str) -> str:
+    versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
+    return (
+        f"Made by `{command}`; seed {result['seed']}, one thread of {result['machine']} at a load of {result['load']} "
+        f"when it began, {versions}."
+    )
 
 
 def snr_table(entries: Mapping[str, Mapping[str, Any]]) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import tifffile
 import torch
+from monai.bundle import ConfigWorkflow
 
 from experiments.common import Options
 from warpzoo.bundles import open_bundle
@@ -81,29 +82,26 @@ def filtered(noisy: np.ndarray, clean: np.ndarray) -> tuple[dict[str, dict[str, 
 
 
 def trained(
-    options: Options, path: Path, clean: np.ndarray, variants: Sequence[str], budget: str | None = None
+    options: Options,
+    path: Path,
+    clean: np.ndarray,
+    variants: Sequence[str],
+    budget: str = BUDGET,
+    start: Path | None = None,
 ) -> tuple[dict[str, Any], Any]:
-    """Trains on that one file; its numbers and the denoised image."""
+    """Trains on that one file, from weights that are given or from nothing; its numbers and the denoised image."""
     noisy = tifffile.imread(path).astype(np.float32)
+    began = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
-        training = open_bundle(options.bundle).workflow(
-            "train",
-            variants,
-            images=str(path),
-            weights=f"{folder}/model.pt",
-            val_interval=0,
-            budget=budget or BUDGET,
-            clock=CLOCK,
-            seed=options.seed,
-            device="$torch.device('cpu')",
-        )
-        began = time.process_time()
+        training = training_of(options, path, Path(folder, "model.pt"), variants, budget, start)
         training.run()
         seconds = time.process_time() - began
         network = training.parser.get_parsed_content("network").eval()
         load_weights(f"{folder}/model.pt", network)
+    in_slices = noisy.ndim > training.parser.get_parsed_content("spatial_dims")
+    image = torch.from_numpy(noisy)[:, None] if in_slices else torch.from_numpy(noisy)[None, None]
     with torch.no_grad():
-        image = network(torch.from_numpy(noisy)[None, None])[0, 0].numpy()
+        image = network(image).numpy().reshape(noisy.shape)
     sigma = getattr(network.psf, "sigma", None)
     numbers = {
         **measured(image, clean),
@@ -113,6 +111,24 @@ def trained(
         "sigma": None if sigma is None else [round(side, 2) for side in sigma().tolist()],
     }
     return numbers, image
+
+
+def training_of(
+    options: Options, images: Path, weights: Path, variants: Sequence[str], budget: str, start: Path | None = None
+) -> ConfigWorkflow:
+    """The bundle's training on a file or a folder, for so long of the processor's time."""
+    return open_bundle(options.bundle).workflow(
+        "train",
+        variants,
+        images=str(images),
+        weights=str(weights),
+        initial_weights=None if start is None else str(start),
+        val_interval=0,
+        budget=budget,
+        clock=CLOCK,
+        seed=options.seed,
+        device="$torch.device('cpu')",
+    )
 
 
 def provenance(result: Mapping[str, Any], command: str) -> str:

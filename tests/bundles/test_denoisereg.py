@@ -13,6 +13,7 @@ import torch
 from monai.utils import optional_import
 from skimage.measure import block_reduce
 
+import warpzoo
 from warpzoo.commands.register import register
 from warpzoo.data.cells import cell_sequence
 from warpzoo.denoising.joint import JointObjective
@@ -103,6 +104,27 @@ def test_the_loss_of_registration_leaves_the_denoised_images_alone(network, head
 def test_slices_are_not_made_coarser_before_the_first_block(network):
     first = network(spatial_dims=3).encode(torch.rand(1, 1, 40, 32, 16))[0]
     assert first.shape[2:] == (20, 16, 16)
+
+
+def test_a_volume_with_time_is_registered_and_denoised_without_more_words():
+    cells = cell_sequence("C", shape=(16, 64, 56), frames=3, motion=6, snr=2.0, seed=61_000_000)
+    frames = cells.noisy.numpy().astype(np.float32)
+    result = warpzoo.register_sequence(frames)
+    assert result.denoised is not None
+    apart, before = [], []
+    for matrix, points in zip(result.matrices, cells.points.numpy(), strict=True):
+        reached = cells.points[0].numpy()[:, ::-1] @ matrix[:3, :3].T + matrix[:3, 3]
+        apart.append(np.linalg.norm(reached - points[:, ::-1], axis=1).mean())
+        before.append(np.linalg.norm(cells.points[0].numpy() - points, axis=1).mean())
+    assert max(before) > 3
+    assert np.mean(apart) < 0.5 * np.mean(before)
+    errors = [np.square(seen - cells.clean.numpy()).mean() for seen in (result.denoised, frames)]
+    assert errors[0] < 0.1 * errors[1]
+
+
+def test_a_network_for_frames_refuses_volumes_with_time():
+    with pytest.raises(ValueError, match="frames must be 2-D for denoisereg, got 3-D"):
+        warpzoo.register_sequence(np.random.default_rng(0).random((3, 8, 32, 32)), "denoisereg")
 
 
 def test_both_directions_come_from_one_look(network, arouse):

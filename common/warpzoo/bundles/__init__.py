@@ -63,6 +63,10 @@ class Bundle:
     def variants(self) -> list[str]:
         return sorted(path.stem for path in (self.root / "configs" / "variants").glob("*.json"))
 
+    def variants_for(self, dims: int) -> list[str]:
+        """The variant, such as 3d, that makes it one for images of so many dimensions, if it is one for others."""
+        return [] if dims == self.spatial_dims else [f"{dims}d"]
+
     def weights(self, variants: Sequence[str] = ()) -> Path:
         """Where the shipped weights of the last of these variants are, or those of the bundle itself."""
         return self.root / "models" / f"{variants[-1] if variants else 'model'}.pt"

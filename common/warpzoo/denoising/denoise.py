@@ -124,7 +124,7 @@ def denoise_stack(
     if budget is not None:
         parse_budget(budget)
     told = bool(variants or settings)  # by the user, and not by the weights
-    variants = [*dict.fromkeys([*_dims_variant(bundle, stack.dims), *variants])]
+    variants = [*dict.fromkeys([*bundle.variants_for(stack.dims), *variants])]
     common: dict[str, Any] = {"spatial_dims": stack.dims, "summary": False, **_own_settings(bundle, variants, settings)}
     if device is not None:
         common["device"] = torch.device(chosen_device(device))
@@ -218,11 +218,6 @@ def _learn(
 def psf_settings(psf_sigma: Any, psf: str | Path | None) -> dict[str, Any]:
     """The settings by which a bundle's configurations describe the PSF; None where it is not given."""
     return {"psf_sigma": psf_sigma, "psf_file": None if psf is None else str(Path(psf).absolute())}
-
-
-def _dims_variant(bundle: Bundle, dims: int) -> list[str]:
-    """A bundle for other dimensions has a variant for these, such as 3d."""
-    return [] if dims == bundle.spatial_dims else [f"{dims}d"]
 
 
 def _own_settings(bundle: Bundle, variants: Sequence[str], settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def plan_denoising(
     that cannot be used. `given` are settings that are the user's choice."""
     given = dict(given or {})
     dims = int(given.get("spatial_dims", bundle.spatial_dims))
-    variants = list(dict.fromkeys([*([] if dims == bundle.spatial_dims else [f"{dims}d"]), *variants]))
+    variants = list(dict.fromkeys([*bundle.variants_for(dims), *variants]))
     check_overrides(bundle.settings("train", variants), given)
     seen = inspect_stacks(data, dims, given.get("channel"), given.get("time_axis"))
     settings: dict[str, Any] = {"images": str(Path(data).absolute()), "output_dir": str(Path(output).absolute())}

@@ -123,6 +123,8 @@ class NetworkMethod:
     def denoised(self, image: Image) -> Image:
         """An image as the network sees it without noise, in its own intensities; from the folder `kept`, if there is
         one, of files by what the images hold."""
+        if image.grid.dims != self.spatial_dims:
+            raise ValueError(f"frames must be {self.spatial_dims}-D for {self.name}, got {image.grid.dims}-D.")
         file = None
         if self.kept is not None:
             file = self.kept / f"{sha256(image.array.numpy().tobytes()).hexdigest()[:32]}.npy"

@@ -42,9 +42,9 @@ def usual_method(dims: int) -> str:
     """The network that registers noisy frames of so many dimensions and denoises them, as its metadata say, or what
     needs no network."""
     there = [
-        one.name
+        ":".join([one.name, *one.variants_for(dims)])
         for one in bundles("registration")
-        if one.metadata.get("denoises") and one.spatial_dims == dims and one.weights().exists()
+        if one.metadata.get("denoises") and one.weights(one.variants_for(dims)).exists()
     ]
     return there[0] if there else WITHOUT_NETWORK
 

@@ -210,9 +210,11 @@ def _explained(done: SeriesRegistration) -> str:
     order = "x counts columns, y rows" + (", z slices" if len(axes) == 3 else "")
     if not done.fixed.header.pixels:
         order = f"{', '.join(axes)} are the axes of the array, the first one first"
+    there, here = ", ".join(axes), ", ".join(f"{axis}'" for axis in axes)
     return (
         f"# From pixels of the reference to pixels of the frame: {sums}.\n"
-        f"# {order[0].upper()}{order[1:]}, from 0 at the centre of the first pixel: registered(x, y) = frame(x', y').\n"
+        f"# {order[0].upper()}{order[1:]}, from 0 at the centre of the first pixel: "
+        f"registered({there}) = frame({here}).\n"
         "# The nearest matrix, if the transform is none. shift is that of the middle in pixels, angle is in degrees.\n"
     )
 

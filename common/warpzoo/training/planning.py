@@ -93,10 +93,10 @@ def own_images(data: str | Path, bundle: Bundle | None = None, **options: Any) -
     if bundle is not None and dims:
         variants = [OWN_IMAGES] if OWN_IMAGES in bundle.variants else []
         ((usual, _),) = dims.most_common(1)
-        if usual != bundle.spatial_dims:
-            if f"{usual}d" not in bundle.variants:
-                raise ValueError(f"{bundle.name} takes {bundle.spatial_dims}-D images; those of {data} are {usual}-D.")
-            variants.append(f"{usual}d")
+        needed = bundle.variants_for(usual)
+        if not {*needed} <= {*bundle.variants}:
+            raise ValueError(f"{bundle.name} takes {bundle.spatial_dims}-D images; those of {data} are {usual}-D.")
+        variants += needed
     return OwnImages(Path(data).absolute(), options, records, seen, variants)
 
 

@@ -85,7 +85,7 @@ METRICS = (*(f"dice_{name}" for name in STRUCTURES), "folding", "folding_corners
 CORRELATED = ("no_pooling", "coarse", "multi_resolution", "ours")
 CORRELATED_PAIRS = 200
 PICTURE = "figures/hippocampus.png"
-MISSING = {"ants": "not installed", "placed_spline": "not measured"}
+MISSING = {"ants": "not installed", **dict.fromkeys(("placed_spline", "twice", "placed_twice"), "not measured")}
 """Why a row may have no numbers, if not for lack of weights."""
 PICTURED = ("before", "ants", "placed", "placed_refined")
 COMPARED = ("ours", "twice", "placed", "placed_twice", "refined", "placed_refined")

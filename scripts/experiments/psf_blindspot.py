@@ -86,14 +86,14 @@ def trained(
     path: Path,
     clean: np.ndarray,
     variants: Sequence[str],
-    budget: str = BUDGET,
+    budget: str | None = None,
     start: Path | None = None,
 ) -> tuple[dict[str, Any], Any]:
     """Trains on that one file, from weights that are given or from nothing; its numbers and the denoised image."""
     noisy = tifffile.imread(path).astype(np.float32)
     began = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
-        training = training_of(options, path, Path(folder, "model.pt"), variants, budget, start)
+        training = training_of(options, path, Path(folder, "model.pt"), variants, budget or BUDGET, start)
         training.run()
         seconds = time.process_time() - began
         network = training.parser.get_parsed_content("network").eval()

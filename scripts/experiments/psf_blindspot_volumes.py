@@ -19,9 +19,9 @@ from warpzoo.denoising.filters import FILTERS, noise_deviation
 SHAPE = (32, 128, 128)
 LONGER = "170s"
 PLANES = ("gaussian", "median", "tv")
-NETWORKS = {
-    "slice by slice": ([], BUDGET),
-    "as a volume": (["3d"], BUDGET),
+NETWORKS: dict[str, tuple[list[str], str | None]] = {
+    "slice by slice": ([], None),
+    "as a volume": (["3d"], None),
     f"as a volume, {LONGER}": (["3d"], LONGER),
 }
 

@@ -85,3 +85,36 @@ def test_simulated(reproduce, data, monkeypatch):
     result, page = run(reproduce, data, "simulated")
     assert result["rows"]["PSF 1 (default)"]["psnr"] > result["rows"]["noisy"]["psnr"] + 3
     assert "dB to the plain U-Net in 4steps" in page
+
+
+def test_volumes(reproduce, data, monkeypatch):
+    from experiments import psf_blindspot_volumes
+
+    monkeypatch.setattr(psf_blindspot_volumes, "SHAPE", (16, 48, 48))
+    monkeypatch.setattr(
+        psf_blindspot_volumes, "NETWORKS", {"slice by slice": ([], None), "as a volume": (["3d"], "2steps")}
+    )
+    rows, page = run(reproduce, data, "volumes")[0]["rows"], (data / "out" / "results.md").read_text(encoding="utf-8")
+    assert rows["slice by slice"]["steps"] == 3
+    assert rows["as a volume"]["steps"] == 2
+    # light that is smooth in three directions: even an untrained mean of blurred volumes sees more than its slices
+    assert rows["as a volume"]["psnr"] > rows["noisy"]["psnr"] + 3
+    tuned = [
+        rows[f"{name}, tuned on the clean volume"]["psnr"] for name in ("gaussian", "gaussian in three directions")
+    ]
+    assert rows["noisy"]["psnr"] < tuned[0] < tuned[1]
+    assert "16 × 48 × 48 voxels" in page
+
+
+def test_starts(reproduce, data, monkeypatch):
+    from experiments import psf_blindspot_starts
+
+    monkeypatch.setattr(psf_blindspot_starts, "BUDGETS", ("2steps", "4steps"))
+    monkeypatch.setattr(psf_blindspot_starts, "LEARNT", "30steps")
+    result, page = run(reproduce, data, "starts")
+    assert list(result["rows"]) == ["one", "two"]
+    for found in result["rows"].values():
+        for nothing, others in found.values():
+            assert nothing > 20
+            assert others != nothing  # the weights are those of the other field
+    assert "| one, from nothing | one, from the others |" in page

@@ -24,7 +24,7 @@ def apply(
     inverse: bool = False,
     channels: bool = False,
     interpolation: str = "linear",
-    outside: float = 0.0,
+    outside: float | None = None,
     time_axis: int | None = None,
 ) -> str:
     """Warps an image, a label map or landmarks of the moving image to the fixed image, by transforms from files.
@@ -46,7 +46,7 @@ def apply(
         inverse: warp in the opposite direction, from the fixed image to the moving image.
         channels: the image has several channels; the output is a vector image (.nii.gz).
         interpolation: of an image: linear, cubic (B-spline) or nearest.
-        outside: fill value outside the image.
+        outside: fill value outside the image; default: its least value, of labels 0, as `warpzoo register` fills.
         time_axis: which axis of a series is time, counted from 0, the slowest first, if its file does not say.
     """
     from warpzoo.images.image import write_image

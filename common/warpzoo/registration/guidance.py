@@ -19,6 +19,9 @@ from warpzoo.geometry.transforms import Transform, resample
 from warpzoo.images.image import Image
 from warpzoo.transforms.landmarks import Landmarks
 
+ROUNDED = 1e-5
+"""What a sum of the weights of an interpolation may lack."""
+
 
 @dataclass(frozen=True)
 class Guidance:
@@ -94,5 +97,10 @@ class Guidance:
         for side, image, way in (("moving", moving, transform), ("fixed", fixed, None)):
             mask = self.mask(side)
             counts = torch.ones(1, 1, *image.grid.shape) if mask is None else mask
-            seen.append(resample(counts, image.grid, way or identity(grid), grid, mode="nearest"))
+            way = way or identity(grid)
+            there = resample(counts, image.grid, way, grid, mode="nearest")
+            if mask is not None:  # between voxels, an image is seen where none that does not count has a part in it
+                whole = there * (resample(counts, image.grid, way, grid, padding="border") > 1 - ROUNDED)
+                there = whole if bool(whole.any()) else there
+            seen.append(there)
         return torch.cat(seen, 1)

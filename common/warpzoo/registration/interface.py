@@ -85,7 +85,7 @@ def register(
     *,
     spacing: float | Sequence[float] | None = None,
     moving_spacing: float | Sequence[float] | None = None,
-    start: PlacedTransform | str | Path | None = None,
+    start: PlacedTransform | str | Path | Sequence[str | Path] | None = None,
     fixed_labels: Any = None,
     moving_labels: Any = None,
     fixed_points: Any = None,
@@ -123,7 +123,7 @@ def register(
             the network of the weights, or what suits any two images, see quality.
         spacing: of arrays and tensors, one length for all axes or one each; default: their world is voxels.
         moving_spacing: of the moving array; default: `spacing`.
-        start: a transform to start from, or files of some, joined by commas.
+        start: a transform to start from, or files of some, in a list or joined by commas.
         fixed_labels: label map on the fixed grid, for Dice.
         moving_labels: label map of the moving image.
         fixed_points: landmarks, (count, dims) as `PlacedTransform.apply` takes them or a file, in the order of
@@ -225,10 +225,10 @@ def register(
 def known_start(start: Any, fixed: Image, moving: Image) -> Transform | None:
     if start is None:
         return None
-    if isinstance(start, (str, Path)):
+    if isinstance(start, (str, Path, list, tuple)):
         return read_start(start, fixed, moving)
     if not isinstance(start, PlacedTransform):
-        raise ValueError(f"start must be a transform of warpzoo or a file, got {type(start).__name__}.")
+        raise ValueError(f"start must be a transform of warpzoo or files, got {type(start).__name__}.")
     return start.transform
 
 

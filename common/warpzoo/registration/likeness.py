@@ -11,7 +11,7 @@ from warpzoo.geometry.transforms import Transform, resample
 from warpzoo.images.image import Image
 from warpzoo.losses import mattes_mutual_information
 from warpzoo.registration.guidance import Guidance
-from warpzoo.registration.pyramid import coarser, pyramid
+from warpzoo.registration.pyramid import coarser, continued, pyramid
 from warpzoo.registration.similarities import in_windows
 
 MOST_VOXELS = 2**19
@@ -59,6 +59,8 @@ def likeness(
     mask = None if counts is None else (counts > 0).all(1, keepdim=True)
     if mask is not None and not bool(mask.any()):
         return Likeness(0.0, 0.0)
+    if mask is not None:  # windows reach beyond the mask
+        reference, warped = (continued(image, mask.to(image)) for image in (reference, warped))
     return Likeness(
         float(in_windows(reference, warped, mask).mean()),
         float(mattes_mutual_information(reference, warped, mask=mask).mean()),

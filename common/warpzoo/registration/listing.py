@@ -38,6 +38,8 @@ def list_pairs(
     called by their row, from 1. The roles in `SEVERAL` hold one name or more, joined by commas if they are one text. A
     moving image with time, a `series`, may be without a fixed one.
     """
+    if empty := [name for name, value in files.items() if value == ""]:
+        raise ValueError(f"{empty[0]} must name a file, got an empty text.")
     given = {name: value for name, value in files.items() if value}
     if pairs is None:
         return [_one_pair(Path(dataset_dir), given, series)] if given else []
@@ -224,15 +226,19 @@ def remove_results(folder: Path, pair: Mapping[str, Any]) -> None:
     for name in result_names(pair):
         if (folder / name).resolve() in read:
             raise ValueError(f"{folder / name} is an input and a result at once; choose another output folder.")
-    for name in result_names(pair):
-        (folder / name).unlink(missing_ok=True)
+    further = folder.glob("warped_*.nii.gz") if (folder / "metrics.json").exists() else ()
+    for path in [*(one for one in further if one.resolve() not in read), *map(folder.joinpath, result_names(pair))]:
+        path.unlink(missing_ok=True)
     remove_unfinished(folder, result_names(pair))
 
 
 def _named(folder: Path, role: str, value: Any) -> Path | list[Path]:
     if role not in SEVERAL:
         return _located(folder, value)
-    return [_located(folder, one) for one in (value.split(",") if isinstance(value, str) else value)]
+    names = value.split(",") if isinstance(value, str) else value
+    if not all(str(one).strip() for one in names):
+        raise ValueError(f"{role} must be files joined by single commas, got {value!r}.")
+    return [_located(folder, one) for one in names]
 
 
 def _located(folder: Path, name: Any) -> Path:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,7 +22,7 @@ from warpzoo.checks import check_truth
 from warpzoo.errors import Finding, raise_if, warning
 from warpzoo.geometry.composition import identity
 from warpzoo.geometry.grid import Grid
-from warpzoo.geometry.transforms import DisplacementField, Transform, resample
+from warpzoo.geometry.transforms import Affine, DisplacementField, Transform, resample
 from warpzoo.images.image import Image
 from warpzoo.images.resampling import Resampling
 from warpzoo.registration.descent import Interrupted
@@ -32,8 +32,12 @@ from warpzoo.registration.label_maps import are_labels
 from warpzoo.registration.likeness import Likeness, likeness
 from warpzoo.registration.measures import agreement, distance, folds, overlap
 from warpzoo.registration.preflight import looks_like_labels, preflight
+from warpzoo.registration.pyramid import coarser, pyramid
 from warpzoo.registration.safety import checked
 from warpzoo.transforms.landmarks import Landmarks
+
+VOXELS_LOOKED_AT = 2**15
+"""Of the fixed image, to see whether a start brings the images together."""
 
 
 class Method(Protocol):
@@ -164,7 +168,13 @@ class Registration:
             return {}
         counts = self.guidance.on_grid(self.fixed.grid, self.fixed, self.moving, self.displacement)
         inside = None if counts is None else (counts > 0).all(1, keepdim=True)
-        return agreement(self.fixed, self.before, self.warped, inside)
+        before, warped = self.before, self.warped
+        if self.resampling.outside is not None:  # what is to be written there says nothing of the images
+            measured = replace(self.resampling, outside=None)
+            before, warped = (
+                measured(self.moving, way, self.fixed) for way in (identity(self.fixed.grid), self.displacement)
+            )
+        return agreement(self.fixed, before, warped, inside)
 
     @cached_property
     def consequences(self) -> dict[str, Any]:
@@ -231,8 +241,8 @@ def register_pair(
     companions = companions or Companions()
     companions.check(fixed, moving)
     methods = [one for one in methods if not hasattr(one, "suits") or one.suits(fixed, moving)]
-    if start is not None and start.grid.dims != fixed.grid.dims:
-        raise ValueError(f"start must be {fixed.grid.dims}-D as the images are, got a {start.grid.dims}-D transform.")
+    if start is not None:
+        check_start(start, fixed, moving)
     guidance, findings = (guidance or Guidance()).fitted(fixed, moving)
     if guidance.steers and not any(method.expectations.get("guided", True) for method in methods):
         message = "masks and landmarks only count in the metrics: one pass of a network is not steered by them."
@@ -300,6 +310,24 @@ def register_pair(
         tuple(notes),
         interrupted,
     )
+
+
+def check_start(start: Transform, fixed: Image, moving: Image) -> None:
+    """That what is known already is of the images' dimensions, loses none of them, and brings the images together."""
+    if start.grid.dims != fixed.grid.dims:
+        raise ValueError(f"start must be {fixed.grid.dims}-D as the images are, got a {start.grid.dims}-D transform.")
+    if isinstance(start, Affine):
+        try:
+            start.inverse()
+        except ValueError as error:
+            raise ValueError("start must be invertible: the initial transform takes all points to a plane.") from error
+    grid = coarser(fixed.grid, pyramid(fixed.grid, VOXELS_LOOKED_AT)[-1])
+    everywhere = torch.ones(1, 1, *moving.grid.shape, dtype=torch.uint8)
+    if not bool(resample(everywhere, moving.grid, start, grid, mode="nearest").any()):
+        raise ValueError(
+            f"start must bring the images together: under the initial transform {fixed.header.path} lies nowhere in "
+            f"{moving.header.path}."
+        )
 
 
 def _ended(why: str, left: Sequence[Method]) -> str:

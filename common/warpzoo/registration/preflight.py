@@ -27,6 +27,8 @@ NEARLY_EMPTY = 0.005
 CONTENT_RATIO = 10
 SPACING_RATIO = 1.5
 SIZE_RATIO = 2
+RIGHT_ANGLES = 1e-3
+"""Cosine between two axes that are at right angles but for rounding."""
 
 
 def preflight(
@@ -61,6 +63,7 @@ def preflight(
     if broken := [finding for image in (fixed, moving) for finding in broken_values(image)]:
         return broken
     findings = [finding for image in (fixed, moving) for finding in of_header(image)] + [*world_units(fixed, moving)]
+    findings += sheared(fixed)
     if not are_labels(fixed, moving):
         findings += [finding for image in (fixed, moving) for finding in of_values(image, known)]
         findings += content(fixed, moving)
@@ -91,6 +94,17 @@ def of_header(image: Image) -> Iterator[Finding]:
         yield warning(
             f"{doubt} If that is wrong, left and right or the axes may be swapped.",
             "Check in the report that both images lie the same way, and repair the header if they do not.",
+        )
+
+
+def sheared(image: Image) -> Iterator[Finding]:
+    """Axes that other programs refuse in what is written on the image's grid."""
+    axes = image.grid.affine[:-1, :-1] / np.array(image.grid.spacing)
+    if not np.allclose(axes.T @ axes, np.eye(image.grid.dims), atol=RIGHT_ANGLES):
+        yield warning(
+            f"{image.header.path} has axes that are not at right angles: ITK, and programs that are built on it, "
+            "refuse images on such a grid, so also the warped one; transform.h5 is right for them.",
+            "Resample the fixed image to a grid with axes at right angles first.",
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 
 from torch import Tensor
 
@@ -10,6 +11,8 @@ from warpzoo.losses import local_normalised_cross_correlation, mattes_mutual_inf
 
 Similarity = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 WINDOW = 9
+BINS = 8, 32
+"""Fewest and most."""
 
 
 def in_windows(fixed: Tensor, warped: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -26,7 +29,9 @@ def squared_error(fixed: Tensor, warped: Tensor, mask: Tensor | None = None) -> 
 
 
 def shared_information(fixed: Tensor, warped: Tensor, mask: Tensor | None = None) -> Tensor:
-    return mattes_mutual_information(fixed, warped, mask=mask)
+    """With bins for the number of voxels: of few in many bins, any two images seem to share much."""
+    bins = round(prod(fixed.shape[2:]) ** 0.5 / 3)
+    return mattes_mutual_information(fixed, warped, min(BINS[1], max(BINS[0], bins)), mask)
 
 
 SIMILARITIES: dict[str, Similarity] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -27,6 +28,7 @@ from warpzoo.registration.guidance import Guidance
 from warpzoo.registration.network import adapted
 from warpzoo.registration.optimisation import Optimisation, Refinement
 from warpzoo.registration.pair import register_pair
+from warpzoo.registration.similarities import SIMILARITIES
 from warpzoo.training.objectives import MultiResolutionObjective, RegistrationObjective
 from warpzoo.transforms.landmarks import Landmarks
 
@@ -220,8 +222,8 @@ def test_metrics_inside_and_outside() -> None:
         positions = np.stack(np.meshgrid(np.arange(40), np.arange(36), indexing="ij")) * scale
         inside = np.ones((40, 36), bool)
         if "moving" in masks:
-            there = np.floor(positions + 0.5).astype(int)
-            inside &= masks["moving"].array[0].numpy()[tuple(there)] > 0
+            weight = ndimage.map_coordinates(masks["moving"].array[0].numpy(), positions, order=1)
+            inside &= weight > 1 - 1e-5  # no voxel beyond the mask has a part in the warped one
         if "fixed" in masks:
             inside &= masks["fixed"].array[0].numpy() > 0
         warped = ndimage.map_coordinates(moving.array[0].numpy(), positions, order=1)
@@ -229,6 +231,29 @@ def test_metrics_inside_and_outside() -> None:
             expected = np.corrcoef(fixed.array[0].numpy()[where], warped[where])[0, 1]
             assert registration.metrics[f"ncc_{name}"] == pytest.approx(expected, abs=1e-4)
     assert "ncc_inside" not in register_pair(fixed, moving, []).metrics
+
+
+def test_metrics_inside_and_likeness_see_nothing_outside_the_masks() -> None:
+    fixed, moving, guidance = masked_pair(3)
+    shift = Affine.from_world(torch.eye(3, 4, dtype=torch.float64)[None] + 0.03, fixed.grid)
+    found = []
+    for value in (None, 1e6):
+        images = [
+            image if value is None else replace(image, array=image.array.where(guidance.masks[side].array > 0, value))
+            for side, image in (("fixed", fixed), ("moving", moving))
+        ]
+        registration = register_pair(*images, [Optimisation("rigid", budget=Budget(1))], start=shift, guidance=guidance)
+        alike = registration.likeness["start"]
+        found.append([registration.metrics["ncc_inside"], alike.windows, alike.information])
+    np.testing.assert_allclose(found[1], found[0], rtol=2e-3)
+
+
+def test_few_voxels_in_masks_do_not_share_much_by_chance() -> None:
+    generator = torch.Generator().manual_seed(0)
+    one, other, mask = torch.rand(3, 1, 1, 12, 14, 11, generator=generator)
+    mask = (mask < 0.5).float()
+    shared = SIMILARITIES["mi"](one, other, mask)
+    assert shared < 0.04 * SIMILARITIES["mi"](one, one, mask)
 
 
 def test_a_mask_of_another_grid_is_resampled_and_said(warpzoo: Call, tmp_path: Path) -> None:
@@ -264,6 +289,14 @@ def test_a_mask_of_another_grid_is_resampled_and_said(warpzoo: Call, tmp_path: P
         (["--interpolation=bicubic"], "interpolation must be one of linear, cubic, nearest, got 'bicubic'"),
         (["--outside=dark"], "outside must be a number, got 'dark'"),
         (["--save=warped,pictures"], "save must be some of warped, transform, displacement, report and inverse"),
+        (["--initial=away.tfm"], "under the initial transform a.nii.gz lies nowhere in b.nii.gz"),
+        (["--initial=away.tfm", "--method=svf"], "under the initial transform a.nii.gz lies nowhere in b.nii.gz"),
+        (["--initial=flat.tfm"], "the initial transform takes all points to a plane"),
+        (["--initial=two.tfm,"], "initial must be files joined by single commas, got 'two.tfm,'"),
+        (["--fixed_mask="], "fixed_mask must name a file, got an empty text"),
+        (["--also="], "also must name a file, got an empty text"),
+        (["--threads=100000"], "threads must be"),
+        ([f"--seed={2**64}"], "seed must be"),
         (["--fixed_mask=left.nii.gz", "--moving_mask=right.nii.gz", "--method=svf"], "masks must meet"),
     ],
 )
@@ -284,6 +317,9 @@ def test_bad_input_is_one_sentence(
     save(tmp_path / "left.nii.gz", (half < 16).astype(np.uint8))
     save(tmp_path / "right.nii.gz", (half > 24).astype(np.uint8))
     sitk.WriteTransform(sitk.TranslationTransform(2, (1, 2)), str(tmp_path / "two.tfm"))
+    sitk.WriteTransform(sitk.TranslationTransform(2, (500, 0)), str(tmp_path / "away.tfm"))
+    flat = "#Insight Transform File V1.0\n#Transform 0\nTransform: AffineTransform_double_2_2\n"
+    (tmp_path / "flat.tfm").write_text(f"{flat}Parameters: 0 0 0 0 0 0\nFixedParameters: 0 0\n")
     sitk.WriteTransform(sitk.TranslationTransform(3, (1, 2, 3)), str(tmp_path / "three.tfm"))
     ended = warpzoo("register", "a.nii.gz", "b.nii.gz", "--method=rigid", *arguments)
     assert ended.code == 1

@@ -271,6 +271,23 @@ def test_slices_of_volumes_are_images(arrays: tuple[np.ndarray, np.ndarray]) -> 
     np.testing.assert_allclose(result.warped.affine, affine, atol=1e-5)
 
 
+def test_the_value_outside_is_none_of_the_metrics(arrays: tuple[np.ndarray, np.ndarray]) -> None:
+    results = [warpzoo.register(*arrays, method="rigid", outside=value) for value in (None, -1000.0)]
+    assert results[1].metrics == pytest.approx(results[0].metrics, abs=1e-5)
+    assert results[1].warped.min() < results[0].warped.min()
+
+
+def test_a_start_may_be_several_files(arrays: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:
+    halves = [sitk.TranslationTransform(2, shift) for shift in ((1.0, 0.0), (0.0, 2.0))]
+    files = [tmp_path / f"{number}.tfm" for number in range(2)]
+    for file, half in zip(files, halves, strict=True):
+        sitk.WriteTransform(half, str(file))
+    listed, joined = (
+        warpzoo.register(*arrays, method="rigid", start=one) for one in (files, ",".join(map(str, files)))
+    )
+    np.testing.assert_array_equal(listed.warped, joined.warped)
+
+
 def test_inputs_are_not_written_over(arrays: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:
     for name, values in zip(("fixed", "warped"), arrays, strict=True):
         save(tmp_path / f"{name}.nii.gz", values)
@@ -284,7 +301,7 @@ def test_inputs_are_not_written_over(arrays: tuple[np.ndarray, np.ndarray], tmp_
     [
         ({"spacing": "x"}, "spacing must be"),
         ({"method": 3}, "method must be names"),
-        ({"start": 3}, "start must be a transform of warpzoo or a file, got int"),
+        ({"start": 3}, "start must be a transform of warpzoo or files, got int"),
         ({"fixed_labels": np.full((68, 60), 0.5), "moving_labels": np.zeros((68, 60))}, "fixed_labels must be a label"),
         ({"fixed_points": [[1, 2], [3]], "moving_points": [[1, 2], [3, 4]]}, "fixed_points must be"),
         ({"fixed_points": [[1, 2, 3]], "moving_points": [[1, 2, 3]]}, r"fixed_points must be \(count, 2\)"),

@@ -177,3 +177,11 @@ def test_errors_are_raised_and_warnings_if_strict():
         raise_if([warning, error])
     with pytest.raises(ValueError, match=r"odd.*broken"):
         raise_if([warning, error], strict=True)
+
+
+def test_axes_that_are_not_at_right_angles_are_said():
+    sheared = np.eye(4)
+    sheared[0, 1] = 0.2
+    fixed, moving = picture((40, 34, 28)), picture((40, 34, 28))
+    only(preflight(file(fixed, affine=sheared), file(moving)), "warning", "not at right angles")
+    assert not preflight(file(fixed), file(moving, affine=sheared))

@@ -213,6 +213,16 @@ def test_what_comes_along(warpzoo: Call, make_bundle: Call, tmp_path: Path, dims
     assert nibabel.load(out / "warped_T2 map.nii.gz").get_data_dtype() == np.uint8
 
 
+def test_nothing_of_an_earlier_pair_stays_beside_a_new_transform(warpzoo: Call, tmp_path: Path) -> None:
+    files = [save(tmp_path / f"{name}.nii.gz", smooth((40, 36), 3).astype(np.float32)) for name in "fm"]
+    options = ("register", *files, "--noreport", "--output", tmp_path / "out")
+    assert warpzoo(*options, "--method=rigid", "--also", files[1]).code == 0
+    assert (tmp_path / "out/warped_m.nii.gz").exists()
+    assert warpzoo(*options, "--method=affine").code == 0
+    assert not (tmp_path / "out/warped_m.nii.gz").exists()
+    assert (tmp_path / "out/warped.nii.gz").exists()
+
+
 def test_refinement_improves_and_does_not_fold(warpzoo: Call, make_bundle: Call, tmp_path: Path) -> None:
     make_bundle("still", [0.0, 0.0])
     content = np.pad(smooth((44, 36)), 8).astype(np.float32)

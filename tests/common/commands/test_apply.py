@@ -11,6 +11,7 @@ import SimpleITK as sitk
 import torch
 from PIL import Image as Picture
 
+import warpzoo
 from warpzoo.commands.apply import apply, compare
 from warpzoo.files import FileError
 
@@ -82,10 +83,22 @@ def test_the_order_of_transforms_is_that_of_ants(files: dict[str, str]) -> None:
     ants = pytest.importorskip("ants")
     sitk.WriteTransform(sitk.ReadTransform(files["affine"]), "affine.mat")
     sitk.WriteTransform(sitk.AffineTransform([1.1, 0.2, 0, 0, 0.9, 0, 0, 0.1, 1], [3, 0, -2], [9, 9, 9]), "second.mat")
-    ours = nibabel.load(apply("affine.mat,second.mat", files["moving"], files["fixed"])).get_fdata()
+    ours = nibabel.load(apply("affine.mat,second.mat", files["moving"], files["fixed"], outside=0.0)).get_fdata()
     fixed, moving = ants.image_read(files["fixed"]), ants.image_read(files["moving"])
     theirs = ants.apply_transforms(fixed, moving, ["affine.mat", "second.mat"]).numpy()
     assert np.abs(ours - theirs)[(ours != 0) & (theirs != 0)].max() <= 8
+
+
+def test_what_was_registered_comes_again(files: dict[str, str], tmp_path: Path) -> None:
+    image = nibabel.load(files["moving"])
+    part = image.get_fdata().astype(np.int16)[:, :16] - 1000
+    nibabel.save(nibabel.Nifti1Image(part, image.affine), tmp_path / "ct.nii.gz")
+    moving, fixed = str(tmp_path / "ct.nii.gz"), files["moving"]
+    warpzoo.register(fixed, moving, "rigid").save(tmp_path / "out")
+    written = nibabel.load(apply(str(tmp_path / "out/transform.tfm"), moving, fixed))
+    expected = nibabel.load(tmp_path / "out/warped.nii.gz").get_fdata()
+    assert (expected == part.min()).mean() > 0.2  # what lies beyond the part is air there
+    np.testing.assert_allclose(written.get_fdata(), expected, atol=1)
 
 
 def test_labels_keep_their_integers(files: dict[str, str]) -> None:

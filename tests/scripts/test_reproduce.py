@@ -228,8 +228,8 @@ def test_hippocampi_are_measured_and_averaged(
     assert len(result["pairs"]) == 2  # three test subjects, two of them onto the first
     assert all(pair.endswith(result["fixed"]) for pair in result["pairs"])
     rows = result["rows"]
-    placed = {"placed", "placed_refined", "placed_spline"}
-    assert set(rows) == {"before", "coarse", "plain", "ours", *placed, "refined", "adapted", "optimised"}
+    placed = {"placed", "placed_twice", "placed_refined", "placed_spline"}
+    assert set(rows) == {"before", "coarse", "plain", "ours", "twice", *placed, "refined", "adapted", "optimised"}
     for row in ("coarse", "plain"):  # the displacement is right for the first pair, and wrong for the second
         for structure in ("whole", "anterior", "posterior"):
             right, wrong = rows[row][f"dice_{structure}"]
@@ -360,7 +360,7 @@ def test_complaints_are_one_clear_sentence(
 def test_rows_on_simulated_nuclei(
     reproduce: ModuleType, bundle: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from experiments import denoisereg_cells, denoisereg_trained
+    from experiments import denoisereg_cells, denoisereg_trained, denoisereg_volumes
 
     from warpzoo.data.cells import cell_sequence
 
@@ -372,6 +372,9 @@ def test_rows_on_simulated_nuclei(
     monkeypatch.setattr(denoisereg_cells, "SNRS", (3.0, 1.5))
     small = partial(cell_sequence, shape=(64, 72), frames=5)
     monkeypatch.setattr(denoisereg_cells, "cell_sequence", small)
+    monkeypatch.setattr(denoisereg_volumes, "ROWS", chosen)
+    volume = partial(cell_sequence, shape=(16, 64, 56), frames=3, motion=6)
+    monkeypatch.setattr(denoisereg_volumes, "cell_sequence", volume)
     arguments = ["denoisereg", "--data", str(tmp_path), "--limit", "1", "--output", str(tmp_path / "out")]
     assert reproduce.main(arguments) == 0
     result = json.loads((tmp_path / "out" / "results.json").read_text())["cells"]
@@ -383,6 +386,13 @@ def test_rows_on_simulated_nuclei(
     assert entry["psnr"][1] > entry["psnr"][0] + 6
     page = (tmp_path / "out" / "results.md").read_text()
     assert "| DenoiseReg, refined |" in page
+    volumes = json.loads((tmp_path / "out" / "results.json").read_text())["volumes"]
+    assert volumes["shape"] == [16, 64, 56]
+    (entry,) = volumes["snr"].values()
+    errors = {row: np.mean(numbers["contour"] + numbers["interior"]) for row, numbers in entry["rows"].items()}
+    assert errors["the true affine part"] < errors["DenoiseReg, refined"] < 0.6 * errors["unregistered"]
+    assert entry["psnr"][1] > entry["psnr"][0] + 6
+    assert "| SNR 3, contour |" in page
     (trained,) = json.loads((tmp_path / "out" / "results.json").read_text())["trained"]["sequences"].values()
     assert trained["as shipped"] < 0.6 * trained["unregistered"]
     assert trained["as shipped"] != trained["trained for 3min"]

@@ -47,14 +47,15 @@ def standardised(image: np.ndarray) -> np.ndarray:
 def page(result: Mapping[str, Any], command: str) -> str:
     names = list(result["rows"])
     lines = [
-        [budget, *(f"{value:.2f}" for name in names for value in result["rows"][name][budget])]
+        [budget.removesuffix("steps"), *(f"{value:.2f}" for name in names for value in result["rows"][name][budget])]
         for budget in result["rows"][names[0]]
     ]
     return "\n\n".join(
         [
             "## A start from other fields",
             "PSNR in dB of the real noisy fields after so many steps on the field alone, from nothing and from "
-            f"weights that had {result['learnt']} on the other two. {provenance(result, command)}",
+            f"weights that had learnt for {result['learnt'].removesuffix('steps')} steps from the other two. "
+            f"{provenance(result, command)}",
             table(["steps", *(f"{name}, from {what}" for name in names for what in ("nothing", "the others"))], lines),
         ]
     )

@@ -38,15 +38,16 @@ def displacement(fixed: Tensor, moving: Tensor) -> Tensor:
         return torch.as_tensor(whole.numpy()).movedim(-1, 0)[None].float()
 
 
-def syn(fixed: Tensor, moving: Tensor) -> Tensor:
-    """The displacement (1, dims, *spatial) in voxels of ANTsPy's `SyN` as it is: affine, then by mutual information."""
+def syn(fixed: Tensor, moving: Tensor, kind: str = "SyN") -> Tensor:
+    """The displacement (1, dims, *spatial) in voxels of ANTsPy's registration as it is: affine, then by mutual
+    information, or of kind `SyNCC` by cross-correlation."""
     os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = "1"
     import ants
 
     one, other = (ants.from_numpy(image.contiguous().numpy()) for image in (fixed, moving))
     with tempfile.TemporaryDirectory() as folder:
         prefix = str(Path(folder) / "ants")
-        found = ants.registration(one, other, "SyN", outprefix=prefix, random_seed=1)
+        found = ants.registration(one, other, kind, outprefix=prefix, random_seed=1)
         whole = ants.apply_transforms(one, other, found["fwdtransforms"], compose=f"{prefix}whole")
         return torch.as_tensor(ants.image_read(whole).numpy()).movedim(-1, 0)[None].float()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 from torch import Tensor, nn
 
 import warpzoo
+from warpzoo.bundles import find_bundle
 from warpzoo.geometry.composition import identity
 from warpzoo.geometry.grid import Grid
 from warpzoo.registration.descent import Interrupted
@@ -462,13 +464,18 @@ def test_any_two_images_in_2d(reproduce: ModuleType, tmp_path: Path, monkeypatch
     monkeypatch.setattr(fcn_multires_any_2d, "OURS", ("fast",))
     monkeypatch.setattr(fcn_multires_any_2d, "CHAINS", {})
     monkeypatch.setattr(fcn_multires_any_2d, "PEERS", {"truth": lambda *_: torch.from_numpy(known)[None]})
+    weights = tmp_path / "weights" / "left_out" / "brains.pt"
+    weights.parent.mkdir(parents=True)
+    shutil.copy(find_bundle("fcn_multires").weights(["any_2d"]), weights)
     arguments = ["fcn_multires", "--only", "any_2d", "--data", str(tmp_path), "--output", str(tmp_path / "out")]
+    arguments += ["--weights", str(tmp_path / "weights")]
     assert reproduce.main(arguments) == 0
     rows = {row["tool"]: row for row in json.loads((tmp_path / "out" / "results.json").read_text())["any_2d"]["rows"]}
     shown = case.fixed > 0.2 * np.percentile(case.fixed, 99)
     assert rows["none"]["error"] == pytest.approx(np.linalg.norm(known, axis=0)[shown].mean(), rel=1e-5)
     assert rows["truth"]["error"] < 1e-4
-    assert rows["fast"]["error"] < 0.5 * rows["none"]["error"]
+    for tool in ("fast", "usual, kind left out"):
+        assert rows[tool]["error"] < 0.5 * rows["none"]["error"]
     assert "| known deformation (1) | truth | 0.000 |" in (tmp_path / "out" / "results.md").read_text()
 
 

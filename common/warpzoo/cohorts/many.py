@@ -94,14 +94,15 @@ def recipe_of(
     threads: int | None = None,
 ) -> Recipe:
     """A recipe of the options of `warpzoo register`, all of which are checked here."""
-    method = method_of(weights) if method is None and weights is not None else method
+    if method is None and weights is not None and quality is None:
+        method = method_of(weights)
     outputs = chosen_outputs(save, report, inverse)
     resampling = Resampling(interpolation, outside)
     chain = Chain(method, similarity, refine, adapt, weights, variant, device, resolution, quality)
     methods = find_methods(*chain)
     settings = {
         "method": method,
-        "quality": (quality or USUAL_QUALITY) if is_usual(method, weights) else None,
+        "quality": (quality or USUAL_QUALITY) if is_usual(method, weights, quality) else None,
         "refine": refine,
         "adapt": adapt,
         "budget": time_limit(budget),

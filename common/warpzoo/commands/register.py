@@ -71,7 +71,8 @@ def register(
             then svf with 20, 40 or 80 iterations (in 2-D 60, 200 or 400), which compares windows, or mutual
             information where windows are little alike; fast compares half a million voxels at most. What does not
             suit the images, as the network does not suit images of several channels and label maps, and what does not
-            make them more alike, is left out. A moving image with time is registered by affine,svf.
+            make them more alike, is left out. With weights it is their network that looks, instead of ours. A moving
+            image with time is registered by affine,svf.
         output: folder for the results.
         pairs: instead of fixed and moving, a CSV with the columns fixed and moving, and optionally id, fixed_labels,
             moving_labels, fixed_points, moving_points, fixed_mask, moving_mask, initial; each pair gets a folder below
@@ -134,7 +135,8 @@ def register(
         resolution: voxels, in mm (pixels for images without a spacing), at which ffd, svf and refine compare the images
             at their finest. Without, they are the fixed image's own, or larger if it has more than 8 million.
             metrics.json and the report say what it was.
-        weights: file of weights for the (last) network, instead of the shipped ones.
+        weights: file of weights for the (last) network, instead of the shipped ones; with quality, for that between
+            affine and svf.
         variant: the (last) network's variant, such as digits or paper,coarse, that the weights were trained with;
             without weights, the variant's shipped ones are used. Weights of `warpzoo train` know it themselves.
     """

@@ -34,7 +34,7 @@ def serve(
         refine: as in `warpzoo register`.
         threads: how many to compute with; default: as PyTorch chooses.
         device: such as cuda:1 or cpu; default: the GPU if there is one.
-        weights: file of weights for the (last) network, instead of the shipped ones.
+        weights: file of weights for the (last) network, instead of the shipped ones; as in `warpzoo register`.
         variant: of the (last) network, that the weights were trained with.
     """
     import torch
@@ -56,7 +56,7 @@ def serve(
             f"or bash scripts/setup.sh serve in the checkout."
         ) from error
 
-    usual = is_usual(method, weights)
+    usual = is_usual(method, weights, quality)
     chain = f"the usual methods ({quality or USUAL_QUALITY} quality)" if usual else method or method_of(str(weights))
     methods = find_methods(method, None, refine, 0, weights, variant, device, None, quality)
     if threads is not None:

@@ -140,7 +140,7 @@ def register(
         refine: iterations, or seconds such as "10s", of optimisation after the last network's pass.
         adapt: iterations or seconds of training the last network on this pair before its pass.
         budget: seconds after which no further method begins and what optimises ends with its best.
-        weights: file of weights for the last network.
+        weights: file of weights for the last network; with quality, for that between affine and svf.
         variant: of the last network's configuration.
         quality: without a method, "fast", "usual" (the default) or "best", see `warpzoo.registration.usual`.
         device: such as "cuda:1"; default: the GPU if there is one.
@@ -216,7 +216,7 @@ def register(
             resampling=resampling,
             strict=strict,
             safe=safe,
-            gaining=is_usual(method, weights),
+            gaining=is_usual(method, weights, quality),
             budget=time_limit(budget),
         )
     return Result(registration, PlacedTransform(registration.transform, reference, image), back)

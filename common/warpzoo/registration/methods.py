@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from warpzoo.bundles import find_bundle, variant_names
 from warpzoo.classical import CLASSICAL, classical_method
 from warpzoo.registration.budget import Budget
-from warpzoo.registration.usual import USUAL_QUALITY, check_quality, usual_methods
+from warpzoo.registration.usual import (
+    QUALITIES,
+    USUAL_QUALITY,
+    Quality,
+    check_quality,
+    networks_for_any,
+    usual_methods,
+)
 
 if TYPE_CHECKING:
     from warpzoo.registration.network import NetworkMethod
@@ -24,9 +32,9 @@ OPTIMISED = {
 WITHOUT_NETWORK = (*OPTIMISED, *CLASSICAL)
 
 
-def is_usual(chain: str | None, weights: str | None) -> bool:
-    """Whether it is up to us what is done."""
-    return chain is None and weights is None
+def is_usual(chain: str | None, weights: str | None, quality: str | None = None) -> bool:
+    """Whether it is up to us what is done. Weights alone are a method; with a quality they are the network of it."""
+    return chain is None and (weights is None or quality is not None)
 
 
 def method_of(weights: str) -> str:
@@ -60,7 +68,7 @@ def find_methods(
         similarity: what methods without a network, and refinement, maximise.
         refine: iterations or seconds of refinement after the last network.
         adapt: iterations or seconds of the last network's training on the pair.
-        weights: of the last network, instead of the shipped ones.
+        weights: of the last network, instead of the shipped ones, or with a quality of the usual methods' network.
         variant: of the last network, several joined by commas, if the chain does not say.
         device: "cuda" if there is a GPU, else "cpu", if not given.
         resolution: of the fixed image's voxels, in its world, at which ffd, svf and refinement compare the images at
@@ -77,13 +85,14 @@ def find_methods(
     refinement, adaptation = Budget.read("refine", refine), Budget.read("adapt", adapt)
     from warpzoo.checks import chosen_device
 
-    if is_usual(chain, weights):
+    if is_usual(chain, weights, quality):
         for option, there in {"refine": refinement, "adapt": adaptation, "variant": variant}.items():
             if there:
                 raise ValueError(f"method must be given with {option}, which is of a network of one's choice.")
-        return usual_methods(check_quality(quality or USUAL_QUALITY), similarity, chosen_device(device), resolution)
+        chosen = QUALITIES[check_quality(quality or USUAL_QUALITY)]
+        return _usual(chosen, similarity, weights, chosen_device(device), resolution)
     if quality is not None:
-        raise ValueError(f"quality must only be given where no method and no weights are, got {quality!r}.")
+        raise ValueError(f"quality must only be given where no method is, got {quality!r}.")
     chain = method_of(str(weights)) if chain is None else chain
     if not isinstance(chain, str):
         raise ValueError(f"method must be names joined by commas, such as affine,svf, got {chain!r}.")
@@ -121,6 +130,16 @@ def find_methods(
         else:
             methods.append(network_method(name, device, times, own))
     return methods
+
+
+def _usual(
+    quality: Quality, similarity: str | None, weights: str | None, device: str, resolution: float | None
+) -> list[Method]:
+    networks: Sequence[Method] = networks_for_any(quality.passes, quality.seen, device)
+    if weights is not None:
+        name = method_of(weights)
+        networks = [network_method(name, device, quality.passes, weights=weights, most_voxels=quality.seen)]
+    return usual_methods(quality, networks, similarity, device, resolution)
 
 
 def one_network(chain: str) -> tuple[str, list[str], int]:

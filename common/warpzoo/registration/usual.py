@@ -7,7 +7,7 @@ does not make them more alike, is left out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -57,14 +57,15 @@ def check_quality(quality: str) -> str:
     return quality
 
 
-def usual_methods(quality: str, similarity: str | None, device: str, resolution: float | None) -> list[Method]:
+def usual_methods(
+    quality: Quality, networks: Sequence[Method], similarity: str | None, device: str, resolution: float | None
+) -> list[Method]:
     """The chain for any two images, of a quality."""
     from warpzoo.registration.optimisation import Optimisation
 
-    chosen = QUALITIES[quality]
     return [
         Optimisation("affine", similarity, device=device, resolution=resolution, between_contrasts=True),
-        *(NetworkForAny(*one, chosen.passes, chosen.seen, device) for one in networks_for_any()),
+        *networks,
         *(
             Optimisation(
                 "svf",
@@ -73,22 +74,26 @@ def usual_methods(quality: str, similarity: str | None, device: str, resolution:
                 device,
                 resolution,
                 between_contrasts=True,
-                most_voxels=chosen.compared,
+                most_voxels=quality.compared,
                 smoothing=SMOOTHING,
                 levels=levels,
                 dims=dims,
             )
-            for dims, (iterations, levels) in chosen.optimised.items()
+            for dims, (iterations, levels) in quality.optimised.items()
         ),
     ]
 
 
-def networks_for_any() -> list[tuple[Bundle, str]]:
-    """Bundles and their variants with weights for any pair, as `any_pair` of their metadata lists them."""
+def networks_for_any(passes: int, seen: int, device: str) -> list[NetworkForAny]:
+    """Those of bundles and their variants with weights for any pair, as `any_pair` of their metadata lists them."""
     stated = [
         (bundle, variant) for bundle in bundles("registration") for variant in bundle.metadata.get("any_pair", [])
     ]
-    return [(bundle, variant) for bundle, variant in stated if bundle.weights([variant]).exists()]
+    return [
+        NetworkForAny(bundle, variant, passes, seen, device)
+        for bundle, variant in stated
+        if bundle.weights([variant]).exists()
+    ]
 
 
 @dataclass(frozen=True)

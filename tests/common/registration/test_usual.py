@@ -13,6 +13,7 @@ import torch
 from scipy import ndimage
 
 import warpzoo
+from warpzoo.bundles import find_bundle
 from warpzoo.geometry.composition import parts_of
 from warpzoo.geometry.grid import Grid
 from warpzoo.geometry.transforms import Affine, Composition, DisplacementField
@@ -48,6 +49,7 @@ def test_qualities_differ_in_passes_and_iterations() -> None:
     [
         ({"quality": "good"}, "quality must be one of fast, usual, best, got 'good'"),
         ({"quality": "best", "chain": "affine"}, "quality must only be given where no method"),
+        ({"quality": "best", "weights": "missing.pt"}, "missing.pt"),
         ({"refine": "40"}, "method must be given with refine"),
         ({"adapt": "2s"}, "method must be given with adapt"),
         ({"variant": "any"}, "method must be given with variant"),
@@ -156,3 +158,18 @@ def test_the_command_takes_a_quality(warpzoo: Callable, tmp_path: Path) -> None:
     assert wrong.code != 0
     assert "quality must be one of fast, usual, best" in wrong.err
     assert not (tmp_path / "none").exists()
+
+
+def test_weights_of_ones_own_take_the_place_of_the_network_for_any_pair() -> None:
+    shipped = str(find_bundle("fcn_multires").weights(["any_2d"]))
+    assert names(weights=shipped, quality="fast") == ["affine", "fcn_multires", "svf", "svf"]
+    assert names(weights=shipped) == ["fcn_multires"]
+    fixed = smooth((48, 56))
+    moving = np.roll(fixed, 3, 1)
+    ours, again = (
+        warpzoo.register(fixed, moving, quality="fast", **options).registration.displacement.displacement
+        for options in ({}, {"weights": shipped})
+    )
+    assert torch.equal(ours, again)
+    with pytest.raises(ValueError, match="2-D"):
+        warpzoo.register(smooth((20, 22, 18)), smooth((20, 22, 18)), quality="fast", weights=shipped)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import redirect_stderr
 from functools import partial, wraps
 from importlib import import_module
+from io import StringIO
 from typing import Any
 
 COMMANDS = {
@@ -48,7 +49,9 @@ def main() -> None:
 
         print(__version__)
     elif name not in COMMANDS:
-        sys.exit(f"warpzoo has no command {name!r}; it has {', '.join(COMMANDS)}.")
+        from warpzoo.errors import nearest
+
+        sys.exit(f"warpzoo has no command {name!r}{nearest(name, COMMANDS)}; it has {', '.join(COMMANDS)}.")
     else:
         run(name, others)
 
@@ -72,9 +75,8 @@ def run(name: str, arguments: list[str]) -> None:
                     fire.Fire({name: command}, [name, "--", "--help"], "warpzoo")
             arguments = in_full(command, arguments)
             command = reading(command)
-            # fire runs a command before it checks for unknown arguments: the first step only checks the arguments
-            for step in (wraps(command)(lambda *_, **__: None), command):
-                fire.Fire({name: step}, [name, *arguments], "warpzoo")
+            check_arguments(name, command, arguments)
+            fire.Fire({name: command}, [name, *arguments], "warpzoo")
     except FAILURES as error:
         if debug:
             raise
@@ -84,6 +86,31 @@ def run(name: str, arguments: list[str]) -> None:
         sys.exit(130)
     finally:
         logging.disable(logging.NOTSET)
+
+
+def check_arguments(name: str, command: Callable[..., Any], arguments: list[str]) -> None:
+    """Ends with one sentence if the command cannot be called so: fire would run it before it finds what is too many."""
+    import fire
+
+    from warpzoo.errors import nearest
+
+    try:
+        with redirect_stderr(StringIO()):  # of fire's own words, which fill a screen
+            fire.Fire({name: wraps(command)(lambda *_, **__: None)}, [name, *arguments], "warpzoo")
+    except fire.core.FireExit as exit:
+        if not exit.trace.HasError():
+            raise
+        reason, _, argument = exit.trace.elements[-1].ErrorAsStr().rpartition(": ")
+        if reason != "Could not consume arg":
+            words = f"{argument} must be given"
+        elif argument.startswith("-"):
+            option = argument.partition("=")[0]
+            names = inspect.signature(command).parameters
+            words = f"{option} is no option of it{nearest(option.strip('-'), names)}"
+        else:
+            words = f"{argument!r} is one argument too many"
+        print(f"warpzoo {name}: {words}; see warpzoo {name} --help.", file=sys.stderr)
+        sys.exit(exit.code)
 
 
 def annotated(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -17,17 +17,23 @@ ITERATIONS = 50
 
 
 def search_inverse(
-    displace: Callable[[Tensor], Tensor], points: Tensor, tolerance: float = TOLERANCE, iterations: int = ITERATIONS
+    displace: Callable[[Tensor], Tensor],
+    points: Tensor,
+    tolerance: float = TOLERANCE,
+    iterations: int = ITERATIONS,
+    start: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The v (batch, count, dims) with v = −u(y + v) at points y, and the residual |v + u(y + v)|, (batch, count, 1).
+
+    The search begins at v = `start`, (batch, count, dims), or at 0.
 
     Broyden's method at each point separately: the first step is that of the fixed-point iteration, and each step,
     whether it reduces the residual or not, updates the inverse Jacobian along its direction. It therefore converges
     for expansion as well as for contraction. The v with the smallest residual is returned: where u folds, or where no
     point is mapped to y, the residual stays above `tolerance`. The tolerance is not below the points' own precision.
     """
-    miss = displace(points)
-    found = torch.zeros_like(miss)
+    miss = displace(points) if start is None else start + displace(points + start)
+    found = torch.zeros_like(miss) if start is None else start
     points = points.expand_as(miss)
     if points.numel():
         tolerance = max(tolerance, 2 * torch.finfo(points.dtype).eps * float(points.detach().abs().max()))

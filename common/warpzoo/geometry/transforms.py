@@ -364,16 +364,21 @@ class Composition(Transform):
 
 
 class SearchedInverse(Transform):
-    """The inverse of a transform without a formula for it, searched at each point when it is evaluated."""
+    """The inverse of a transform without a formula for it, searched at each point when it is evaluated; from where
+    `near`, if given, an inverse that is not exact, takes that point."""
 
-    def __init__(self, transform: Transform, tolerance: float = TOLERANCE) -> None:
+    def __init__(self, transform: Transform, tolerance: float = TOLERANCE, near: Transform | None = None) -> None:
         super().__init__(transform.grid)
         self.transform = transform
         self.tolerance = tolerance
+        self.near = None if near is None else Composition(near, grid=transform.grid)
 
     def displacer(self) -> Callable[[Tensor], Tensor]:
         displace = self.transform.displacer()
-        return lambda points: search_inverse(displace, points, self.tolerance)[0]
+        if self.near is None:
+            return lambda points: search_inverse(displace, points, self.tolerance)[0]
+        start = self.near.displacer()
+        return lambda points: search_inverse(displace, points, self.tolerance, start=start(points))[0]
 
     def inverse(self, tolerance: float = TOLERANCE) -> Transform:
         """The transform that was inverted."""

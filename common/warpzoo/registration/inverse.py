@@ -1,8 +1,8 @@
 """The way back of a registration: the inverse transform and the fixed image on the moving image's grid.
 
-Convention: it takes points of the moving image's world to the fixed image's. It is exact for matrices, the flow of the
-negative velocity for velocities, and searched point by point for others. Where the transform folds, several points of
-the fixed image meet in one of the moving image, and there is no inverse.
+Convention: it takes points of the moving image's world to the fixed image's. It is exact for matrices, and searched
+point by point for others, from where the negative velocity takes a point if there is one. Where the transform folds,
+several points of the fixed image meet in one of the moving image, and there is no inverse.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from torch import Tensor
 from warpzoo.errors import Finding, warning
 from warpzoo.geometry.jacobian import corner_determinants
 from warpzoo.geometry.sampling import inside_of
-from warpzoo.geometry.transforms import POINTS_AT_ONCE, Affine, DisplacementField, Transform
+from warpzoo.geometry.transforms import POINTS_AT_ONCE, Affine, DisplacementField, SearchedInverse, Transform
 from warpzoo.images.image import Image
 from warpzoo.images.resampling import Resampling
 
 NOT_FOUND = 0.5
-"""Voxels of the moving image by which going there and back misses where there is no inverse; the flow of the negative
-velocity misses by up to 0.2 where a deformation is steep."""
+"""Voxels of the moving image by which going there and back misses where there is no inverse."""
+EXACT = 0.01
+"""Voxels of the fixed image up to which an inverse is searched."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,9 @@ class Inverse:
         inverse = self.forward.inverse()
         if isinstance(inverse, Affine):
             return inverse
+        exact = SearchedInverse(self.forward, EXACT, near=inverse)
         with torch.no_grad():
-            return DisplacementField(inverse.field(self.moving.grid).float(), self.moving.grid)
+            return DisplacementField(exact.field(self.moving.grid).float(), self.moving.grid)
 
     @cached_property
     def warped(self) -> Image:

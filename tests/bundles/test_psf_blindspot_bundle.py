@@ -59,6 +59,32 @@ def test_the_noise_goes_and_the_light_stays(trained, clean):
     assert out.mean() == pytest.approx(noisy.mean(), rel=0.002)
 
 
+def test_weights_are_a_start_if_there_is_a_budget(trained, clean, tmp_path):
+    """Another exposure of other light: after few steps it is better to have learnt elsewhere before."""
+    bright = 3 * np.random.default_rng(2).poisson(clean[::-1]).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "bright.tif", bright)
+    errors = {}
+    for name, options in {"start": {"weights": str(trained / "model.pt")}, "nothing": {}}.items():
+        out = str(tmp_path / f"{name}.tif")
+        kept = str(tmp_path / f"{name}.pt")
+        denoise(
+            str(tmp_path / "bright.tif"), output=out, budget="30steps", save_weights=kept, dtype="float32", **options
+        )
+        errors[name] = error(tifffile.imread(out) / 3 + 100, clean[::-1])
+    assert errors["start"] < 0.95 * errors["nothing"]
+    steps = json.loads((tmp_path / "start.training.json").read_text(encoding="utf-8"))
+    assert steps["steps"] == 30
+    tifffile.imwrite(tmp_path / "volume.tif", np.stack([bright] * 3), metadata={"axes": "ZYX"})
+    with pytest.raises(ValueError, match="spatial_dims must be 2 for the weights"):
+        denoise(
+            str(tmp_path / "volume.tif"),
+            output=out,
+            spatial_dims=3,
+            budget="2steps",
+            weights=str(trained / "model.pt"),
+        )
+
+
 def test_no_checkerboard(trained):
     """Upsampling leaves its traces at periods of 2 and 4 pixels: no peak there in what is left of flat light."""
     out = tifffile.imread(trained / "out.tif").astype(float)

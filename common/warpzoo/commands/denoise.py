@@ -52,7 +52,8 @@ def denoise(
         spatial_dims: 3 to use the neighbouring slices of a volume, too.
         channel: the channel to denoise, counted from 0, if there are several; the others are copied.
         time_axis: the file's time axis, counted from 0, if the file does not specify it and spatial_dims is 3.
-        weights: file of weights of a network trained before; there is no training then.
+        weights: file of weights of a network trained before; there is no training then, unless a budget is given, for
+            which the network goes on learning from this image.
         save_weights: file to save the trained weights to.
         variant: the network's variant, such as published or unet,none.
         phantom: write the light before the blur (the phantom) instead of the denoised image.
@@ -116,6 +117,6 @@ def denoise(
     if done.mean_ratio is None:
         print(f"{output}: {done.method} of size {done.size:g}, {seconds:.0f} s")
         return
-    learnt = "weights given" if weights else f"{done.steps} steps in {done.seconds:.0f} s"
+    learnt = "weights given" if weights and not budget else f"{done.steps} steps in {done.seconds:.0f} s"
     learnt += ", interrupted" if done.interrupted else ""
     print(f"{output}: {learnt}, mean intensity × {done.mean_ratio:.4f}, {seconds:.0f} s in all")

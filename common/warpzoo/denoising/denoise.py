@@ -119,25 +119,35 @@ def denoise_stack(
     bundle = denoiser(method)
     if size is not None:
         raise ValueError(f"size must only be given with a filter, got {size} with {bundle.name}, a network.")
-    if weights and (save_weights or budget):
-        raise ValueError("budget and save_weights must not be given with weights: nothing is learnt then.")
+    learns = weights is None or budget is not None
+    if save_weights and not learns:
+        raise ValueError(
+            "save_weights must not be given with weights alone: nothing is learnt then. With a budget, the network "
+            "goes on learning from this image."
+        )
     if budget is not None:
         parse_budget(budget)
     told = bool(variants or settings)  # by the user, and not by the weights
+    weights = None if weights is None else Path(weights).expanduser().absolute()
     variants = [*dict.fromkeys([*bundle.variants_for(stack.dims), *variants])]
     common: dict[str, Any] = {"spatial_dims": stack.dims, "summary": False, **_own_settings(bundle, variants, settings)}
     if device is not None:
         common["device"] = torch.device(chosen_device(device))
     findings = preflight(stack)
     raise_if(findings, strict)
-    if weights is not None:
-        findings = [*findings, *other_intensities(stack, Path(weights).expanduser())]
+    if weights is not None and not told:
+        common |= carried_settings(read_about(weights), bundle, weights)
+        if common["spatial_dims"] != stack.dims:
+            dims = common["spatial_dims"]
+            raise ValueError(f"spatial_dims must be {dims} for the weights {weights}, got {stack.dims}.")
+    if weights is not None and not learns:
+        findings = [*findings, *other_intensities(stack, weights)]
         raise_if(findings, strict)
     asked = {
         "method": bundle.name,
         "variants": variants,
         "settings": settings,
-        "learnt": [budget, seed] if weights is None else checksum(Path(weights).expanduser()),
+        "learnt": [*([budget, seed] if learns else []), *([] if weights is None else [checksum(weights)])],
         "phantom": phantom,
         "dtype": dtype,
         "tile": tile,
@@ -145,19 +155,16 @@ def denoise_stack(
     place = tempfile.TemporaryDirectory() if workers is None else workers.unfinished(stack, file, asked)
     with place as folder:
         own = Path(folder, LEARNT)
-        learnt = Path(weights or save_weights or Path(folder, "learning.pt")).expanduser().absolute()
+        made = Path(save_weights or Path(folder, "learning.pt")).expanduser().absolute()
+        learnt = made if learns or weights is None else weights
         run: dict[str, Any] = {"steps": 0, "seconds": 0.0, "interrupted": False}
-        if weights is None and not own.exists():
-            findings = [*findings, *_learn(bundle, variants, stack, learnt, common, seed, budget, findings, strict)]
+        if learns and not own.exists():
+            training = {"initial_weights": weights and str(weights), "seed": seed, "budget": budget}
+            findings = [*findings, *_learn(bundle, variants, stack, learnt, common, training, findings, strict)]
         if workers is not None:
             learnt = _keep_weights(learnt, own)
-        if weights is None:
+        if learns:
             run |= json.loads(learnt.with_suffix(".training.json").read_text(encoding="utf-8"))
-        if weights is not None and not told:
-            common |= carried_settings(read_about(learnt), bundle, learnt)
-            if common["spatial_dims"] != stack.dims:
-                dims = common["spatial_dims"]
-                raise ValueError(f"spatial_dims must be {dims} for the weights {learnt}, got {stack.dims}.")
         inference = Inference(
             method and absolute_name(method),
             tuple(str(Path(one).absolute()) if one.endswith(".json") else one for one in variants),
@@ -198,14 +205,14 @@ def _learn(
     stack: Stack,
     weights: Path,
     common: Mapping[str, Any],
-    seed: int,
-    budget: str | None,
+    settings: Mapping[str, Any],
     findings: Sequence[Finding],
     strict: bool,
 ) -> list[Finding]:
     """Trains the network on the stack, into a file of weights; returns what is doubtful about that."""
-    training = {"images": stack, "weights": str(weights), "seed": seed, "val_interval": 0}
-    workflow = bundle.workflow("train", variants, **common, **training, **({"budget": budget} if budget else {}))
+    training = {"images": stack, "weights": str(weights), "val_interval": 0}
+    training |= {name: value for name, value in settings.items() if value is not None}
+    workflow = bundle.workflow("train", variants, **common, **training)
     with as_value_error():
         patch = workflow.parser.get_parsed_content("train#dataset").size
     found = [*little_to_learn_from(stack, patch)]

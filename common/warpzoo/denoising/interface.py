@@ -50,7 +50,8 @@ def denoise(
         spatial_dims: 3 to use the neighbouring slices of a volume, too.
         channel: which one of a file to denoise, counted from 0; the others are copied. Not for images in memory.
         time_axis: which axis is time, counted from 0, where nothing says so.
-        weights: file of a network that has been trained before; nothing is learnt then.
+        weights: file of a network that has been trained before; nothing is learnt then, unless a budget is given, for
+            which it goes on learning from this image.
         save_weights: where to keep what was learnt.
         variant: of the network's configuration, several joined by commas.
         phantom: give the light's origin before the blur instead of the denoised image.

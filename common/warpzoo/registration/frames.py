@@ -90,7 +90,8 @@ class FrameMethod:
         return replace(found, seconds=time.perf_counter() - begun)
 
     def begun_at(self, reference: Seen, seen: Seen, begin: Transform | None, guidance: Guidance, frame: int) -> Found:
-        """What the methods find from there, the first of them on the images as they are."""
+        """What the methods find from there, the first of them on the images as they are: if others follow, they go on
+        from that only if the images without noise are more alike by it."""
         methods = [self._near(method, frame) for method in self.methods]
         parts = methods[: self.raw], methods[self.raw :]
         resolution: dict[str, Sequence[float]] = {}
@@ -103,6 +104,7 @@ class FrameMethod:
                 methods = methods[1:]
             if not methods:
                 continue
+            others_follow = methods is parts[0] and bool(parts[1])
             done = register_pair(
                 fixed,
                 moving,
@@ -113,8 +115,13 @@ class FrameMethod:
                 interruptible=False,
                 safe=self.safe,
                 begin=begin,
+                compared=not others_follow,
             )
-            begin = done.transform
+            found, before = (
+                self.likeness(reference, seen, one, guidance) if others_follow else 0.0
+                for one in (done.transform, begin or self.start)
+            )
+            begin = begin if found < before else done.transform
             resolution |= done.resolution
             findings += map(str, done.findings)
         assert begin is not None

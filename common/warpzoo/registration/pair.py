@@ -220,6 +220,7 @@ def register_pair(
     begin: Transform | None = None,
     gaining: bool = False,
     budget: float | None = None,
+    compared: bool = True,
 ) -> Registration:
     """Registers the moving image to the fixed one, on any grids.
 
@@ -236,6 +237,7 @@ def register_pair(
             with the start.
         gaining: whether what a method finds is left out if the images are not more alike by it.
         budget: seconds after which no other method begins; what optimises ends there.
+        compared: whether it is measured how alike the images are by what is found, which `safe` and `gaining` need.
     """
     strict = check_truth("strict", strict)
     companions = companions or Companions()
@@ -256,7 +258,7 @@ def register_pair(
     for number, method in enumerate(methods):
         findings += preflight(fixed, moving, method.expectations, placed=transform is not None)
         raise_if(findings, strict)
-        if number == 0 and not are_labels(fixed, moving):
+        if number == 0 and compared and not are_labels(fixed, moving):
             alike["start"] = best = likeness(fixed, moving, start, guidance)
         if finest := getattr(method, "finest", None):
             resolution[method.name] = finest(fixed, transform).spacing

@@ -23,7 +23,7 @@ from warpzoo.registration.methods import find_methods
 from warpzoo.registration.results import chosen_outputs
 from warpzoo.registration.series import OF_FRAMES, SeriesCompanions, SeriesRegistration
 from warpzoo.registration.series import register_series as register_frames
-from warpzoo.registration.series_measures import flags, matrix_in_pixels, row_of, seen_by
+from warpzoo.registration.series_measures import Registered, flags, matrix_in_pixels, row_of
 from warpzoo.registration.series_results import SERIES, Names
 from warpzoo.transforms.placed import PlacedTransform
 
@@ -79,11 +79,14 @@ class SeriesResult:
     @cached_property
     def frames(self) -> list[dict[str, Any]]:
         """The numbers of every frame, as in frames.csv: motion, likeness before and after, whether it is ok."""
-        done, rows = self.registration, []
+        done, rows = self.registration, list[dict[str, Any]]()
+        before: Registered | None = None
         for frame in range(len(done)):
             registration = done[frame]
             clean = registration.warp(done.clean(frame)) if done.denoises else None
-            rows.append(row_of(done, frame, registration, seen_by(registration), clean))
+            registered = Registered.of(registration, clean)
+            rows.append(row_of(done, frame, registered, before))
+            before = registered if rows[-1]["ok"] else before
         return rows
 
     @property

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -71,6 +71,19 @@ class Moments:
         return torch.from_numpy(np.sqrt((square - mean**2).clip(0))).float()
 
 
+class Registered(NamedTuple):
+    """A frame as it was registered; what of the fixed image it reaches; and on the fixed grid without noise, if it was
+    denoised."""
+
+    registration: Registration
+    seen: Mapping[str, Tensor]
+    clean: Image | None = None
+
+    @classmethod
+    def of(cls, registration: Registration, clean: Image | None = None) -> Registered:
+        return cls(registration, seen_by(registration), clean)
+
+
 def seen_by(registration: Registration) -> dict[str, Tensor]:
     """The voxels of the fixed image that the frame reaches, by the headers alone and by the transform."""
     fixed, moving = registration.fixed.grid, registration.moving.grid
@@ -85,25 +98,21 @@ def seen_by(registration: Registration) -> dict[str, Tensor]:
 
 
 def row_of(
-    done: SeriesRegistration,
-    frame: int,
-    registration: Registration,
-    seen: Mapping[str, Tensor],
-    clean: Image | None = None,
+    done: SeriesRegistration, frame: int, registered: Registered, before: Registered | None = None
 ) -> dict[str, Any]:
     """The numbers of a frame; of one that failed, those of the transform that it is resampled with.
 
-    `clean` is the frame without noise on the fixed grid.
+    `before` is the last one that did not fail: if each frame is registered to that before it, how alike they are is
+    what counts, as what a sequence shows may have nothing left in common with the first frame.
     """
+    registration, seen, _ = registered
     ok, seconds = frame not in done.failed, done.series.seconds
     row: dict[str, Any] = {"frame": frame}
     if seconds is not None:
         row["seconds"] = round(frame * seconds, 6)
     row |= {"ok": ok, **motion(registration)}
     if ok:
-        row |= seen_ncc(registration, seen)
-        if clean is not None:
-            row["ncc_denoised"] = correlation_of(done.clean_fixed, clean, seen["after"])
+        row |= seen_ncc(done, registered, before if done.to == "previous" else None)
         if done.to != "fixed":
             values = registration.moving.array
             row["saturated"] = round(float((values == values.amax()).float().mean()), 6)
@@ -165,11 +174,21 @@ def motion(registration: Registration) -> dict[str, float]:
     return {name: round(float(value), 6) + 0.0 for name, value in numbers.items()}  # without -0.0
 
 
-def seen_ncc(registration: Registration, seen: Mapping[str, Tensor]) -> dict[str, float]:
-    """The correlation of the fixed image and the frame, before and after, of the voxels that the frame reaches."""
+def seen_ncc(done: SeriesRegistration, frame: Registered, other: Registered | None) -> dict[str, float]:
+    """The correlation of the frame, before and after, with the fixed image or with another frame, of the voxels that
+    are reached; and after, both without noise, if they were denoised."""
+    images = {"ncc_before": frame.registration.before, "ncc": frame.registration.warped, "ncc_denoised": frame.clean}
+    others = dict.fromkeys(images, done.fixed)
+    seen = frame.seen
+    if other is not None:
+        seen = {when: inside * other.seen[when] for when, inside in seen.items()}
+        others = {"ncc_before": other.registration.before, "ncc": other.registration.warped}
+    if frame.clean is not None:
+        others["ncc_denoised"] = done.clean_fixed if other is None or other.clean is None else other.clean
     return {
-        "ncc_before": correlation_of(registration.fixed, registration.before, seen["before"]),
-        "ncc": correlation_of(registration.fixed, registration.warped, seen["after"]),
+        name: correlation_of(others[name], image, seen["before" if name == "ncc_before" else "after"])
+        for name, image in images.items()
+        if image is not None
     }
 
 
@@ -199,11 +218,14 @@ def flags(done: SeriesRegistration, rows: Sequence[Mapping[str, Any]]) -> dict[i
     unit = "pixels" if done.fixed.header.pixels else "mm"
     last: Mapping[str, Any] | None = None
     for frame, row in measured.items():
-        value, reasons = alike(row), list[str]()
+        value, reasons, hint = alike(row), list[str](), ""
         if len(measured) >= FEW and value < median - max(FAR * spread, LESS * abs(median)):
-            reasons.append("much less like the fixed image than the other frames")
+            other = "frame before it" if done.to == "previous" else "fixed image"
+            reasons.append(f"much less like the {other} than the other frames")
         if done.to != "fixed" and value < HARDLY:
             reasons.append("hardly like what it was registered to, so that it may lie anywhere")
+            if done.to != "previous":
+                hint = "; what changes from frame to frame may be followed by the reference previous"
         if row.get("saturated", 0.0) > usual_cut + CUT_OFF and value < median - LESS_ALIKE:
             reasons.append(f"{row['saturated']:.2g} of it is saturated, where {usual_cut:.2g} is usual")
         if steps.get(frame, 0.0) > leap and value < (1 - LESS) * median:
@@ -219,14 +241,15 @@ def flags(done: SeriesRegistration, rows: Sequence[Mapping[str, Any]]) -> dict[i
             assert last is not None
             reasons.append(f"{far:.3g} {unit} from frame {last['frame']}, the last one that was not doubtful")
         if reasons:
-            flagged[frame] = f"{', and '.join(reasons)}. Look whether it is right."
+            flagged[frame] = f"{', and '.join(reasons)}. Look whether it is right{hint}."
         else:
             last = row
     return dict(sorted(flagged.items()))
 
 
 def alike(row: Mapping[str, Any]) -> float:
-    """How like the fixed image a frame is: both without noise if they were denoised, as noise is like nothing."""
+    """How like the fixed image, or the frame before it, a frame is: both without noise if they were denoised, as noise
+    is like nothing."""
     likeness: float = row.get("ncc_denoised", row["ncc"])
     return likeness
 

@@ -26,7 +26,7 @@ from warpzoo.registration.listing import FURTHER, names_from, paths_of, remove_r
 from warpzoo.registration.pair import Registration
 from warpzoo.registration.results import SERIES_OUTPUTS
 from warpzoo.registration.series import ACROSS, SeriesRegistration
-from warpzoo.registration.series_measures import Moments, flags, matrix_in_pixels, means, row_of, seen_by
+from warpzoo.registration.series_measures import Moments, Registered, flags, matrix_in_pixels, means, row_of
 from warpzoo.report.film import Film
 from warpzoo.report.numbers import by_frames
 from warpzoo.report.planes import planes_of
@@ -134,6 +134,7 @@ def _write_frames(
     """All frames in one go, each in memory alone."""
     companions, series = done.companions, done.series
     rows, moments, points = [], Moments(done.fixed), list[Landmarks]()
+    before: Registered | None = None
     digits = len(str(len(series) - 1))
     denoises = names.ome and done.denoises
     moved = None if companions.tracks is None else companions.tracks.positions.copy()
@@ -176,12 +177,13 @@ def _write_frames(
             if "warped" in outputs and frame in companions.points:
                 landmarks = companions.points[frame]
                 points.append(landmarks._replace(points=warp_points(registration.displacement, landmarks.points)))
-            seen = seen_by(registration)
-            rows.append(row_of(done, frame, registration, seen, warped_clean))
+            registered = Registered.of(registration, warped_clean)
+            rows.append(row_of(done, frame, registered, before))
             if names.matrices:
                 rows[-1] = {**rows[-1], **_matrix_columns(registration)}
             if rows[-1]["ok"]:
-                moments.add(registration, seen)
+                moments.add(registration, registered.seen)
+                before = registered
     if points:
         together = Landmarks(
             torch.cat([one.points for one in points]), tuple(row for one in points for row in one.rows)

@@ -64,7 +64,7 @@ def write_series_report(
         subtitle=subtitle(numbers, grid, unit),
         cards=[*cards, *cards_of(numbers, unit)],
         verdicts=[*(("bad", doubt) for doubt in doubts), *verdicts_of(numbers, [], notes, unit)],
-        charts=charts_of(rows, marks, grid.dims, unit),
+        charts=charts_of(rows, marks, grid.dims, unit, str(numbers["to"])),
         planes=len(planes),
         columns=column_widths(planes),
         film=film.figure(),
@@ -90,7 +90,9 @@ def title_of(numbers: Mapping[str, Any]) -> str:
     return " → ".join([name, *([own] if own else []), *([Path(str(fixed)).name] if fixed else [])])
 
 
-def charts_of(rows: Sequence[Mapping[str, Any]], marks: Mapping[int, str], dims: int, unit: str) -> list[Any]:
+def charts_of(
+    rows: Sequence[Mapping[str, Any]], marks: Mapping[int, str], dims: int, unit: str, to: str = "fixed"
+) -> list[Any]:
     """Likeness and motion over the frames; of those that failed there is no likeness."""
 
     def line(name: str) -> list[float | None]:
@@ -100,7 +102,7 @@ def charts_of(rows: Sequence[Mapping[str, Any]], marks: Mapping[int, str], dims:
     shifts = {axis: line(f"shift_{axis}") for axis in "xyz"[:dims]}
     alike = {words: line(name) for name, words in LINES.items() if any(name in row for row in rows)}
     charts = [
-        chart_of("Correlation with the fixed image", alike, marks),
+        chart_of(f"Correlation with the {'frame before' if to == 'previous' else 'fixed image'}", alike, marks),
         chart_of(f"Drift: shift of the middle ({unit})", shifts, marks, short),
         chart_of("Rotation (degrees)", {"angle": line("angle")}, marks, "°"),
         chart_of(f"Length of the displacement ({unit})", {"mean": line("displacement")}, marks, short),

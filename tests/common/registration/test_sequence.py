@@ -210,6 +210,32 @@ def test_any_frame_may_be_the_reference(reference: str) -> None:
     assert error(matrices, own or 0) < 0.4
 
 
+def changing(count: int = 12) -> tuple[np.ndarray, np.ndarray]:
+    """One texture that turns into another, while both are shifted by SciPy: frames, and shifts from the first frame."""
+    textures = [ndimage.gaussian_filter(np.random.default_rng(seed).standard_normal((96, 104)), 3) for seed in (1, 2)]
+    shifts = np.stack([0.6 * np.arange(count), -0.4 * np.arange(count)], 1)
+    shares = np.linspace(0, 1, count)
+    frames = [(1 - share) * textures[0] + share * textures[1] for share in shares]
+    shifted = [ndimage.shift(frame, shift, order=3, mode="wrap") for frame, shift in zip(frames, shifts, strict=True)]
+    return (1000 + 4000 * np.stack(shifted)).astype(np.float32), shifts
+
+
+@pytest.mark.parametrize("method", ["rigid", "denoisereg"])
+def test_what_changes_altogether_is_followed_from_frame_to_frame(method: str) -> None:
+    frames, shifts = changing()
+    result = package.register_sequence(frames, method, reference="previous")
+    centre = np.array([103, 95, 2]) / 2
+    found = np.array([(matrix @ centre - centre)[:2] for matrix in result.matrices])  # (x, y)
+    assert np.abs(found - shifts[:, ::-1]).max() < 1
+    assert not result.flagged
+    assert not any(row.get("note") for row in result.frames)
+    assert min(row["ncc"] for row in result.frames) > 0.9, "with the frame before"
+    assert min(row["ncc_before"] for row in result.frames[1:]) < min(row["ncc"] for row in result.frames[1:])
+    to_first = package.register_sequence(frames, method)
+    assert len(frames) - 1 in to_first.flagged
+    assert any("followed by the reference previous" in said for said in to_first.flagged.values())
+
+
 def test_a_deformation_may_end_at_coarser_pixels(tmp_path: Path) -> None:
     frames = drifting()[:2]
     package.register_sequence(frames, "svf", resolution=4, pixel_size=(0.1, 0.1)).save(tmp_path / "out")

@@ -25,6 +25,7 @@ from experiments import (
     fcn_multires_any,
     fcn_multires_any_2d,
     fcn_multires_hippocampus,
+    fcn_multires_left_out,
     psf_blindspot_fields,
     psf_blindspot_filters,
     psf_blindspot_simulated,
@@ -46,6 +47,7 @@ EXPERIMENTS: dict[str, dict[str, ModuleType]] = {
         "hippocampus": fcn_multires_hippocampus,
         "any": fcn_multires_any,
         "any_2d": fcn_multires_any_2d,
+        "left_out": fcn_multires_left_out,
     },
     "psf_blindspot": {
         "filters": psf_blindspot_filters,

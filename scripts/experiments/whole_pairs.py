@@ -306,9 +306,9 @@ def run(commands: list[list[str]], folder: Path) -> tuple[float, float]:
     return seconds, memory
 
 
-def by_tool(case: Case, tool: str) -> dict[str, Any]:
+def by_tool(case: Case, tool: str, tools: Mapping[str, Callable[[str], list[list[str]]]] = TOOLS) -> dict[str, Any]:
     """What a tool makes of a pair."""
-    commands = TOOLS[tool]
+    commands = tools[tool]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         case.write(folder)

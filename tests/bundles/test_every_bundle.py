@@ -15,6 +15,7 @@ from monai.bundle import ConfigParser, ckpt_export, onnx_export, verify_net_in_o
 from monai.utils import optional_import
 
 from warpzoo.errors import plain_reason
+from warpzoo.networks import read_about
 
 FOLDER = Path(__file__).parents[2] / "bundles"
 NAMES = sorted(path.name for path in FOLDER.iterdir() if path.is_dir())
@@ -50,6 +51,12 @@ def test_metadata_obeys_the_schema(metadata, example_data):
     del metadata["task"]
     with pytest.raises(jsonschema.ValidationError, match="task"):
         jsonschema.validate(metadata, schema)
+
+
+def test_its_weights_say_which_network_they_are_of(root):
+    about = read_about(root / "models" / "model.pt")
+    assert about["bundle"] == root.name
+    assert about["network_def"]["_target_"].startswith(f"{root.name}.network.")
 
 
 def test_metadata_obeys_the_rules(metadata):

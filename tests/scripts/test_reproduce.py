@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -515,3 +516,36 @@ def test_a_large_pair_is_registered_from_files_to_files(reproduce: ModuleType, m
     assert 1 < row["before_mm"] < 3
     assert row["error_mm"] < 0.5 * row["before_mm"]
     assert row["memory_gb"] > 0.1
+
+
+def test_volumes_of_a_kind_that_was_left_out(
+    reproduce: ModuleType, hippocampi: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each kind is registered with the weights that have not seen it."""
+    from experiments import fcn_multires_left_out, whole_pairs
+
+    used: dict[str, str] = {}
+
+    def by_tool(case: whole_pairs.Case, tool: str, tools: dict[str, Callable]) -> dict[str, object]:
+        words = tools[tool]("register")[0]
+        if tool == fcn_multires_left_out.UNSEEN:
+            used[case.kind] = words[words.index("--weights") + 1]
+            assert words[words.index("--quality") + 1] == "usual"
+        measured = {"dice": 0.7, "folds": 0.0, "seconds": 2.0, "memory_gb": 0.5}
+        return {"kind": case.kind, "pair": case.name, "tool": tool} | measured
+
+    def cases(_: object) -> list[whole_pairs.Case]:
+        case = whole_pairs.subjects(*sorted((hippocampi / "hippocampus" / "images").iterdir())[:2])
+        return [replace(case, kind=kind) for kind in ("known deformation", "inverted", "hippocampus")]
+
+    monkeypatch.setattr(fcn_multires_left_out, "by_tool", by_tool)
+    monkeypatch.setattr(fcn_multires_left_out, "cases", cases)
+    arguments = ["fcn_multires", "--only", "left_out", "--data", str(hippocampi), "--output", str(tmp_path / "out")]
+    assert reproduce.main(arguments) == 0
+    models = find_bundle("fcn_multires").weights([]).parent
+    assert used == {
+        "known deformation": str(models / "model.pt"),
+        "hippocampus": str(models / "left_out" / "hippocampi.pt"),
+    }
+    assert all(map(Path.exists, map(Path, used.values())))
+    assert "| hippocampus (1) | usual, kind left out |  | 0.700 |" in (tmp_path / "out" / "results.md").read_text()

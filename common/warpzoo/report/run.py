@@ -59,8 +59,13 @@ def write_run_page(
             0,
             Card("Epoch", f"{rows[-1]['epoch']:.0f}", unit=f"of {settings['epochs']}" if "epochs" in settings else ""),
         )
+    network = (record.get("config") or {}).get("network_def")
+    made = str(network.get("_target_", "")).partition(".")[0] if isinstance(network, dict) else ""
+    images = {role: len(names) for role, names in record.get("data", {}).items()}
     text = template("run.html.j2").render(
         title=page.resolve().parent.name,
+        bundle=made,
+        images=images,
         running=running,
         written=time.strftime("%Y-%m-%d %H:%M"),
         best=best,

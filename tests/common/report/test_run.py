@@ -19,6 +19,7 @@ ROWS = [
     {"epoch": 3, "step": 30, "rate": 0.1, "loss": 3.0, "ncc": float("nan")},
 ]
 RECORD = {"epochs": ROWS, "steps": 30, "seconds": 75.0, "settings": {"epochs": 5}, "command": "train <b>"}
+RECORD |= {"data": {"train": {"a.png": "", "b.png": ""}}, "config": {"network_def": {"_target_": "shift.network.Net"}}}
 
 
 def test_a_curve_goes_from_corner_to_corner():
@@ -44,6 +45,8 @@ def test_the_page_shows_curves_and_pictures_and_is_loaded_anew_while_it_runs(tmp
     assert abs((datetime.now() - written).total_seconds()) < 120  # a run that was killed cannot say that it was
     assert ("As of" in text) == running
     assert re.search(r"3 <i>of 5</i>", text)
+    assert f"<h1>{tmp_path.name}: shift</h1>" in text
+    assert "2 images to train on. " in text
 
 
 def test_a_denoised_image_stands_beside_the_noisy_one_and_what_was_taken_away(tmp_path):

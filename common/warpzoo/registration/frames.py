@@ -97,6 +97,10 @@ class FrameMethod:
         resolution: dict[str, Sequence[float]] = {}
         findings: list[str] = []
         images = (reference.raw, seen.raw), (reference.clean, seen.clean)
+
+        def alike(transform: Transform | None) -> float:
+            return self.likeness(reference, seen, transform, guidance)
+
         for methods, (fixed, moving) in zip(parts, images, strict=True):
             while methods and isinstance(methods[0], Alignment):  # never gives what is less alike
                 begin = methods[0](fixed, moving, begin or self.start, guidance)
@@ -117,16 +121,13 @@ class FrameMethod:
                 begin=begin,
                 compared=not others_follow,
             )
-            found, before = (
-                self.likeness(reference, seen, one, guidance) if others_follow else 0.0
-                for one in (done.transform, begin or self.start)
-            )
-            begin = begin if found < before else done.transform
+            if not others_follow or alike(done.transform) >= alike(begin or self.start):
+                begin = done.transform
             resolution |= done.resolution
             findings += map(str, done.findings)
         assert begin is not None
         transform = begin
-        rated = self.likeness(reference, seen, transform, guidance)
+        rated = alike(transform)
         matrix = split(transform, reference.raw.grid.dims)[1]
         said = tuple(dict.fromkeys(findings))
         return Found(lambda: transform, matrix, rated, findings=said, resolution=resolution)

@@ -114,10 +114,10 @@ def test_a_file_server_is_a_folder(server: str, fetched: Path, shelf: Path, is_w
 # What is done with it
 
 
+@pytest.mark.usefixtures("forget")
 def test_a_fetched_bundle_comes_before_a_shipped_one_and_says_so(
-    shelf: Path, fetched: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    shelf: Path, fetched: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("warpzoo.bundles._PACKAGES.opened", {})
     methods()
     before = capsys.readouterr().out.splitlines()
     fetch(f"{shelf}/dirnet")

@@ -193,7 +193,7 @@ def by_warpzoo(*options: str) -> Callable[[str], list[list[str]]]:
         if step == "register":
             files = ["--fixed", "fixed.nii.gz", "--moving", "moving.nii.gz", "--output", "out", "--threads", "1"]
             return [[*tool, "register", *files, *options, "--save", "warped,transform"]]
-        line = [*tool, "apply", "out/transform.h5", f"{step}.nii.gz", "--reference", "fixed.nii.gz"]
+        line = [*tool, "apply", "out/transform.h5", f"{step}.nii.gz", "--reference", "fixed.nii.gz", "--outside", "0"]
         return [[*line, "--output", f"warped_{step}.nii.gz"]]
 
     return commands

@@ -81,6 +81,7 @@ def test_unknown_arguments_run_nothing(warpzoo: Call, folder: Path, arguments: l
     assert ended.code == 2
     assert ended.err.startswith(f"warpzoo {arguments[0]}: {words}")
     assert ended.err.count("\n") == 1
+    assert "Traceback" not in ended.err
     assert not (folder / "registered").exists()
 
 

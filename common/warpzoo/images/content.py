@@ -52,6 +52,12 @@ def thinned(image: Tensor, count: int) -> Tensor:
     return values[:: max(1, values.numel() // count)].float().cpu()
 
 
+def finite(array: Tensor) -> Tensor:
+    """With the least finite value in place of those that are not finite."""
+    known = array.isfinite()
+    return torch.where(known, array, array[known].min() if known.any() else array.new_zeros(()))
+
+
 def whole_numbers(image: Tensor, dtype: np.dtype) -> int:
     """How many different values an image has that was stored in this type, or more than `FEW_VALUES` of them; 0 if
     it is none of whole numbers."""

@@ -16,6 +16,7 @@ from warpzoo.errors import Finding, warning
 from warpzoo.geometry.composition import identity
 from warpzoo.geometry.grid import Grid
 from warpzoo.geometry.transforms import Transform, resample
+from warpzoo.images.content import finite
 from warpzoo.images.image import Image
 from warpzoo.transforms.landmarks import Landmarks
 
@@ -87,6 +88,14 @@ class Guidance:
     def mask(self, side: str) -> Tensor | None:
         """The fitted mask of a side, (1, 1, *spatial) of 0 and 1; None if all counts."""
         return self.masks[side].array[None] if side in self.masks else None
+
+    def seen(self, side: str, image: Image) -> Image:
+        """The image of a side without the values that are NaN or infinite, if all of them lie where it does not count:
+        its least value is there instead."""
+        mask, broken = self.mask(side), ~image.array.isfinite()
+        if mask is None or not bool(broken.any()) or bool((broken & (mask[0] > 0)).any()):
+            return image
+        return replace(image, array=finite(image.array))
 
     def on_grid(self, grid: Grid, fixed: Image, moving: Image, transform: Transform | None) -> Tensor | None:
         """Where the moving image, seen through a transform, and the fixed one count on a grid: (1, 2, *grid) of 0 and

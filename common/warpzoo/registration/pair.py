@@ -22,7 +22,7 @@ from warpzoo.checks import check_truth
 from warpzoo.errors import Finding, raise_if, warning
 from warpzoo.geometry.composition import identity
 from warpzoo.geometry.grid import Grid
-from warpzoo.geometry.transforms import Affine, DisplacementField, Transform, resample
+from warpzoo.geometry.transforms import DisplacementField, Transform, resample
 from warpzoo.images.image import Image
 from warpzoo.images.resampling import Resampling
 from warpzoo.registration.descent import Interrupted
@@ -31,13 +31,9 @@ from warpzoo.registration.inverse import Inverse
 from warpzoo.registration.label_maps import are_labels
 from warpzoo.registration.likeness import Likeness, likeness
 from warpzoo.registration.measures import agreement, distance, folds, overlap
-from warpzoo.registration.preflight import looks_like_labels, preflight
-from warpzoo.registration.pyramid import coarser, pyramid
+from warpzoo.registration.preflight import check_start, looks_like_labels, preflight
 from warpzoo.registration.safety import checked
 from warpzoo.transforms.landmarks import Landmarks
-
-VOXELS_LOOKED_AT = 2**15
-"""Of the fixed image, to see whether a start brings the images together."""
 
 
 class Method(Protocol):
@@ -246,6 +242,7 @@ def register_pair(
     if start is not None:
         check_start(start, fixed, moving)
     guidance, findings = (guidance or Guidance()).fitted(fixed, moving)
+    fixed, moving = guidance.seen("fixed", fixed), guidance.seen("moving", moving)
     if guidance.steers and not any(method.expectations.get("guided", True) for method in methods):
         message = "masks and landmarks only count in the metrics: one pass of a network is not steered by them."
         findings.append(warning(message, "Optimise on the pair as well (--refine 40 or --adapt 40)."))
@@ -312,24 +309,6 @@ def register_pair(
         tuple(notes),
         interrupted,
     )
-
-
-def check_start(start: Transform, fixed: Image, moving: Image) -> None:
-    """That what is known already is of the images' dimensions, loses none of them, and brings the images together."""
-    if start.grid.dims != fixed.grid.dims:
-        raise ValueError(f"start must be {fixed.grid.dims}-D as the images are, got a {start.grid.dims}-D transform.")
-    if isinstance(start, Affine):
-        try:
-            start.inverse()
-        except ValueError as error:
-            raise ValueError("start must be invertible: the initial transform takes all points to a plane.") from error
-    grid = coarser(fixed.grid, pyramid(fixed.grid, VOXELS_LOOKED_AT)[-1])
-    everywhere = torch.ones(1, 1, *moving.grid.shape, dtype=torch.uint8)
-    if not bool(resample(everywhere, moving.grid, start, grid, mode="nearest").any()):
-        raise ValueError(
-            f"start must bring the images together: under the initial transform {fixed.header.path} lies nowhere in "
-            f"{moving.header.path}."
-        )
 
 
 def _ended(why: str, left: Sequence[Method]) -> str:

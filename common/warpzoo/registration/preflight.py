@@ -15,9 +15,11 @@ import torch
 
 from warpzoo.errors import Finding, fatal, warning
 from warpzoo.geometry.grid import Grid, voxels_between
+from warpzoo.geometry.transforms import Affine, Transform, resample
 from warpzoo.images.content import FEW_VALUES, SATURATED, centre_of, thinned, whole_numbers, window
 from warpzoo.images.image import Image
 from warpzoo.registration.label_maps import are_labels
+from warpzoo.registration.pyramid import coarser, pyramid
 
 LITTLE_OVERLAP = 0.5
 FAR_APART = 0.2
@@ -29,6 +31,8 @@ SPACING_RATIO = 1.5
 SIZE_RATIO = 2
 RIGHT_ANGLES = 1e-3
 """Cosine between two axes that are at right angles but for rounding."""
+VOXELS_LOOKED_AT = 2**15
+"""Of the fixed image, to see whether a start brings the images together."""
 
 
 def preflight(
@@ -73,13 +77,32 @@ def preflight(
     return findings if placed else [*findings, *placement(fixed, moving, known.get("displacement"))]
 
 
+def check_start(start: Transform, fixed: Image, moving: Image) -> None:
+    """That what is known already is of the images' dimensions, loses none of them, and brings the images together."""
+    if start.grid.dims != fixed.grid.dims:
+        raise ValueError(f"start must be {fixed.grid.dims}-D as the images are, got a {start.grid.dims}-D transform.")
+    if isinstance(start, Affine):
+        try:
+            start.inverse()
+        except ValueError as error:
+            raise ValueError("start must be invertible: the initial transform takes all points to a plane.") from error
+    grid = coarser(fixed.grid, pyramid(fixed.grid, VOXELS_LOOKED_AT)[-1])
+    everywhere = torch.ones(1, 1, *moving.grid.shape, dtype=torch.uint8)
+    if not bool(resample(everywhere, moving.grid, start, grid, mode="nearest").any()):
+        raise ValueError(
+            f"start must bring the images together: under the initial transform {fixed.header.path} lies nowhere in "
+            f"{moving.header.path}."
+        )
+
+
 def broken_values(image: Image) -> Iterator[Finding]:
     """Values that no registration can do anything with."""
     path, array = image.header.path, image.array
     if bad := int((~array.isfinite()).sum()):
         yield fatal(
             f"{path} has {bad} voxels that are NaN or infinite: every number computed from it would be one too.",
-            "Replace them by the background's value in the program that made the file.",
+            "Replace them by the background's value in the program that made the file, or leave them out by a mask "
+            "(--fixed_mask, --moving_mask).",
         )
     elif bool(array.amin() == array.amax()):
         yield fatal(

@@ -18,6 +18,7 @@ from torch import Tensor
 from warpzoo.errors import raise_if
 from warpzoo.geometry.composition import between, composed, identity, split
 from warpzoo.geometry.transforms import Transform
+from warpzoo.images.content import finite
 from warpzoo.images.image import Image
 from warpzoo.images.resampling import Resampling
 from warpzoo.images.series import Series
@@ -304,12 +305,6 @@ def register_series(
         resampling or Resampling(),
         cleaning,
     )
-
-
-def finite(array: Tensor) -> Tensor:
-    """With the least finite value in place of those that are not finite."""
-    known = array.isfinite()
-    return torch.where(known, array, array[known].min() if known.any() else array.new_zeros(()))
 
 
 def own_reference(to: str | int, count: int | None = None, name: str = "to") -> int | None:

@@ -191,6 +191,25 @@ class Shift(nn.Module):
         return torch.cat([warp(image[:, :1], field), field], 1)
 
 
+@pytest.mark.parametrize("dims", [2, 3])
+def test_what_is_not_a_number_outside_the_masks_is_not_seen(dims: int) -> None:
+    shape = (40, 36, 32)[:dims]
+    body = np.pad(smooth([side - 12 for side in shape]), 6).astype(np.float32)
+    images = {"fixed": body, "moving": np.roll(body, 2, 0)}
+    masks = {side: np.roll(np.pad(np.ones([n - 8 for n in shape]), 4), 2 * (side == "moving"), 0) for side in images}
+    broken = {side: np.where(masks[side] > 0, image, np.nan) for side, image in images.items()}
+    given = {f"{side}_mask": mask for side, mask in masks.items()}
+    found = warpzoo.register(broken["fixed"], broken["moving"], "affine,svf", **given)
+    whole = warpzoo.register(images["fixed"], images["moving"], "affine,svf", **given)
+    inside = masks["fixed"] > 0
+    assert np.isfinite(found.warped).all()
+    np.testing.assert_allclose(found.warped[inside], whole.warped[inside], atol=0.02 * float(body.max()))
+    assert found.metrics["ncc_inside"] == pytest.approx(whole.metrics["ncc_inside"], abs=1e-3)
+    broken["moving"][tuple(side // 2 for side in shape)] = np.nan
+    with pytest.raises(ValueError, match="moving has .* voxels that are NaN or infinite.*leave them out by a mask"):
+        warpzoo.register(broken["fixed"], broken["moving"], "affine", **given)
+
+
 @pytest.mark.parametrize("several", [False, True])
 def test_adaptation_compares_within_the_masks(several: bool) -> None:
     """What is outside the masks has no say in where training on the pair leads."""

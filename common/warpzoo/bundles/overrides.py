@@ -75,11 +75,11 @@ def check_overrides(known: Mapping[str, Any], given: Mapping[str, Any], others: 
     """
     referred = {name for value in given.values() for name in re.findall(r"@(\w+)", json.dumps(value, default=str))}
     for name, value in given.items():
-        parts = re.split(r"#|::", name.removeprefix("+"))
-        if parts[0] not in known and parts[0] in referred:
+        first = _parts(name)[0]
+        if first not in known and first in referred:
             continue  # a part of its own, which another one refers to
         try:
-            default = _found(known, parts)
+            default = default_of(known, name)
         except KeyError:
             candidates = [*others, *known, *(_identifiers(known) if "#" in name else ())]
             raise ValueError(f"{name} is no setting of this configuration{nearest(name, candidates)}.") from None
@@ -114,12 +114,14 @@ def _check_number(name: str, value: Any, default: float) -> None:
         raise ValueError(f"{name} must be 0 or more, got {value}.")
 
 
-def _found(known: Mapping[str, Any], parts: Sequence[str]) -> Any:
-    """What the configuration has by that name; None for an argument that it leaves out. Unknown is a KeyError."""
+def default_of(known: Mapping[str, Any], name: str) -> Any:
+    """What the configuration has by a name such as `loss#weights`; None for an argument that it leaves out. Unknown is
+    a KeyError."""
     content: Any = known
+    parts = _parts(name)
     for number, part in enumerate(parts):
         while isinstance(content, str) and re.fullmatch(r"@[\w#:]+", content):
-            content = _found(known, re.split(r"#|::", content[1:]))
+            content = default_of(known, content[1:])
         if isinstance(content, Mapping) and part in content:
             content = content[part]
         elif isinstance(content, list) and part.isdigit() and int(part) < len(content):
@@ -129,6 +131,10 @@ def _found(known: Mapping[str, Any], parts: Sequence[str]) -> Any:
         else:
             raise KeyError(part)
     return content
+
+
+def _parts(name: str) -> list[str]:
+    return re.split(r"#|::", name.removeprefix("+"))
 
 
 def _parameters(target: str) -> Mapping[str, inspect.Parameter]:

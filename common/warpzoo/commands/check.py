@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 
@@ -40,7 +41,7 @@ def check(
     from warpzoo.bundles import find_bundle, shipped, variant_names
     from warpzoo.bundles.overrides import check_overrides
     from warpzoo.commands.train import numbers
-    from warpzoo.errors import as_value_error
+    from warpzoo.errors import as_value_error, nearest
     from warpzoo.training.inspection import doubts, refuse_broken, table, what_is_done
     from warpzoo.training.lists import options_of
     from warpzoo.training.planning import own_images, plan_registration, planned_grid
@@ -48,18 +49,22 @@ def check(
     bundle = shipped("registration") if method is None else find_bundle(method)
     variants = variant_names(variant)
     if settings and method is None:
-        raise ValueError(f"method must be given with the settings of one, such as {min(settings)}.")
+        meant = nearest(min(settings), signature(check).parameters)
+        raise ValueError(f"method must be given with the settings of one, such as {min(settings)}{meant}.")
     given = {name: numbers(name, text) for name, text in {"size": size, "spacing": spacing}.items() if text} | settings
     way_out = "Repair what cannot be used; `warpzoo train --skip` leaves it out."
     if bundle.task == "denoising":
-        from warpzoo.denoising.planning import doubts_in_short, inspect_stacks
+        from warpzoo.denoising.planning import doubts_in_short, inspect_stacks, plan_denoising
 
         known = bundle.settings("train", variants)
         check_overrides(known, given)
         dims = given.get("spatial_dims", known["spatial_dims"])
         seen = inspect_stacks(data, dims, given.get("channel"), given.get("time_axis"))
-        print("\n".join([table(seen), "", *doubts_in_short(seen)]))
-        refuse_broken(seen, way_out)
+        print(table(seen), flush=True)
+        if any(one.problem for one in seen):
+            print("\n".join(["", *doubts_in_short(seen)]))
+            refuse_broken(seen, way_out)
+        print("\n".join(["", *plan_denoising(bundle, data, ".", variants, given=given, seen=seen).notes]))
         return
     options = options_of(data, labels=labels, images=images, group=group, subject=subject)
     own = own_images(data, bundle if method else None, **options)

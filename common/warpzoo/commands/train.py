@@ -33,7 +33,7 @@ def train(
     again: str | None = None,
     tracking: str | None = None,
     search: str | None = None,
-    trials: int = 20,
+    trials: int | None = None,
     dry_run: bool = False,
     **settings: Any,
 ) -> None:
@@ -67,24 +67,26 @@ def train(
         overwrite: remove the run that is in the output folder.
         again: the run.json of a run that is to be repeated into the output folder: on the same machine, with as many
             threads, the weights are the same, byte for byte. With again, or with resume alone, only dry_run, tracking,
-            device, num_workers and accumulate may be given as well, and with resume epochs.
+            device, num_workers and accumulate may be given as well, with resume epochs, and data and labels (--data
+            FOLDER) if they have moved.
         tracking: mlflow, to log metrics, pictures and the weights there.
         search: a JSON file of settings to try, such as {"regularisation_weight": [0.1, 0.3, 1]} or, for numbers between
             two, {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": true}}. Each trial is a training below the output
             folder, with search.csv as a table of all and best.json, which --variant takes; an interrupted search goes
             on.
-        trials: of the search, in all.
+        trials: of the search, in all; default: 20.
         dry_run: only look through the images and print the command.
     """
     from pathlib import Path
 
     if output is None:
         raise ValueError("output must be given: the folder of the run.")
-    if again is not None or (resume and data is None):
-        typed: dict[str, Any] = {"method": method, "data": data, "labels": labels, "variant": variant, "size": size}
-        typed |= {"spacing": spacing, "epochs": epochs, "budget": budget, "initial_weights": initial_weights}
-        typed |= {"skip": skip or None, "search": search, **settings}
-        typed = {name: value for name, value in typed.items() if value is not None}
+    if again is not None or (resume and (method is None or data is None)):
+        typed: dict[str, Any] = {"method": method, "data": data, "labels": labels}
+        typed |= {"images": images, "group": group, "subject": subject}
+        typed |= {"variant": variant, "size": size, "spacing": spacing, "epochs": epochs, "budget": budget}
+        typed |= {"initial_weights": initial_weights, "skip": skip or None, "search": search, "trials": trials}
+        typed = {name: value for name, value in {**typed, **settings}.items() if value is not None}
         _repeat(again, Path(output), typed, {"resume": resume, "overwrite": overwrite}, tracking, dry_run)
         return
     if method is None or data is None:
@@ -93,6 +95,8 @@ def train(
     from warpzoo.errors import as_value_error
 
     bundle = find_bundle(method)
+    if trials is not None and search is None:
+        raise ValueError(f"trials must be given with search, the space of settings, got {trials} without.")
     if search is not None and (resume or overwrite or tracking):
         raise ValueError("resume, overwrite and tracking must not be given with search, which goes on by itself.")
     if not (resume or overwrite):
@@ -102,7 +106,7 @@ def train(
     given: dict[str, Any] = {name: numbers(name, text) for name, text in (("size", size), ("spacing", spacing)) if text}
     given |= settings
     if initial_weights is not None:
-        if not Path(initial_weights).is_file():
+        if not (resume or Path(initial_weights).is_file()):
             raise ValueError(f"{initial_weights} does not exist; initial_weights must be a file of weights.")
         given["initial_weights"] = str(Path(initial_weights).absolute())
     given |= {name: True for name, chosen in (("resume", resume), ("overwrite", overwrite)) if chosen}
@@ -118,10 +122,10 @@ def train(
     print(
         "\n".join([*plan.notes, "", f"{plan.command()}{f' --tracking {tracking}' if tracking else ''}", ""]), flush=True
     )
-    if not dry_run and search is not None:
-        _search(plan, Path(output), search, trials)
-    elif not dry_run:
-        run(bundle, bundle.config("train", plan.variants, **plan.settings), tracking)
+    if search is not None:
+        _search(plan, Path(output), search, 20 if trials is None else trials, dry_run)
+    else:
+        run(bundle, bundle.config("train", plan.variants, **plan.settings), tracking, dry_run)
 
 
 def _planned(
@@ -159,8 +163,8 @@ def _epochs(bundle: Bundle, epochs: int, settings: dict[str, Any]) -> dict[str, 
     return {"epochs": epochs} if "epochs" in known else {"budget": f"{epochs * known['steps_per_epoch']}steps"}
 
 
-def run(bundle: Bundle, config: Any, tracking: str | None = None) -> None:
-    """Runs a training's configuration as MONAI's command does."""
+def run(bundle: Bundle, config: Any, tracking: str | None = None, dry_run: bool = False) -> None:
+    """Runs a training's configuration as MONAI's command does, or only makes all that it names."""
     from warpzoo.errors import as_value_error
 
     if tracking is not None:
@@ -169,21 +173,29 @@ def run(bundle: Bundle, config: Any, tracking: str | None = None) -> None:
         track(config, tracking)
     with as_value_error():
         workflow = bundle.workflow_of("train", config)
+        if dry_run:
+            workflow.parser.get_parsed_content("train#trainer")
+            return
         workflow.run()
         workflow.finalize()
 
 
-def _search(plan: Plan, output: Any, space: str, trials: int) -> None:
+def _search(plan: Plan, output: Any, space: str, trials: int, dry_run: bool) -> None:
     """Trains with settings of a space, and says which were best."""
-    from warpzoo.bundles.overrides import check_overrides
+    from warpzoo.bundles.overrides import check_overrides, default_of
     from warpzoo.checks import check_count
     from warpzoo.files import alone_in
     from warpzoo.training.search import read_space, search
 
     check_count("trials", trials)
-    choices = read_space(space)
-    lowest = {name: some[0] if isinstance(some, list) else some["low"] for name, some in choices.items()}
-    check_overrides(plan.bundle.settings("train", plan.variants), lowest)
+    choices, known = read_space(space), plan.bundle.settings("train", plan.variants)
+    for name, some in choices.items():
+        for value in some if isinstance(some, list) else [some["low"], some["high"]]:
+            check_overrides(known, {name: value})
+    whole = {name for name in choices if isinstance(default_of(known, name), int)}
+    if dry_run:
+        print(f"{space}: {trials} trials of {', '.join(choices)}; nothing is run (dry_run)")
+        return
 
     def trial(folder: Any, settings: Any) -> None:
         chosen = {**plan.settings, **settings, "output_dir": str(folder.absolute())}
@@ -192,7 +204,7 @@ def _search(plan: Plan, output: Any, space: str, trials: int) -> None:
         run(plan.bundle, plan.bundle.config("train", plan.variants, **chosen))
 
     with alone_in(output):
-        best = search(output, choices, trials, int(plan.settings.get("seed", 0)), trial)
+        best = search(output, choices, trials, int(plan.settings.get("seed", 0)), trial, whole)
     print(f"{output / 'search.csv'}: best {best}; {output / 'best.json'} is a variant with these settings")
 
 
@@ -205,20 +217,21 @@ def _repeat(
     dry_run: bool,
 ) -> None:
     """Runs the configuration of a run's record, once more into another folder, or on from where it was; of the other
-    options that were typed, those about the machine are taken, and any other is refused."""
+    options that were typed, those about the machine and where the data are now are taken, and any other is refused."""
     import torch
 
-    from warpzoo.errors import as_value_error
-    from warpzoo.training.again import check_typed, read_run, recorded_config
+    from warpzoo.training.again import check_typed, moved, read_run, recorded_config
     from warpzoo.training.run_folder import RECORD, check_unused
     from warpzoo.training.tracking import run_name
 
     recorded = output / RECORD if again is None else again
     found = read_run(recorded)
+    places = moved(found, typed)
+    typed = {name: value for name, value in typed.items() if name not in places}
     check_typed(found, typed, "resume" if again is None else "again")
     if not (changes["resume"] or changes["overwrite"]):
         check_unused(output)
-    changes = {**changes, **typed, "output_dir": str(output.absolute())}
+    changes = {**changes, **typed, **dict(places.values()), "output_dir": str(output.absolute())}
     bundle, config, notes = recorded_config(found, recorded, **changes)
     if again is not None and "run_name" in config:
         config["run_name"] = run_name(config)  # of its own
@@ -226,8 +239,7 @@ def _repeat(
         print(note)
     torch.set_num_threads(int(found["machine"]["threads"]))
     if dry_run:
-        with as_value_error():
-            bundle.workflow_of("train", config).parser.get_parsed_content("train#trainer")
+        run(bundle, config, tracking, dry_run)
         print(f"{recorded}: the images and the configuration are there; nothing is run (dry_run)")
     else:
         run(bundle, config, tracking)
@@ -240,6 +252,8 @@ def numbers(name: str, text: str) -> Any:
         found = [float(part) for part in parts]
     except ValueError:
         raise ValueError(f"{name} must be numbers joined by commas, such as 96,96,64, got {text!r}.") from None
+    if not all(0 < one < float("inf") for one in found):
+        raise ValueError(f"{name} must be numbers above 0, got {text!r}.")
     whole = [int(one) if one == int(one) else one for one in found]
     if name == "size" and not all(isinstance(one, int) and one > 0 for one in whole):
         raise ValueError(f"size must be whole numbers of voxels, such as 96,96,64, got {text!r}.")

@@ -24,6 +24,7 @@ from warpzoo.errors import Finding, as_value_error, raise_if
 from warpzoo.files import whole_file
 from warpzoo.images.stacks import Stack, result_dtype
 from warpzoo.networks import read_about
+from warpzoo.networks.weights import is_unfinished
 from warpzoo.record import checksum
 from warpzoo.training.limit import parse_budget
 
@@ -129,6 +130,11 @@ def denoise_stack(
         parse_budget(budget)
     told = bool(variants or settings)  # by the user, and not by the weights
     weights = None if weights is None else Path(weights).expanduser().absolute()
+    if weights is not None and not learns and is_unfinished(weights):
+        raise ValueError(
+            f"{weights} is the state of a training to go on from, in which the noise has not been measured yet: give "
+            f"the model.pt of that run."
+        )
     variants = [*dict.fromkeys([*bundle.variants_for(stack.dims), *variants])]
     common: dict[str, Any] = {"spatial_dims": stack.dims, "summary": False, **_own_settings(bundle, variants, settings)}
     if device is not None:

@@ -39,13 +39,17 @@ def open_stacks(
         path = Path(source)
         folder = path.is_dir() and not path.name.lower().endswith(ZARR)
         source = [record["image"] for record in list_images(path, without or ())] if folder else [path]
-    if not 0 <= hold_out < 1:
-        raise ValueError(f"hold_out must be a share in [0, 1), got {hold_out}.")
-    if hold_out and len(source) > 1:
-        count = min(len(source) - 1, max(1, round(hold_out * len(source))))
+    if count := held_out(len(source), hold_out):
         kept_back = set(np.random.default_rng(0).permutation(len(source))[:count].tolist())
         source = [path for number, path in enumerate(source) if (number in kept_back) == check_truth("held", held)]
     return [open_stack(path, spatial_dims, channel, time_axis) for path in source]
+
+
+def held_out(count: int, share: float) -> int:
+    """How many of so many images are kept back: one at least if there is a share, and never all."""
+    if not 0 <= share < 1:
+        raise ValueError(f"hold_out must be a share in [0, 1), got {share}.")
+    return min(count - 1, max(1, round(share * count))) if share else 0
 
 
 class Patches(Dataset):

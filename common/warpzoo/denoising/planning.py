@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from warpzoo.bundles import Bundle
 from warpzoo.bundles.overrides import check_overrides
+from warpzoo.denoising.patches import held_out
 from warpzoo.denoising.preflight import preflight
 from warpzoo.errors import FAILURES, plain_reason
 from warpzoo.images.stacks import ZARR, open_stack
-from warpzoo.training.inspection import NAMED, Seen, refuse_broken
+from warpzoo.training.inspection import NAMED, Seen, duplicates, refuse_broken
 from warpzoo.training.lists import images_in_folder
 from warpzoo.training.planning import Plan
 
@@ -27,14 +31,15 @@ def plan_denoising(
     variants: Sequence[str] = (),
     skip: bool = False,
     given: Mapping[str, Any] | None = None,
+    seen: Sequence[Seen] | None = None,
 ) -> Plan:
     """What a denoiser is trained with on a noisy image, or on all images below a folder; with `skip`, without those
-    that cannot be used. `given` are settings that are the user's choice."""
+    that cannot be used. `given` are settings that are the user's choice, `seen` is what was seen of the images."""
     given = dict(given or {})
     dims = int(given.get("spatial_dims", bundle.spatial_dims))
     variants = list(dict.fromkeys([*bundle.variants_for(dims), *variants]))
     check_overrides(bundle.settings("train", variants), given)
-    seen = inspect_stacks(data, dims, given.get("channel"), given.get("time_axis"))
+    seen = seen or inspect_stacks(data, dims, given.get("channel"), given.get("time_axis"))
     settings: dict[str, Any] = {"images": str(Path(data).absolute()), "output_dir": str(Path(output).absolute())}
     notes = []
     broken = [one.name for one in seen if one.problem]
@@ -47,19 +52,20 @@ def plan_denoising(
     if not good:
         raise ValueError(f"{data} must have images that can be trained on, got none.")
     notes += doubts_in_short(seen)
-    if len(good) >= SEVERAL and "hold_out" not in given:
+    if len(good) >= SEVERAL:
         settings["hold_out"] = HELD_OUT
-        notes.append(f"validation: {max(1, round(HELD_OUT * len(good)))} of {len(good)} images are held out")
-    else:
-        notes.append("validation: on other places of the same images")
+    count = held_out(len(good), (settings | given).get("hold_out", 0))
+    where = f"{count} of {len(good)} images are held out" if count else "on other places of the same images"
+    notes.append(f"validation: {where}")
     return Plan(bundle, variants, settings | given, notes)
 
 
 def doubts_in_short(seen: Sequence[Seen]) -> list[str]:
-    """What may be wrong with the images, of so many that it can still be read."""
+    """What may be wrong with the images, of so many that it can still be read; those that are there twice."""
+    same = [f"warning: {one}" for one in duplicates(seen)]
     doubtful = [one for one in seen if one.doubt]
     more = len(doubtful) - NAMED
-    return [f"warning: {one.doubt}" for one in doubtful[:NAMED]] + (
+    return [*same, *(f"warning: {one.doubt}" for one in doubtful[:NAMED])] + (
         [f"warning: {more} more of {len(seen)} images give rise to doubts, such as {doubtful[NAMED].name}"]
         if more > 0
         else []
@@ -91,6 +97,7 @@ def _look(path: Path, name: str, dims: int, channel: int | None, time_axis: int 
         dtype=str(stack.dtype),
         low=float(values.min()),
         high=float(values.max()),
+        digest=sha256(repr(stack.shape).encode() + np.ascontiguousarray(values).tobytes()).hexdigest(),
         problem=" ".join(fatal),
         doubt="" if fatal else " ".join(map(str, findings)),
     )

@@ -13,7 +13,7 @@ from warpzoo.denoising.hot_pixels import HotPixels
 from warpzoo.denoising.patches import Patches
 from warpzoo.denoising.tiles import plan_tiles
 from warpzoo.errors import Finding, fatal, warning
-from warpzoo.images.content import SATURATED
+from warpzoo.images.content import SATURATED, outlying
 from warpzoo.images.stacks import Stack
 from warpzoo.networks.weights import read_weights
 
@@ -48,6 +48,12 @@ def doubtful(stack: Stack) -> Iterator[Finding]:
             f"{stack.path} has single pixels very much brighter than all around them, about {1e6 * hot:.0f} in a "
             f"million: a network replaces such hot pixels by their neighbours, filters other than median smear them.",
             "Where they are real points of light, they must be spread over their neighbours: use finer pixels.",
+        )
+    if far := outlying(torch.from_numpy(sample)):
+        yield warning(
+            f"{stack.path} has values up to {far[0]:.4g}, where nearly all are below {far[1]:.4g}: beside them, the "
+            f"image is flat to a network.",
+            "Replace them by the values around them, if they are errors.",
         )
     if stack.dtype.kind not in "iu":
         return

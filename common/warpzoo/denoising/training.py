@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
@@ -22,6 +23,7 @@ from warpzoo.checks import check_count, check_truth
 from warpzoo.denoising.objective import BlindSpotObjective
 from warpzoo.denoising.patches import Patches, PatchesInOrder
 from warpzoo.denoising.tiles import Tile, plan_tiles
+from warpzoo.images.stacks import Stack
 from warpzoo.training.averaging import AverageWeights
 from warpzoo.training.checkpoints import BestWeights, Checkpoint, LoadWeights
 from warpzoo.training.ending import RunPage
@@ -30,7 +32,7 @@ from warpzoo.training.limit import TrainingLimit
 from warpzoo.training.processes import check_workers, share_of
 from warpzoo.training.progress import EarlyStop, SeedEpochs, TensorBoard
 from warpzoo.training.records import RunRecord
-from warpzoo.training.run_folder import RECORD
+from warpzoo.training.run_folder import RECORD, weights_of
 from warpzoo.training.tracking import ForgetTracked, adapt_tracking
 
 BACKGROUND = 0.001
@@ -94,6 +96,8 @@ def denoising_trainer(
         check_count("patience", patience)
     summary = check_truth("summary", summary)
     network, output, weights = objective.network, Path(output_dir), Path(weights)
+    if resume and (output / "last.pt").is_file():
+        initial_weights = None  # what it has become since is there
     config = configuration()
     limit = TrainingLimit(budget, optimizer, clock=clock)
     average = AverageWeights(network)
@@ -119,9 +123,10 @@ def denoising_trainer(
         output / RECORD if val_interval else weights.with_suffix(".training.json"),
         settings,
         {
-            name: {one.path.name: record.checksum(one.path) if val_interval else "" for one in part.data}
+            name: {label: record.checksum(one.path) if val_interval else "" for label, one in short_names(part.data)}
             for name, part in data.items()
-        },
+        }
+        | weights_of(initial_weights),
         validate.numbers,
         None if config is None else config.get(),
         limit,
@@ -225,6 +230,15 @@ class BlindSpotValidation:
         noisy, tile = next(Calibrate(network, self.patches).windows())
         images = (tile.core(one)[0, 0] for one in (noisy, network.psf(network.phantom(noisy))))
         save_denoising_figure(path, *(one if one.dim() == 2 else one[len(one) // 2] for one in images))
+
+
+def short_names(stacks: Sequence[Stack]) -> list[tuple[str, Stack]]:
+    """Each with the name of its file, or where two have the same one, with its path below the folder of all."""
+    names = [one.path.name for one in stacks]
+    if len(set(names)) < len(names):
+        folder = os.path.commonpath([one.path.parent for one in stacks])
+        names = [one.path.relative_to(folder).as_posix() for one in stacks]
+    return [*zip(names, stacks, strict=True)]
 
 
 class FitIntensities:

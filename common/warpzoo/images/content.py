@@ -8,6 +8,8 @@ from torch import Tensor
 
 SATURATED = 0.01
 """Share of voxels at the data type's maximum above which bright parts count as cut off."""
+OUTLYING = 1000
+"""How many times as far as the others reach a value lies from them that is an error."""
 FEW_VALUES = 40
 """Different whole numbers, at most, in an image that is more likely a label map."""
 
@@ -50,6 +52,15 @@ def thinned(image: Tensor, count: int) -> Tensor:
     """About `count` of the image's values, evenly drawn, as float32 on the CPU."""
     values = image.detach().flatten()
     return values[:: max(1, values.numel() // count)].float().cpu()
+
+
+def outlying(image: Tensor) -> tuple[float, float] | None:
+    """The largest value and that below which nearly all lie, if it is so far from them that the rest is nothing beside
+    it."""
+    values = thinned(image, 500_000).numpy()
+    low, high = np.percentile(values, (0.1, 99.9))
+    largest = float(image.max())
+    return (largest, float(high)) if high > low and largest - high > OUTLYING * (high - low) else None
 
 
 def finite(array: Tensor) -> Tensor:

@@ -77,6 +77,12 @@ def read_weights(path: str | Path) -> dict[str, Any]:
     return state
 
 
+def is_unfinished(path: str | Path) -> bool:
+    """Whether a file is the state of a training to go on from, and not the weights that it has found."""
+    content = _read(path)
+    return isinstance(content, dict) and isinstance(content.get("network"), dict)
+
+
 def _weights_in(content: Any) -> dict[str, Any]:
     """The state dict itself, or that in the state of a training: of averaged weights, if there are any."""
     state = content.get("averaged", content.get("network", content)) if isinstance(content, dict) else {}
@@ -85,6 +91,8 @@ def _weights_in(content: Any) -> dict[str, Any]:
 
 def _read(path: str | Path) -> Any:
     if not Path(path).is_file():
+        if (Path(path) / "model.pt").is_file():
+            raise FileError(f"{path} is a folder: the file of its weights is {Path(path) / 'model.pt'}.")
         problem = "is a folder" if Path(path).is_dir() else "does not exist"
         raise FileError(f"{path} {problem}: the network has no weights. Train some, or give the file by `weights`.")
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import product
 from typing import Any
 
@@ -9,23 +10,45 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from warpzoo.geometry.transforms import Affine, DisplacementField, Transform
+from warpzoo.geometry.composition import identity
+from warpzoo.geometry.grid import Grid
+from warpzoo.geometry.transforms import Affine, DisplacementField, Transform, resample
 from warpzoo.images.image import Image
 from warpzoo.losses import normalised_cross_correlation
 from warpzoo.metrics import dice, folding, present_labels, target_registration_error
 from warpzoo.transforms.landmarks import Landmarks
 
 
-def agreement(fixed: Image, before: Image, warped: Image, inside: Tensor | None = None) -> dict[str, float | None]:
-    """Global correlation of the images on the fixed grid, before and after; with a mask (1, 1, *spatial) also of the
-    voxels inside and outside it, None where there are none."""
+def reached(fixed: Grid, moving: Grid, displacement: DisplacementField) -> dict[str, Tensor]:
+    """The voxels of the fixed image that lie in the moving one "before", by the headers alone, and "after", by the
+    transform, (1, 1, *spatial)."""
+    everywhere = torch.ones(1, 1, *moving.shape, dtype=torch.uint8)
+    return {
+        when: resample(everywhere, moving, way, fixed, mode="nearest") > 0
+        for when, way in {"before": identity(fixed), "after": displacement}.items()
+    }
+
+
+def agreement(
+    fixed: Image, before: Image, warped: Image, seen: Mapping[str, Tensor], inside: Tensor | None = None
+) -> dict[str, float | None]:
+    """Global correlation of the images on the fixed grid, before and after, of the voxels that are `reached`: 0 if none
+    is; with a mask (1, 1, *spatial) also of those inside and outside it, None where there are none."""
     parts = {"": None} if inside is None else {"": None, "_inside": inside, "_outside": ~inside}
     numbers: dict[str, float | None] = {}
-    for (part, mask), (suffix, image) in product(parts.items(), (("_before", before), ("", warped))):
-        empty = mask is not None and not bool(mask.any())
-        measured = None if empty else float(normalised_cross_correlation(fixed.array[None], image.array[None], mask))
-        numbers[f"ncc{part}{suffix}"] = measured
+    for (part, mask), (when, image) in product(parts.items(), {"before": before, "after": warped}.items()):
+        there = seen[when] > 0
+        there = there if mask is None else there & mask
+        name = f"ncc{part}{'_before' if when == 'before' else ''}"
+        numbers[name] = correlation_of(fixed, image, there) if mask is None or bool(there.any()) else None
     return numbers
+
+
+def correlation_of(fixed: Image, warped: Image, seen: Tensor) -> float:
+    """Of the voxels that are seen; 0 if none is."""
+    if not bool(seen.any()):
+        return 0.0
+    return float(normalised_cross_correlation(fixed.array[None], warped.array[None], seen))
 
 
 def folds(transform: Transform, displacement: DisplacementField) -> dict[str, float]:

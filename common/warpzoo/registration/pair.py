@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,7 +30,7 @@ from warpzoo.registration.guidance import Guidance
 from warpzoo.registration.inverse import Inverse
 from warpzoo.registration.label_maps import are_labels
 from warpzoo.registration.likeness import Likeness, likeness
-from warpzoo.registration.measures import agreement, distance, folds, overlap
+from warpzoo.registration.measures import agreement, distance, folds, overlap, reached
 from warpzoo.registration.preflight import check_start, looks_like_labels, preflight
 from warpzoo.registration.safety import checked
 from warpzoo.transforms.landmarks import Landmarks
@@ -158,19 +158,18 @@ class Registration:
         return {**self.similarity, **self.consequences}
 
     @cached_property
+    def seen(self) -> dict[str, Tensor]:
+        """The voxels of the fixed image that lie in the moving one, "before" and "after"."""
+        return reached(self.fixed.grid, self.moving.grid, self.displacement)
+
+    @cached_property
     def similarity(self) -> dict[str, float | None]:
-        """Of images, with masks also inside and outside."""
+        """Of images where both are, with masks also inside and outside."""
         if are_labels(self.fixed, self.moving):
             return {}
         counts = self.guidance.on_grid(self.fixed.grid, self.fixed, self.moving, self.displacement)
         inside = None if counts is None else (counts > 0).all(1, keepdim=True)
-        before, warped = self.before, self.warped
-        if self.resampling.outside is not None:  # what is to be written there says nothing of the images
-            measured = replace(self.resampling, outside=None)
-            before, warped = (
-                measured(self.moving, way, self.fixed) for way in (identity(self.fixed.grid), self.displacement)
-            )
-        return agreement(self.fixed, before, warped, inside)
+        return agreement(self.fixed, self.before, self.warped, self.seen, inside)
 
     @cached_property
     def consequences(self) -> dict[str, Any]:

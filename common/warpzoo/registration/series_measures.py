@@ -17,10 +17,8 @@ import torch
 from torch import Tensor
 
 from warpzoo.geometry.composition import split
-from warpzoo.geometry.grid import map_points, voxels_between
-from warpzoo.geometry.sampling import inside_of, voxel_coordinates
 from warpzoo.images.image import Image, flip_lps
-from warpzoo.losses import normalised_cross_correlation
+from warpzoo.registration.measures import correlation_of
 from warpzoo.registration.pair import Registration
 from warpzoo.registration.results import flat_numbers
 from warpzoo.registration.series import SeriesRegistration
@@ -81,20 +79,7 @@ class Registered(NamedTuple):
 
     @classmethod
     def of(cls, registration: Registration, clean: Image | None = None) -> Registered:
-        return cls(registration, seen_by(registration), clean)
-
-
-def seen_by(registration: Registration) -> dict[str, Tensor]:
-    """The voxels of the fixed image that the frame reaches, by the headers alone and by the transform."""
-    fixed, moving = registration.fixed.grid, registration.moving.grid
-    voxels, matrix = voxel_coordinates(list(fixed.shape), torch.float32, torch.device("cpu")), None
-    if fixed != moving:
-        matrix = voxels_between(fixed, moving)
-    places = {"before": voxels[None], "after": voxels + registration.displacement.displacement}
-    return {
-        name: inside_of(one if matrix is None else map_points(matrix, one, dim=1), list(moving.shape))
-        for name, one in places.items()
-    }
+        return cls(registration, registration.seen, clean)
 
 
 def row_of(
@@ -190,13 +175,6 @@ def seen_ncc(done: SeriesRegistration, frame: Registered, other: Registered | No
         for name, image in images.items()
         if image is not None
     }
-
-
-def correlation_of(fixed: Image, warped: Image, seen: Tensor) -> float:
-    """Of the voxels that are seen; 0 if none is."""
-    if not bool(seen.any()):
-        return 0.0
-    return float(normalised_cross_correlation(fixed.array[None], warped.array[None], seen))
 
 
 def flags(done: SeriesRegistration, rows: Sequence[Mapping[str, Any]]) -> dict[int, str]:

@@ -19,6 +19,8 @@ from warpzoo.report.page import template
 WIDTH, HEIGHT = 400, 150
 NEWEST = 2
 """Pictures that are shown; the others stay in their folder."""
+RUNS = "runs"
+"""What a training does that goes on."""
 NOT_CURVES = ("epoch", "step", "key_metric")
 
 
@@ -39,7 +41,7 @@ def write_run_page(
     record: Mapping[str, Any],
     pictures: Sequence[Path] = (),
     best: str = "",
-    running: bool = True,
+    state: str = RUNS,
 ) -> Path:
     """Writes the page of a run from its record (`run.json`); a running one's is loaded anew every half a minute.
 
@@ -48,7 +50,7 @@ def write_run_page(
         record: of the run.
         pictures: of validations, in the order of time, in a folder beside the page.
         best: which weights are the best so far, in words.
-        running: whether the run goes on.
+        state: what the training does: that it `RUNS`, has ended or has stopped, and why.
     """
     page, rows = Path(path), record["epochs"]
     names = dict.fromkeys(name for row in rows for name in row if name not in NOT_CURVES)
@@ -61,12 +63,13 @@ def write_run_page(
         )
     network = (record.get("config") or {}).get("network_def")
     made = str(network.get("_target_", "")).partition(".")[0] if isinstance(network, dict) else ""
-    images = {role: len(names) for role, names in record.get("data", {}).items()}
+    images = {role: len(names) for role, names in record.get("data", {}).items() if role in ("train", "validation")}
     text = template("run.html.j2").render(
         title=page.resolve().parent.name,
         bundle=made,
         images=images,
-        running=running,
+        running=state == RUNS,
+        state=state.rstrip("."),
         written=time.strftime("%Y-%m-%d %H:%M"),
         best=best,
         cards=cards,

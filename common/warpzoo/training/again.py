@@ -44,6 +44,20 @@ def check_typed(found: Mapping[str, Any], typed: Mapping[str, Any], option: str)
     check_overrides(found["config"], typed)
 
 
+def moved(found: Mapping[str, Any], typed: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Of "data" and "labels", as they are typed for a run that has them, the setting and where they are now."""
+    config, places = found["config"], dict[str, tuple[str, str]]()
+    settings = {"data": "dataset_dir" if "dataset_dir" in config else "images"}
+    if "labels" in (config.get("records") or {}):
+        settings["labels"] = "records#labels"
+    for what in settings.keys() & typed.keys():
+        place = Path(typed[what]).absolute()
+        if not place.exists():
+            raise ValueError(f"{place} does not exist; {what} must be where those of the run are now.")
+        places[what] = settings[what], str(place)
+    return places
+
+
 def recorded_config(
     found: Mapping[str, Any], path: str | Path, **changes: Any
 ) -> tuple[Bundle, ConfigParser, list[str]]:

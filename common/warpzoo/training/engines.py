@@ -39,7 +39,7 @@ from warpzoo.training.pairs import PairDataset, RandomPairs
 from warpzoo.training.processes import are_several, check_workers, share_of
 from warpzoo.training.progress import EarlyStop, Progress, SeedEpochs, TensorBoard
 from warpzoo.training.records import MetricsFile, Picture, RunRecord
-from warpzoo.training.run_folder import RECORD
+from warpzoo.training.run_folder import RECORD, weights_of
 from warpzoo.training.stepping import Step
 from warpzoo.training.tracking import ForgetTracked, adapt_tracking
 from warpzoo.training.validation import Validation
@@ -153,7 +153,13 @@ def registration_trainer(
     }.items():
         check_count(name, count)
     check_workers(num_workers)
+    if not 1 <= accumulate <= share_of(batch_size):
+        raise ValueError(
+            f"accumulate must be from 1 to {share_of(batch_size)}, the pairs of a batch, got {accumulate}."
+        )
     output = Path(output_dir)
+    if resume and (output / "last.pt").is_file():
+        initial_weights = None  # what it has become since is there
     validation: Any = evaluator.data_loader
     config = configuration()
     seen = look_through(dataset, validation.dataset, batch_size)
@@ -172,7 +178,11 @@ def registration_trainer(
     record = RunRecord(
         output / RECORD,
         settings,
-        {"train": checksums(dataset.data, seen), "validation": checksums(validation.dataset.data, seen)},
+        {
+            "train": checksums(dataset.data, seen),
+            "validation": checksums(validation.dataset.data, seen),
+            **weights_of(initial_weights),
+        },
         validate.numbers,
         None if config is None else config.get(),
         limit,
@@ -266,6 +276,12 @@ def registration_evaluator(
         options: of MONAI's SupervisedEvaluator, such as `inferer` or `amp`.
     """
     output = Path(output_dir)
+    postprocessing = postprocessing or PairMetricsd()
+    if key_metric not in postprocessing.names:
+        there = ", ".join(postprocessing.names)
+        raise ValueError(
+            f"key_metric must be one of {there}, got {key_metric!r}{nearest(key_metric, postprocessing.names)}."
+        )
     handlers: list[Any] = [] if weights is None else [LoadWeights(weights, network)]
     handlers += [Picture(output / "pictures"), MetricsFile(output / "metrics.json"), *val_handlers]
     sampler = DistributedSampler(dataset, shuffle=False) if are_several() else None
@@ -273,7 +289,7 @@ def registration_evaluator(
         device=device,
         val_data_loader=DataLoader(dataset, sampler=sampler),
         network=network.to(device),
-        postprocessing=postprocessing or PairMetricsd(),
+        postprocessing=postprocessing,
         key_val_metric={"key_metric": PairMetric(key_metric)},
         additional_metrics={name: PairMetric(name) for name in dict.fromkeys((key_metric, "ncc", "folding"))},
         val_handlers=handlers,

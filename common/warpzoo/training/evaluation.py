@@ -52,6 +52,13 @@ class PairMetricsd(MapTransform):
         self.surfaces = check_truth("surfaces", surfaces)
         self.spacing = spacing
 
+    @property
+    def names(self) -> list[str]:
+        """Of the numbers that a pair may have."""
+        of_labels = ["dice", *(f"dice_{name}" for name in self.structures), *(("hd95", "msd") if self.surfaces else ())]
+        both = [f"{name}{suffix}" for name in ("ncc", *of_labels) for suffix in ("", "_before")]
+        return [*both, "folding", "folding_corners", "placement", "points"]
+
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
         (prediction,) = (torch.as_tensor(data[str(key)])[None] for key in self.keys)
         image = torch.as_tensor(data["image"])[None]

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from warpzoo.checks import check_spacing
 from warpzoo.errors import FAILURES, plain_reason
 from warpzoo.geometry.grid import Grid
-from warpzoo.images.content import FEW_VALUES, whole_numbers
+from warpzoo.images.content import FEW_VALUES, outlying, whole_numbers
 from warpzoo.images.image import Image, by
 from warpzoo.images.orientation import SAME_SPACING, canonical_grid
 from warpzoo.training.lists import Record
@@ -33,6 +33,8 @@ LEAST = 4
 """Voxels along an axis that an image must keep when it is resampled."""
 NAMED = 3
 """How many images a sentence names."""
+MOST_VALUES = 12
+"""Of label maps, that a sentence names."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class Seen:
     orientation: of the axes as they are stored, such as LPS; empty in pixels.
     tilt: the largest angle of an axis from that of the world, in degrees.
     dtype, low, high: of its values.
+    middle: of the voxels in the world, in millimetres; empty in pixels.
+    labels: the values of its label map but 0; None without one.
     digest: SHA-256 of the values in this order of axes, of the label map too, and of the spacing.
     problem: why it cannot be trained on, a sentence; empty if it can.
     doubt: what may be wrong with it.
@@ -57,6 +61,8 @@ class Seen:
     dtype: str = ""
     low: float = 0.0
     high: float = 0.0
+    middle: tuple[float, ...] = ()
+    labels: tuple[int, ...] | None = None
     digest: str = ""
     problem: str = ""
     doubt: str = ""
@@ -131,6 +137,8 @@ def _described(name: str, image: Image, images: dict[str, Image]) -> Seen:
     kind = image.header.dtype
     count = whole_numbers(image.array, kind)
     doubt = f"{name} has {count} different whole numbers: is it a label map?" if 1 < count <= FEW_VALUES else ""
+    if far := outlying(image.array):
+        doubt = f"{name} has values up to {far[0]:.4g}, where nearly all are below {far[1]:.4g}: are they errors?"
     return Seen(
         name,
         grid.shape,
@@ -140,9 +148,16 @@ def _described(name: str, image: Image, images: dict[str, Image]) -> Seen:
         str(kind),
         float(image.array.min()),
         float(image.array.max()),
+        () if pixels else tuple(grid.centre.tolist()),
+        values_of(images["label"]) if "label" in images else None,
         digest.hexdigest(),
         doubt=doubt,
     )
+
+
+def values_of(labels: Image) -> tuple[int, ...]:
+    """The values of a label map but 0."""
+    return tuple(value for value in labels.array.unique().tolist() if value)
 
 
 def tilt_of(grid: Grid) -> float:
@@ -229,10 +244,21 @@ def what_is_done(
             spacings = Counter(by_numbers(one.spacing or ()) for one in resampled)
             from_ = ", ".join(f"{count} of {name} mm" for name, count in spacings.most_common(NAMED))
             yield f"resampled: {len(resampled)} of {len(good)} images ({from_}), linearly"
+        middles = np.array([one.middle for one in placed])
+        away = np.linalg.norm(middles - middles.mean(0), axis=1)
+        if away.max() > max(usual):
+            yield (
+                f"placed: middle onto middle, whatever their headers say; by these the middles lie up to "
+                f"{away.max():.0f} mm from their mean ({placed[int(away.argmax())].name})"
+            )
     else:
         yield f"working grid: {shape} pixels"
     if size is not None:
         yield from _fitted(good, sides, spacing)
+    if labelled := [one for one in good if one.labels is not None]:
+        values = sorted({value for one in labelled for value in one.labels or ()})
+        shown = ", ".join(map(str, values[:MOST_VALUES])) + (", …" if len(values) > MOST_VALUES else "")
+        yield f"labels: of {len(labelled)} of {len(good)} images, with the values {shown or '0 alone'}"
 
 
 def _fitted(seen: Sequence[Seen], sides: tuple[int, ...], spacing: float | Sequence[float] | None) -> Iterator[str]:
@@ -253,8 +279,8 @@ def _fitted(seen: Sequence[Seen], sides: tuple[int, ...], spacing: float | Seque
             )
 
 
-def doubts(seen: Sequence[Seen], validation: Sequence[str] = ()) -> Iterator[str]:
-    """Sentences about what may be wrong; `validation` names the images that are held out."""
+def duplicates(seen: Sequence[Seen], validation: Sequence[str] = ()) -> Iterator[str]:
+    """Sentences about images that are there more than once; `validation` names those that are held out."""
     same: dict[str, list[str]] = {}
     for one in seen:
         if not one.problem:
@@ -265,7 +291,14 @@ def doubts(seen: Sequence[Seen], validation: Sequence[str] = ()) -> Iterator[str
             across = held.intersection(names) and set(names) - held
             where = "; it is in training and validation, which then tells less than it seems" if across else ""
             yield f"the same image {len(names)} times: {', '.join(names[:NAMED])}{where}"
+
+
+def doubts(seen: Sequence[Seen], validation: Sequence[str] = ()) -> Iterator[str]:
+    """Sentences about what may be wrong; `validation` names the images that are held out."""
+    yield from duplicates(seen, validation)
     good = [one for one in seen if not one.problem]
+    if empty := [one.name for one in good if one.labels == ()]:
+        yield f"{len(empty)} of {len(good)} label maps are 0 everywhere, such as that of {empty[0]}"
     in_pixels = [one.name for one in good if one.spacing is None]
     if 0 < len(in_pixels) < len(good):
         yield (

@@ -12,6 +12,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,10 @@ from warpzoo.images.series import open_series
 from warpzoo.training.run_folder import RECORD
 
 Record = dict[str, Any]
+COLUMNS = ("image", "label", "group", "subject", "id")
+"""What a list says of an image; other columns are nobody's business."""
+ALIKE = 0.75
+"""How similar a column's name must be to one of these that is not there to be a misspelt one."""
 IMAGE_SUFFIXES = (*SUFFIXES["nifti"], ".mha", ".mhd", ".nrrd", *SUFFIXES["picture"], *SUFFIXES["tiff"])
 
 
@@ -34,8 +39,8 @@ def list_images(source: str | Path, without: Sequence[str] = (), missing: bool =
     path = Path(source)
     if not path.exists():
         raise ValueError(f"{path} does not exist; it must be a folder of images, a .csv or .json list or an .npz.")
-    readers = {".npz": images_in_archive, ".csv": images_in_list, ".json": images_in_list}
-    reader: Any = images_in_folder if path.is_dir() else readers.get(path.suffix)
+    readers = {".npz": images_in_archive, ".csv": images_in_list, ".tsv": images_in_list, ".json": images_in_list}
+    reader: Any = images_in_folder if path.is_dir() else readers.get(path.suffix.lower())
     if reader is None:
         raise ValueError(f"{path} is neither a folder nor a .csv, .json or .npz file; it must be one of these.")
     records: list[Record] = reader(path, **options)
@@ -106,27 +111,48 @@ def runs_below(folder: Path) -> list[Path]:
 
 
 def images_in_list(path: Path) -> list[Record]:
-    """A CSV with a header or a JSON list of objects: `image` and optionally `id`, `group`, `subject`, `label`;
-    paths may be relative to the list."""
+    """A table with a header, its columns parted by commas, semicolons or tabs, or a JSON list of objects: `image` and
+    optionally `id`, `group`, `subject`, `label`; paths may be relative to the list."""
     kind = path.suffix[1:].upper()
     with reading(path, kind), open(path, newline="", encoding="utf-8-sig") as file:  # a CSV may start with such a mark
-        rows = json.load(file) if kind == "JSON" else list(csv.DictReader(file))
+        if kind == "JSON":
+            rows = json.load(file)
+        else:
+            header = file.readline()
+            file.seek(0)
+            rows = list(csv.DictReader(file, delimiter=max(",;\t", key=header.count)))
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError(f'{path} must be a list of objects, such as [{{"image": "a.nii.gz"}}, …].')
     if not rows:
         raise ValueError(f"{path} lists no image.")
-    records = []
+    records: list[Record] = []
+    numbers: dict[str, int] = {}
+    _check_columns(path, [key for row in rows for key in row if key])
     for number, row in enumerate(rows):
-        filled = {key: str(value) for key, value in row.items() if key and value not in (None, "")}
+        filled = {key.strip(): str(value).strip() for key, value in row.items() if key and value not in (None, "")}
         if "image" not in filled:
             raise FileError(f"{path}, entry {number + 1}: no `image`; it has {shortened(str(sorted(filled)))}.")
         name = filled.get("id", filled["image"])
+        if name in numbers:
+            way_out = "another one" if "id" in filled else "an `id` of its own, or be there once"
+            raise FileError(
+                f"{path}, entry {number + 1}: {name} is the id of entry {numbers[name]}; give it {way_out}."
+            )
+        numbers[name] = number + 1
         record: Record = {"id": name, "group": filled.get("group", ""), "subject": filled.get("subject", name)}
         for key in ("image", "label"):
             if key in filled:
                 record[key] = path.parent / filled[key]
         records.append(record)
     return records
+
+
+def _check_columns(path: Path, names: Sequence[str]) -> None:
+    """That no column, but for blanks around it, is called almost as one that would count."""
+    there = {name.strip() for name in names}
+    for name in sorted(there - {*COLUMNS}):
+        if meant := get_close_matches(name.lower(), {*COLUMNS} - there, 1, ALIKE):
+            raise FileError(f"{path}: the column {name!r} is none that is known; did you mean {meant[0]!r}?")
 
 
 def images_in_archive(
@@ -159,6 +185,9 @@ def images_in_archive(
             raise FileError(f"{path} has no array {', '.join(missing)}; it has {', '.join(archive.files)}.")
         arrays = {name: archive[name] for name in dict.fromkeys(names)}
         counts = {name: len(array) for name, array in arrays.items()}
+    for name in (*images, *labels):
+        if arrays[name].dtype.kind not in "biuf":
+            raise FileError(f"{path}: the array {name} must hold real numbers, got {arrays[name].dtype}.")
     if len(set(counts.values())) > 1 or len(labels) not in (0, len(images)):
         raise ValueError(
             f"{path} has arrays of {counts} entries, {len(images)} of images and {len(labels)} of labels; each "

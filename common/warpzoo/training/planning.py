@@ -135,8 +135,6 @@ def plan_registration(
     records, good = images.good()
     if not records:
         raise ValueError(f"{images.source} must have images that can be trained on, got none.")
-    if all("label" in record for record in records):
-        settings["key_metric"] = "dice"
     sizes_of_groups = Counter(record["group"] for record in records if images.source.is_file())
     if "pairing" in known and len(sizes_of_groups) > 1 and max(sizes_of_groups.values()) > 1:
         settings["pairing"] = "same_group"
@@ -154,6 +152,18 @@ def plan_registration(
     config = bundle.config("train", variants, **{**settings, **given})
     if "validation_subjects" in known:
         notes.append(held_out(images.source, records, config, "pairing" in known))
+        if any(one.labels is not None for one in good):
+            held = of_subjects(records, config.get_parsed_content("validation_subjects"))
+            names = {record["id"] for record in held}
+            without = [one.name for one in good if one.name in names and not one.labels]
+            if not without:
+                settings["key_metric"] = "dice"
+            else:
+                notes.append(
+                    f"labels: {len(without)} of the {len(names)} images that are held out have none, such as "
+                    f"{without[0]}, so that {given.get('key_metric', known.get('key_metric'))} says which weights are "
+                    f"best; Dice does if you name others (--validation_subjects)"
+                )
     if not {"batch_size", "accumulate"} & given.keys() and "accumulate" in known:
         on_cpu = {**settings, **given, "device": torch.device("cpu")}
         objective = bundle.part("objective", "train", variants, **on_cpu)
@@ -162,9 +172,10 @@ def plan_registration(
         try:
             each = bytes_of_pair(objective, seen_at_once)
         except ValueError as error:
+            way_out = "Choose a smaller one (--similarity#window), or pad the images (--size)."
             raise ValueError(
-                f"images of {by(seen_at_once)} voxels cannot be trained on by {bundle.name} as it is set: {error} "
-                f"Choose a smaller one (--similarity#window), or pad the images (--size)."
+                f"images of {by(seen_at_once)} voxels cannot be trained on by {bundle.name} as it is set: {error}"
+                + (f" {way_out}" if "window" in str(error) else "")
             ) from error
         parts, taken = parts_of_batch(batch, each, free)
         if parts > 1:

@@ -29,6 +29,8 @@ def images_of(record: Record) -> dict[str, Image]:
     for key in ("image", "label"):
         stored = record.get(key)
         if isinstance(stored, np.ndarray):
+            if key == "label" and not np.array_equal(stored, np.trunc(stored)):
+                raise FileError(f"{record['id']} must have a label map of whole numbers, got fractions.")
             array = torch.from_numpy(stored.astype(np.float32 if key == "image" else np.int64))[None]
             images[key] = Image.in_memory(array, Grid(stored.shape), record["id"], pixels=True)
         elif stored is not None:

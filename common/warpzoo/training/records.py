@@ -89,6 +89,7 @@ class RunRecord:
             "changed": {key: changed[key] for key in changed if key not in SILENT},
         }
         self.record |= {key: was[key] for key in OF_THE_BEGINNING if key in was}
+        self.record["data"] = {**was.get("data", {}), **self.record["data"]}
         self.record["resumed"] = [*was.get("resumed", []), now]
 
     def state_dict(self) -> dict[str, Any]:
@@ -135,17 +136,20 @@ class RunRecord:
             self.write(engine)
 
     def add_row(self, engine: Engine) -> None:
-        """The means of the steps since the last row; none at the end of a run that ends with an epoch."""
-        if not self.added:
-            return
+        """The means of the steps since the last row, and what a validation after them has found; at the end of a run
+        that ends with an epoch, that alone, which the last row gets."""
         row: dict[str, float] = {"epoch": engine.state.epoch, "step": engine.state.iteration}
-        row["rate"] = self.rate
-        row |= {name: total / self.added for name, total in self.sums.items()}
+        if self.added:
+            row["rate"] = self.rate
+            row |= {name: total / self.added for name, total in self.sums.items()}
+            self.record["epochs"].append({})
+        elif not self.record["epochs"] or self.record["epochs"][-1].get("step") != engine.state.iteration:
+            return
         step, metrics = self.validated()
         if step == engine.state.iteration:
             row |= {name: float(value) for name, value in metrics.items()}
         rounded = {name: float(f"{value:.7g}") if isinstance(value, float) else value for name, value in row.items()}
-        self.record["epochs"].append(rounded)
+        self.record["epochs"][-1] |= rounded
         self.sums.clear()
         self.added = 0
         self.write(engine)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from warpzoo.files import shortened
+from warpzoo.record import checksum
 
 RECORD = "run.json"
 """What a run was, in its output folder: it is there as soon as the run has made its first step."""
@@ -19,13 +20,15 @@ OF_THE_MACHINE = ("device", "num_workers", "accumulate")
 MAY_CHANGE = {
     *OF_THE_MACHINE,
     *("epochs", "resume", "overwrite", "output_dir", "bundle_root", "data_of_run", "cache", "summary"),
-    *("dataset_dir", "images", "source"),  # the images themselves are compared
+    *("dataset_dir", "images", "source", "records#labels"),  # the images themselves are compared
     *("imports", "initialize", "run", "finalize"),  # of `multi_gpu_train.json`
     *("train_handlers", "val_handlers", "tracking_uri", "experiment_name", "run_name", "is_not_rank0"),
     "save_execute_config",
     "_meta_",
 }
 """Parts of a configuration, with all below them, in which a run that goes on may differ from the one before."""
+WEIGHTS = "initial_weights"
+"""What a record's data call the file that a run started from."""
 SAID = 3
 """How many of several differences a message names."""
 
@@ -62,7 +65,7 @@ def check_same_settings(folder: Path, changed: Mapping[str, tuple[Any, Any]]) ->
     other = [
         f"{name} must be {shortened(str(was), 40)}, got {shortened(str(now), 40)}"
         for name, (was, now) in changed.items()
-        if not MAY_CHANGE.intersection(name.split("#"))
+        if not MAY_CHANGE.intersection([name, *name.split("#")])
     ]
     if other:
         more = f" and {len(other) - SAID} more" if len(other) > SAID else ""
@@ -73,7 +76,15 @@ def check_same_settings(folder: Path, changed: Mapping[str, tuple[Any, Any]]) ->
 
 
 def check_same_data(was: Mapping[str, Mapping[str, str]], now: Mapping[str, Mapping[str, str]]) -> None:
-    """That the images {part: {name: checksum}} are those of the run that is gone on with or repeated."""
+    """That the images {part: {name: checksum}}, and the weights to start from, are those of the run that is gone
+    on with or repeated; a record of before says nothing of weights."""
+    weights = [[*one.get(WEIGHTS, {}).values()] for one in (was, now)]
+    if all(weights) and weights[0] != weights[1]:
+        raise ValueError(
+            f"{[*was[WEIGHTS]][0]} must be as it was in the run that is gone on with or repeated: its weights are "
+            f"others now."
+        )
+    was, now = ({part: one[part] for part in one if part != WEIGHTS} for one in (was, now))
     before, after = ({name for part in one.values() for name in part} for one in (was, now))
     both = [(was[part], now.get(part, {})) for part in was]
     found = {
@@ -88,6 +99,11 @@ def check_same_data(was: Mapping[str, Mapping[str, str]], now: Mapping[str, Mapp
             raise ValueError(
                 f"{min(names)} must be as it was in the run that is gone on with or repeated: it {what}{more}."
             )
+
+
+def weights_of(path: str | Path | None) -> dict[str, dict[str, str]]:
+    """The weights that a run starts from as a part of a record's data; nothing without."""
+    return {} if path is None else {WEIGHTS: {Path(path).name: checksum(path)}}
 
 
 def flat(content: Any, prefix: str = "") -> dict[str, Any]:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Collection, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,16 +35,24 @@ def read_space(path: str | Path) -> dict[str, Any]:
     for name, choices in space.items():
         listed = isinstance(choices, list) and len(choices) > 0
         between = isinstance(choices, dict) and {"low", "high"} <= choices.keys() <= {"low", "high", "log"}
+        between = between and all(isinstance(choices[end], (int, float)) for end in ("low", "high"))
         if not listed and not between:
             raise FileError(
                 f"{path}: {name} must be a list of values, or an object with low, high and optionally log, got "
                 f"{json.dumps(choices)}."
             )
+        if between and not choices["low"] <= choices["high"]:
+            raise FileError(f"{path}: low must be at most high, got {choices['low']} and {choices['high']} for {name}.")
     return space
 
 
 def search(
-    folder: Path, space: Mapping[str, Any], trials: int, seed: int, train: Callable[[Path, Mapping[str, Any]], Any]
+    folder: Path,
+    space: Mapping[str, Any],
+    trials: int,
+    seed: int,
+    train: Callable[[Path, Mapping[str, Any]], Any],
+    whole: Collection[str] = (),
 ) -> dict[str, Any]:
     """The best of so many trials; writes search.csv, a table of all, and best.json, a variant of the best.
 
@@ -53,6 +62,7 @@ def search(
         trials: how many in all; those that an earlier call has done count.
         seed: of the sampler.
         train: called with a trial's folder and its settings; the folder then has the run.json of a training.
+        whole: the settings that are whole numbers.
     """
     if find_spec("optuna") is None:
         raise ValueError("search must have Optuna installed: bash scripts/setup.sh search.")
@@ -79,12 +89,13 @@ def search(
             study.enqueue_trial(left.params, {"folder": left.user_attrs["folder"]})
     for _ in range(len(_done(study)), trials):
         trial = study.ask()
-        settings = {name: _suggested(trial, name, choices) for name, choices in space.items()}
+        settings = {name: _suggested(trial, name, choices, name in whole) for name, choices in space.items()}
         where = trial.user_attrs.get("folder") or f"trial_{trial.number:03}"
         trial.set_user_attr("folder", where)
         try:
             train(folder / where, settings)
         except FAILURES as error:  # such as a rate at which the loss is no longer a number
+            print(f"{where} failed: {plain_reason(error)}", file=sys.stderr)
             trial.set_user_attr("failure", plain_reason(error))
             study.tell(trial, state=TrialState.FAIL)
         else:
@@ -109,9 +120,11 @@ def _done(study: optuna.Study) -> list[Any]:
     return [one for one in study.trials if one.state.name == "COMPLETE" or "failure" in one.user_attrs]
 
 
-def _suggested(trial: optuna.Trial, name: str, choices: Any) -> Any:
+def _suggested(trial: optuna.Trial, name: str, choices: Any, whole: bool) -> Any:
     if isinstance(choices, list):
         return trial.suggest_categorical(name, choices)
+    if whole:
+        return trial.suggest_int(name, choices["low"], choices["high"], log=bool(choices.get("log", False)))
     return trial.suggest_float(name, choices["low"], choices["high"], log=bool(choices.get("log", False)))
 
 

@@ -45,7 +45,6 @@ def write_displacement_image(path: Path, vectors: Tensor, header: Header, intent
         nifti["cal_min"] = nifti["cal_max"] = 0
     else:
         nifti = nibabel.Nifti1Header()
-        nifti.set_xyzt_units("unknown" if header.pixels else "mm")
     nifti.set_data_dtype(np.float32)
     nifti.set_slope_inter(1, 0)
     if values.shape[-1] == 1:  # ITK would take a field of one slice for a 2-D one: it gets a second, equal slice
@@ -55,6 +54,7 @@ def write_displacement_image(path: Path, vectors: Tensor, header: Header, intent
     if header.nifti is None or not (nifti["qform_code"] or nifti["sform_code"]):
         nifti.set_qform(affine, 1)
         nifti.set_sform(affine, 1)
+        nifti.set_xyzt_units("unknown" if header.pixels else "mm")
     nifti["vox_offset"], nifti["magic"] = 352, b"n+1"
     with whole_file(path) as temporary, open(temporary, "wb") as file:
         packed = gzip.GzipFile("", "wb", GZIP_LEVEL, file, mtime=0) if path.name.endswith(".gz") else file

@@ -327,3 +327,108 @@ def test_a_missing_file_is_a_line_of_the_table(volumes, tmp_path, capsys):
     train("voxelmorph_dense", str(volumes), skip=True, **options, **TINY)
     run = json.loads((tmp_path / "run" / "run.json").read_text())
     assert sorted(run["data"]["train"]) == ["v3.nii.gz", "v4.nii.gz"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("image,lable\na.png,b.png\n", "the column 'lable' is none that is known; did you mean 'label'?"),
+        ("image; subject_id\na.png;anna\n", "the column 'subject_id' is none that is known; did you mean 'subject'?"),
+        ("image,id\na.png,x\nb.png,x\n", "entry 2: x is the id of entry 1; give it another one."),
+        ("image\na.png\na.png\n", "entry 2: a.png is the id of entry 1; give it an `id` of its own, or be there once."),
+    ],
+)
+def test_a_list_that_means_something_else_is_refused(tmp_path, text, message):
+    (tmp_path / "list.csv").write_text(text)
+    assert reason(lambda: check(str(tmp_path / "list.csv"))) == f"{tmp_path / 'list.csv'}, {message}".replace(
+        ".csv, the", ".csv: the"
+    )
+
+
+@pytest.mark.parametrize("parted", [",", ";", "\t", " , "])
+def test_columns_may_be_parted_by_other_marks_and_hold_more(pictures, parted):
+    rows = [("image", "subject", "age")] + [(f"sl {n:02}.png", f"s{n % 3}", "50") for n in range(5)]
+    (pictures / "list.CSV").write_text("\n".join(map(parted.join, rows)), encoding="utf-8-sig")
+    records = list_images(pictures / "list.CSV")
+    assert [record["subject"] for record in records] == ["s0", "s1", "s2", "s0", "s1"]
+    assert records[4]["image"] == pictures / "sl 04.png"
+
+
+def test_labels_are_looked_through_and_decide_only_where_those_held_out_have_some(pictures, tmp_path, capsys):
+    labels = save_pictures(tmp_path / "labels", 5)
+    for number, path in enumerate(sorted(labels.iterdir())):
+        values = np.full((40, 36), 3 if number else 0, np.uint8)
+        values[:20] = 0
+        Image.fromarray(values).save(path)
+    options = {"labels": str(labels), "method": "voxelmorph_dense", "device": "cpu"}
+    check(str(pictures), validation_subjects="sl 00.png,sl 01.png", **options)
+    printed = capsys.readouterr().out
+    assert "labels: of 5 of 5 images, with the values 3" in printed
+    assert "warning: 1 of 5 label maps are 0 everywhere, such as that of sl 00.png" in printed
+    assert "labels: 1 of the 2 images that are held out have none, such as sl 00.png, so that ncc says" in printed
+    options |= TINY
+    del options["method"]
+    for subjects, metric in {"sl 00.png,sl 01.png": "ncc", "sl 02.png,sl 01.png": "dice"}.items():
+        out = str(tmp_path / metric)
+        train("voxelmorph_dense", str(pictures), output=out, validation_subjects=subjects, **options)
+        assert json.loads((tmp_path / metric / "run.json").read_text())["config"]["key_metric"] == metric
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"patience": 0}, "patience"),
+        ({"budget": "-1h"}, "budget must be a time such as"),
+        ({"precision": "fp16"}, "precision must be one of float32, bf16"),
+        ({"pairing": "al"}, "pairing must be one of"),
+        ({"key_metric": "dicee"}, r"key_metric must be one of .*got 'dicee' \(did you mean dice\?\)"),
+        ({"accumulate": 3, "batch_size": 2}, "accumulate must be from 1 to 2, the pairs of a batch, got 3"),
+        ({"spacing": "0"}, "spacing must be numbers above 0"),
+        ({"spacing": "nan"}, "spacing must be numbers above 0"),
+        ({"tracking": "mlfow"}, "tracking must be mlflow"),
+        ({"trials": 3}, "trials must be given with search"),
+        ({"search": "nowhere.json"}, r"nowhere\.json does not exist"),
+    ],
+)
+def test_a_dry_run_refuses_what_a_run_refuses(pictures, options, message):
+    options = {"device": "cpu", **options}
+    said = reason(lambda: train("voxelmorph_dense", str(pictures), output="nowhere", dry_run=True, **options))
+    assert re.search(message, said), said
+
+
+def test_where_the_headers_put_images_is_said_to_be_left_out(volumes, capsys):
+    values = np.random.default_rng(9).normal(100, 20, (24, 20, 18)).astype(np.float32)
+    affine = np.eye(4)
+    affine[:3, 3] = 0, 30, 0
+    nib.save(nib.Nifti1Image(values, affine), volumes / "v5.nii.gz")
+    check(str(volumes))
+    assert "by these the middles lie up to 25 mm from their mean (v5.nii.gz)" in capsys.readouterr().out
+
+
+def test_values_that_stand_out_are_said(pictures, tmp_path, capsys):
+    values = np.random.default_rng(9).normal(100, 20, (40, 36)).astype(np.float32)
+    values[3, 3] = 1e30
+    Image.fromarray(values).save(pictures / "far.tif")
+    check(str(pictures))
+    assert "far.tif has values up to 1e+30, where nearly all are below" in capsys.readouterr().out
+
+
+def test_a_denoisers_training_is_planned_by_check(pictures, capsys):
+    (pictures / "copy.png").write_bytes((pictures / "sl 00.png").read_bytes())
+    check(str(pictures), method="psf_blindspot")
+    printed = capsys.readouterr().out
+    assert "warning: the same image 2 times: copy.png, sl 00.png" in printed
+    assert "validation: 1 of 6 images are held out" in printed
+    check(str(pictures), method="psf_blindspot", hold_out=0.5)
+    assert "validation: 3 of 6 images are held out" in capsys.readouterr().out
+    said = reason(lambda: check(str(pictures), method="psf_blindspot", hold_out=3))
+    assert said == "hold_out must be a share in [0, 1), got 3."
+
+
+@pytest.mark.parametrize("field", ["images", "labels"])
+def test_arrays_that_lose_something_are_refused(tmp_path, field):
+    values = {"images": np.ones((5, 20, 18), np.complex64), "labels": np.full((5, 20, 18), 0.5)}
+    arrays = {name: np.random.default_rng(0).integers(0, 9, (5, 20, 18)) for name in values} | {field: values[field]}
+    np.savez(tmp_path / "a.npz", **arrays)
+    said = reason(lambda: check(str(tmp_path / "a.npz"), images="images", labels="labels"))
+    assert ("real numbers, got complex64" if field == "images" else "label map of whole numbers") in said

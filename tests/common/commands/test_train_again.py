@@ -22,6 +22,7 @@ from warpzoo.files import alone_in
 from warpzoo.networks import read_about
 from warpzoo.networks.weights import read_weights
 from warpzoo.record import on_behalf_of
+from warpzoo.training.records import RunRecord
 
 SMALL = {"side": 16, "validate#dataset#count": 2, "steps_per_epoch": 3, "batch_size": 2, "device": "cpu"}
 OPTIONS = {**SMALL, "epochs": 3, "val_interval": 1}
@@ -195,6 +196,77 @@ def test_a_dry_run_of_a_repetition_looks_through_the_images_and_does_nothing(end
     with pytest.raises(ValueError, match=r"^0\.png must be as it was in the run .*: it is another image now"):
         train(again=str(tmp_path / "run.json"), output=str(tmp_path / "copy"), dry_run=True)
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_images_that_have_moved_are_found_where_they_are_now(ended, stopped, images, tmp_path):
+    folder = shutil.copytree(images, tmp_path / "moved")
+    train(again=str(ended / "run.json"), output=str(tmp_path / "copy"), data=str(folder))
+    assert (tmp_path / "copy/model.pt").read_bytes() == (ended / "model.pt").read_bytes()
+    train(output=str(stopped), resume=True, data=str(folder))
+    assert (stopped / "model.pt").read_bytes() == (ended / "model.pt").read_bytes()
+    (folder / "0.png").unlink()
+    with pytest.raises(ValueError, match=r"^0\.png must be as it was .*: it is missing"):
+        train(again=str(ended / "run.json"), output=str(tmp_path / "other"), data=str(folder))
+    with pytest.raises(ValueError, match="nowhere does not exist; data must be where those of the run are now"):
+        train(again=str(ended / "run.json"), output=str(tmp_path / "other"), data="nowhere")
+    with pytest.raises(ValueError, match="^group and trials must not be given with again"):
+        train(again=str(ended / "run.json"), output=str(tmp_path / "other"), group="a", trials=3)
+
+
+def test_weights_that_a_run_started_from_are_compared(ended, images, tmp_path):
+    start = shutil.copy(ended / "model.pt", tmp_path / "start.pt")
+    options = {**OPTIONS, "epochs": 1, "initial_weights": str(start)}
+    train("stn_affine", str(images), output=str(tmp_path / "run"), **options)
+    train(again=str(tmp_path / "run/run.json"), output=str(tmp_path / "copy"))
+    assert (tmp_path / "copy/model.pt").read_bytes() == (tmp_path / "run/model.pt").read_bytes()
+    run = record(tmp_path / "run")
+    assert run["data"]["initial_weights"].keys() == {"start.pt"}
+    state = torch.load(start, weights_only=True)
+    torch.save({name: 2 * value for name, value in state.items()}, start)
+    with pytest.raises(ValueError, match=r"^start\.pt must be as it was in the run .* its weights are others now"):
+        train(again=str(tmp_path / "run/run.json"), output=str(tmp_path / "other"))
+
+
+def test_a_run_goes_on_without_the_weights_that_it_started_from(ended, images, tmp_path):
+    start = shutil.copy(ended / "model.pt", tmp_path / "start.pt")
+    options = {**OPTIONS, "initial_weights": str(start)}
+    train("stn_affine", str(images), output=str(tmp_path / "whole"), **options)
+    stops = ["stn_affine", str(images), str(tmp_path / "run"), json.dumps(options)]
+    source = """if True:
+        import json, os, sys
+        from warpzoo.commands.train import train
+        from warpzoo.training.checkpoints import Checkpoint
+        save = Checkpoint.save
+        Checkpoint.save = lambda self, *args: (save(self, *args), os._exit(9))
+        method, images, output, options = sys.argv[1:]
+        train(method, images, output=output, **json.loads(options))"""
+    assert subprocess.run([sys.executable, "-c", source, *stops]).returncode == 9
+    start.unlink()
+    train(output=str(tmp_path / "run"), resume=True)
+    assert (tmp_path / "run/model.pt").read_bytes() == (tmp_path / "whole/model.pt").read_bytes()
+
+
+def test_the_last_validation_is_in_the_record(images, tmp_path):
+    train("stn_affine", str(images), output=str(tmp_path / "run"), **{**OPTIONS, "val_interval": 2})
+    rows = record(tmp_path / "run")["epochs"]
+    assert [("key_metric" in row) for row in rows] == [False, True, True]
+    assert len({row["step"] for row in rows}) == 3
+
+
+def test_the_page_of_a_run_that_failed_says_so(images, tmp_path, monkeypatch):
+    add = RunRecord.add
+
+    def fails(self, engine):
+        if engine.state.epoch == 2:
+            raise ValueError("The disk is full.")
+        add(self, engine)
+
+    monkeypatch.setattr(RunRecord, "add", fails)
+    with pytest.raises(ValueError, match="The disk is full"):
+        train("stn_affine", str(images), output=str(tmp_path / "run"), **OPTIONS)
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "The training has stopped: The disk is full (" in page
+    assert "refresh" not in page
 
 
 @pytest.mark.parametrize("name", ["model.pt", "run.json", "last.pt", "report.html", "tensorboard"])

@@ -65,9 +65,11 @@ def test_types_and_values_come_back(suffix: str, dtype: str, tmp_path: Path) -> 
     assert suffix == ".tif" or read.grid == source.grid
 
 
+@pytest.mark.parametrize("unit", ["mm", "micron", "meter", "unknown"])
 @pytest.mark.parametrize("codes", [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1), (4, 2)])
-def test_the_header_means_what_it_means_to_sitk(codes: tuple[int, int], tmp_path: Path) -> None:
+def test_the_header_means_what_it_means_to_sitk(codes: tuple[int, int], unit: str, tmp_path: Path) -> None:
     image = nibabel.Nifti1Image(VALUES, OBLIQUE)
+    image.header.set_xyzt_units(unit)
     image.set_sform(OBLIQUE, codes[0])
     other = OBLIQUE.copy()
     other[:3, 3] += 9

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from warpzoo.report.figure import GAP, save_denoising_figure
-from warpzoo.report.run import HEIGHT, WIDTH, curve_of, duration, write_run_page
+from warpzoo.report.run import HEIGHT, RUNS, WIDTH, curve_of, duration, write_run_page
 
 ROWS = [
     {"epoch": 1, "step": 10, "rate": 0.1, "loss": 4.0},
@@ -34,7 +34,9 @@ def test_a_curve_goes_from_corner_to_corner():
 @pytest.mark.parametrize("running", [True, False])
 def test_the_page_shows_curves_and_pictures_and_is_loaded_anew_while_it_runs(tmp_path, running):
     pictures = [tmp_path / "pictures" / f"epoch_000{number}.png" for number in (1, 2, 3)]
-    page = write_run_page(tmp_path / "report.html", RECORD, pictures, "ncc 0.5 at epoch 2", running)
+    page = write_run_page(
+        tmp_path / "report.html", RECORD, pictures, "ncc 0.5 at epoch 2", RUNS if running else "has ended"
+    )
     text = page.read_text(encoding="utf-8")
     assert re.findall(r"<h3>(\w+): ", text) == ["rate", "loss", "ncc"]
     assert re.findall(r'src="([^"]*)"', text) == ["pictures/epoch_0003.png", "pictures/epoch_0002.png"]

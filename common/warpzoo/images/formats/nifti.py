@@ -30,6 +30,8 @@ from warpzoo.images.source import (
 )
 
 GZIP_LEVEL = 1
+MILLIMETRES = {"meter": 1e3, "micron": 1e-3}
+"""What a header's unit of space is, where it is another one or none is named."""
 AXES = "XYZTCQR"
 """Letters of the seven axes that a NIfTI can have; the format names the first four."""
 
@@ -108,7 +110,15 @@ def _seconds(header: Any) -> float | None:
 
 
 def nifti_affine(path: Path, header: Any) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Voxels → RAS as ITK, ANTs and Slicer understand the header, so that transforms fit what they see."""
+    """Voxels → RAS, in millimetres, as ITK, ANTs and Slicer understand the header, so that transforms fit what they
+    see."""
+    affine, warnings = _stated_affine(path, header)
+    affine[:3] *= MILLIMETRES.get(header.get_xyzt_units()[0], 1.0)
+    return affine, warnings
+
+
+def _stated_affine(path: Path, header: Any) -> tuple[np.ndarray, tuple[str, ...]]:
+    """In the unit of the header."""
     qform, q_code = header.get_qform(coded=True)
     sform, s_code = header.get_sform(coded=True)
     if not q_code and not s_code:

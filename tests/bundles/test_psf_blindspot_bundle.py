@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -350,6 +351,22 @@ def test_the_best_weights_are_kept_and_a_training_that_no_longer_gains_ends(trai
     assert max(errors) == best + 6
     written = {"model.pt", "last.pt", "run.json", "report.html", "pictures", "tensorboard"}
     assert written == {one.name for one in tmp_path.iterdir()}
+
+
+def test_the_state_of_a_training_is_no_denoiser(training, trained, tmp_path):
+    training(tmp_path / "run").run()
+    with pytest.raises(ValueError, match=r"last\.pt is the state of a training .*give the model\.pt of that run"):
+        denoise(str(trained / "noisy.tif"), output=str(tmp_path / "out.tif"), weights=str(tmp_path / "run" / "last.pt"))
+    assert not (tmp_path / "out.tif").exists()
+
+
+def test_images_of_one_name_are_told_apart(training, trained, tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / "images" / folder).mkdir(parents=True)
+        shutil.copy(trained / "noisy.tif", tmp_path / "images" / folder / "noisy.tif")
+    training(tmp_path / "run", images=str(tmp_path / "images"), budget="2steps").run()
+    data = json.loads((tmp_path / "run" / "run.json").read_text())["data"]
+    assert sorted(data["train"]) == ["a/noisy.tif", "b/noisy.tif"]
 
 
 def test_images_may_be_held_out(training, clean, tmp_path):

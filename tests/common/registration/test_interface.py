@@ -57,6 +57,17 @@ def test_a_matrix_stays_a_matrix(arrays: tuple[np.ndarray, np.ndarray], tmp_path
     np.testing.assert_allclose(again.apply(moving), result.warped, atol=1e-2)
 
 
+@pytest.mark.parametrize("outside", [None, -50.0])
+def test_the_correlation_is_that_of_what_both_images_show(outside: float | None, tmp_path: Path) -> None:
+    content = (100 + 50 * smooth((60, 48))).astype(np.float32)
+    fixed, moving = content[9:], content[:-9]
+    sitk.WriteTransform(sitk.TranslationTransform(2, (-9.0, 0.0)), str(tmp_path / "start.tfm"))  # the axes of ITK
+    result = warpzoo.register(fixed, moving, "rigid", start=tmp_path / "start.tfm", outside=outside)
+    assert result.metrics["ncc_before"] == pytest.approx(np.corrcoef(fixed.ravel(), moving.ravel())[0, 1], abs=1e-4)
+    assert result.metrics["ncc"] > 0.999
+    assert np.corrcoef(fixed.ravel(), np.asarray(result.warped).ravel())[0, 1] < 0.9
+
+
 @pytest.mark.parametrize(("method", "kind"), [("svf", Velocity), ("ffd", BSpline)])
 def test_deformations_keep_their_parameters(
     arrays: tuple[np.ndarray, np.ndarray], method: str, kind: type[torch.nn.Module]

@@ -194,9 +194,12 @@ def names_from(folder: Path, pair: Mapping[str, Any]) -> dict[str, str | list[st
 
 def result_names(pair: Mapping[str, Any]) -> list[str]:
     """What registering a pair may write; `metrics.json` is written last and says that all others are whole."""
+    warped = [warped_name(path) for role in FURTHER for path in paths_of(pair, role)]
+    warped = ["warped.nii.gz", "warped_labels.nii.gz", *warped]
     return [
         "metrics.json",
-        "warped.nii.gz",
+        *warped,
+        *map(picture_name, warped),
         "transform.h5",
         "transform.tfm",
         "displacement.nii.gz",
@@ -206,12 +209,10 @@ def result_names(pair: Mapping[str, Any]) -> list[str]:
         "inverse_warped.nii.gz",
         "inverse_missing.nii.gz",
         "disagreement.nii.gz",
-        "warped_labels.nii.gz",
         "warped_points.csv",
         "report.html",
         "report.png",
         "thumbnail.jpg",
-        *(warped_name(path) for role in FURTHER for path in paths_of(pair, role)),
     ]
 
 
@@ -220,13 +221,19 @@ def warped_name(path: Path) -> str:
     return f"warped_{path.name.removesuffix('.gz').removesuffix(Path(path.name.removesuffix('.gz')).suffix)}.nii.gz"
 
 
+def picture_name(name: str) -> str:
+    """What a warped image is called as a TIFF, which there is too of images that lie in pixels."""
+    return f"{name.removesuffix('.nii.gz')}.tif"
+
+
 def remove_results(folder: Path, pair: Mapping[str, Any]) -> None:
     """Nothing of an earlier run shall look like this one's; what is to be read is refused, not removed."""
     read = {path.resolve() for name in pair for path in paths_of(pair, name)}
     for name in result_names(pair):
         if (folder / name).resolve() in read:
             raise ValueError(f"{folder / name} is an input and a result at once; choose another output folder.")
-    further = folder.glob("warped_*.nii.gz") if (folder / "metrics.json").exists() else ()
+    further = [*folder.glob("warped_*.nii.gz"), *folder.glob("warped_*.tif")]
+    further = further if (folder / "metrics.json").exists() else []
     for path in [*(one for one in further if one.resolve() not in read), *map(folder.joinpath, result_names(pair))]:
         path.unlink(missing_ok=True)
     remove_unfinished(folder, result_names(pair))

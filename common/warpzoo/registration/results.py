@@ -20,7 +20,7 @@ from warpzoo.images.image import write_image
 from warpzoo.record import command, versions, write_json
 from warpzoo.registration.both_ways import BothWays
 from warpzoo.registration.inverse import Inverse
-from warpzoo.registration.listing import names_from, paths_of, remove_results
+from warpzoo.registration.listing import names_from, paths_of, picture_name, remove_results
 from warpzoo.registration.pair import Registration
 from warpzoo.transforms import warp_points, write_points, write_transforms
 
@@ -196,6 +196,8 @@ def _write_images(folder: Path, registration: Registration, outputs: Collection[
         written |= {name: registration.warp(image) for name, image in companions.also.items()}
         for name, image in written.items():
             write_image(folder / name, image.array, image.header)
+            if image.header.pixels and len(image.array) == 1:
+                write_image(folder / picture_name(name), image.array, image.header)
     placed = transform if isinstance(transform, Affine) else registration.displacement
     write_transforms(folder, placed, fixed, moving, outputs)
     if "warped" in outputs and "moving" in companions.points:

@@ -12,6 +12,7 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import tifffile
 import torch
 from PIL import Image as Picture
 from scipy import ndimage
@@ -103,6 +104,10 @@ def test_pictures(warpzoo: Call, make_bundle: Call, tmp_path: Path) -> None:
     warped = np.asarray(nibabel.load(out / "warped.nii.gz").dataobj).T
     assert inside.mean() > 0.8
     assert np.abs(warped - expected)[inside].max() < 3
+    picture = tifffile.imread(out / "warped.tif")
+    assert picture.dtype == np.uint16
+    np.testing.assert_array_equal(picture, warped)
+    assert tifffile.imread(out / "warped_fixed.tif").shape == warped.shape
     assert {"report.html", "report.png"} <= {path.name for path in out.iterdir()}
     assert {"check", "wavy", "write"} < {stage for stage, seconds in numbers_of(out)["seconds"].items() if seconds > 0}
     assert numbers_of(out)["files"] == {"fixed": "../fixed.png", "moving": "../moving.png", "also": ["../fixed.png"]}

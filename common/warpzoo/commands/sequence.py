@@ -109,7 +109,8 @@ def sequence(
             raise ValueError(f"{points} does not exist; it is given as points.")
     source = open_timed(files["moving"], channels=True)
     axis, doubt = (time_axis, "") if time_axis is not None else time_axis_of(source)
-    doubts = [one for one in (doubt, gaps_of(files["moving"])) if one]
+    others = f"{input} has {source.images} images, such as positions of the stage: the first is registered."
+    doubts = [one for one in (doubt, gaps_of(files["moving"]), others if source.images > 1 else "") if one]
     dims = 2 if len(source.spatial) == 2 or axis is not None else 3
     chain = method or usual_method(dims)
     methods = sequence_methods(chain, refine, weights, variant, device, resolution=resolution)

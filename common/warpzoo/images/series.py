@@ -198,7 +198,7 @@ def create_series(path: Path, series: Series, target: Image, dtype: np.dtype | N
     if series.stack is not None and as_ome:
         layout = series.stack.layout
         time = layout.frames[0] if len(layout.frames) == 1 else None
-        created = tiff.created(tiff.as_ome(series.stack.source, time), path, dtype)
+        created = tiff.created(tiff.as_ome(series.stack.source, time), path, tiff.type_in_ome(dtype))
     elif series.stack is not None and series.written_like(target) and format_of(path) is format_of(series.path):
         layout = series.stack.layout
         created = images.create_like(series.stack.source, path, dtype)

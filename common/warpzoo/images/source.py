@@ -116,7 +116,8 @@ class Source:
         stored: the values as they lie in the file.
         details: for formats that are written part by part, what they need beside the header to write another like it.
         pixel: the size of a pixel, where the file says so.
-    seconds: from one time point to the next, where the file says so.
+        images: how many the file has, of which this is the first.
+        seconds: from one time point to the next, where the file says so.
     """
 
     header: Header
@@ -127,6 +128,7 @@ class Source:
     details: Any = None
     seconds: float | None = None
     pixel: PixelSize | None = None
+    images: int = 1
 
     def __post_init__(self) -> None:
         path, linear = self.header.path, self.header.affine[:-1, :-1]

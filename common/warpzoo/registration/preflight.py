@@ -101,8 +101,8 @@ def broken_values(image: Image) -> Iterator[Finding]:
     if bad := int((~array.isfinite()).sum()):
         yield fatal(
             f"{path} has {bad} voxels that are NaN or infinite: every number computed from it would be one too.",
-            "Replace them by the background's value in the program that made the file, or leave them out by a mask "
-            "(--fixed_mask, --moving_mask).",
+            "Replace them by the background's value in the program that made the file, or leave them out by a mask of "
+            "the pair.",
         )
     elif bool(array.amin() == array.amax()):
         yield fatal(

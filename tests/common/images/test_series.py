@@ -232,3 +232,50 @@ def test_memory_does_not_grow_with_the_frames(name: str, tmp_path: Path) -> None
         )
         peaks.append(int(done.stdout))
     assert peaks[1] - peaks[0] < 8  # MB, of 18 that the frames have
+
+
+@pytest.mark.parametrize("name", ["img_t{t}_z{z}_c{c}.tif", "c{c}t{t}z{z}.TIF", "Img Time{t:02} Ch{c} Slice{z}.tif"])
+def test_files_may_be_slices_and_channels_of_frames(name: str, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 3000, (4, 3, 2, 7, 9)).astype(np.uint16)  # T, Z, C, Y, X
+    for time, slice_, channel in np.ndindex(4, 3, 2):
+        path = tmp_path / name.format(t=time + 8, z=slice_, c=channel)
+        tifffile.imwrite(path, values[time, slice_, channel])
+    series = open_series(tmp_path, channels=True)
+    assert len(series) == 4
+    for time in (0, 3):
+        np.testing.assert_array_equal(series[time].array.numpy(), values[time].transpose(1, 3, 2, 0))
+    np.testing.assert_array_equal(open_series(tmp_path, channel=1)[2].array[0].numpy(), values[2, :, 1].T)
+    path.unlink()
+    with pytest.raises(
+        FileError, match="must have a file for each of 4 time points and 3 slices and 2 channels, got 23"
+    ):
+        open_series(tmp_path, channels=True)
+
+
+def test_two_numbers_may_both_be_of_the_time(tmp_path: Path) -> None:
+    for hour, minute in ((9, 50), (9, 55), (10, 0), (10, 5)):
+        tifffile.imwrite(tmp_path / f"2024-01-03_{hour}-{minute}.tif", np.full((8, 9), 60 * hour + minute, np.uint16))
+    assert [float(frame.array.max()) for frame in open_series(tmp_path)] == [590, 595, 600, 605]
+
+
+@pytest.mark.parametrize("other", ["MAX_projection.tif", "b0.tif", "a.tif"])
+def test_a_file_that_is_named_unlike_the_frames_is_none(other: str, tmp_path: Path) -> None:
+    for number in range(4):
+        tifffile.imwrite(tmp_path / f"{'aA'[number % 2]}{number}.tif", np.full((8, 9), number, np.uint16))
+    assert [float(frame.array.max()) for frame in open_series(tmp_path)] == [0, 1, 2, 3]
+    tifffile.imwrite(tmp_path / other, np.zeros((8, 9), np.uint16))
+    with pytest.raises(FileError, match=f"{other} is named unlike the others in its folder, such as [aA]0.tif"):
+        open_series(tmp_path)
+
+
+@pytest.mark.parametrize(("dtype", "written"), [(np.float16, np.float32), (bool, np.uint8), (np.int64, np.float64)])
+def test_types_that_ome_has_not_become_wider(dtype: type, written: type, tmp_path: Path) -> None:
+    values = (np.arange(5 * 8 * 9).reshape(5, 8, 9) % 2).astype(dtype)
+    tifffile.imwrite(tmp_path / "in.tif", values, metadata={"axes": "TYX"})
+    series = open_series(tmp_path / "in.tif")
+    with create_series(tmp_path / "out.ome.tif", series, series[0]) as out:
+        for number, frame in enumerate(series):
+            out.put(number, frame)
+    with tifffile.TiffFile(tmp_path / "out.ome.tif") as file:
+        assert (file.series[0].axes, file.series[0].dtype) == ("TYX", written)
+        np.testing.assert_array_equal(file.asarray(), values)

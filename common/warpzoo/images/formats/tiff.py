@@ -49,13 +49,15 @@ def open_file(path: Path, labels: bool = False, channels: bool = False) -> Sourc
         series = file.series[0]
         page, dtype, offset = series.keyframe, series.dtype, series.dataoffset
         whole = page.compression == tifffile.COMPRESSION.NONE and all(page.databytecounts)
+        whole = whole and page.bitspersample == 8 * dtype.itemsize
         check_size(path, series.shape, dtype, offset or 0, ratio=1 if whole else MOST_PACKED)
         if offset is not None:
             stored: Stored = OnDisk(path, dtype.newbyteorder(file.byteorder), offset, series.shape)
         else:  # compressed, or in pieces
             stored = Unpacked(path, _unpack, _copy_on_disk if series.nbytes > IN_MEMORY else None)
         seconds, details = _seconds(file), _details(file, series)
-        return in_pixels(path, series.axes, series.shape, dtype, stored, details, seconds, _pixel(file, details))
+        source = in_pixels(path, series.axes, series.shape, dtype, stored, details, seconds, _pixel(file, details))
+        return replace(source, images=len(file.series))
 
 
 def _check_pages(path: Path, file: Any) -> None:
@@ -161,6 +163,13 @@ def _details(file: Any, series: Any) -> dict[str, Any]:
         if not file.is_shaped and page.description:
             details |= {"description": page.description, "metadata": None}
     return details
+
+
+def type_in_ome(dtype: np.dtype) -> np.dtype:
+    """The type of values in an OME-TIFF that holds those of a type: OME has no half and no very long ones, and single
+    bits cannot be written part by part."""
+    others = {"bool": "uint8", "float16": "float32", "int64": "float64", "uint64": "float64"}
+    return np.dtype(others.get(dtype.name, dtype.name))
 
 
 def as_ome(source: Source, time: int | None = None) -> Source:

@@ -29,7 +29,7 @@ from warpzoo.registration.listing import FURTHER, paths_of, warped_name
 from warpzoo.registration.pair import Method
 from warpzoo.registration.results import summary
 from warpzoo.registration.series import Ahead, SeriesCompanions, own_reference, register_series
-from warpzoo.registration.series_results import SERIES, Names, write_series
+from warpzoo.registration.series_results import SERIES, Names, results_in, write_series
 from warpzoo.transforms import points_by_frame, read_points, read_start, write_transform
 
 UNFINISHED = "unfinished"
@@ -120,6 +120,7 @@ def register_series_files(
     if settings["landmarks_weight"]:
         raise ValueError("landmarks_weight must not be given with a series, whose landmarks are measured alone.")
     begun = time.perf_counter()
+    results_in(folder, files)  # that none of them is to be read
     given = read_series(files, settings["to"], settings["channels"], settings["time_axis"], settings.get("channel"))
     resampling.check(given["series"].header.dtype)
     if settings["to"] is not None:

@@ -287,18 +287,25 @@ def provenance(done: SeriesRegistration, files: Mapping[str, Any]) -> dict[str, 
     return {"method": done.method, "files": names, "command": command(), "versions": versions()}
 
 
-def remove_series(folder: Path, files: Mapping[str, Any]) -> None:
-    """Nothing of an earlier run shall look like this one's; what is to be read is refused, not removed."""
+def results_in(folder: Path, files: Mapping[str, Any]) -> list[Path]:
+    """What a series may leave in a folder, but for what a pair leaves as well; what is to be read is refused."""
     read = {path.resolve() for role in files for path in paths_of(files, role)}
     names = [warped_name(path).removesuffix(".nii.gz") for role in FURTHER for path in paths_of(files, role)]
     stems = ("warped", "registered", "denoised", "warped_labels", *names)
     written = [folder / f"{name}{end}" for name in stems for end in SERIES_SUFFIXES]
     written += [folder / name for name in ("frames.csv", "transforms.csv", "mean.nii.gz", ANIMATION)]
-    written += [folder / f"{SEQUENCE.points}{end}" for end in (".csv", ".xml")]
+    if "tracks" in files or (folder / "metrics.json").exists():  # else they are not ours
+        written += [folder / f"{SEQUENCE.points}{end}" for end in (".csv", ".xml")]
     written += [path for place in FOLDERS for path in (folder / place).glob("frame_*")]
     for path in written:
         if path.resolve() in read:
             raise ValueError(f"{path} is an input and a result at once; choose another output folder.")
+    return written
+
+
+def remove_series(folder: Path, files: Mapping[str, Any]) -> None:
+    """Nothing of an earlier run shall look like this one's."""
+    written = results_in(folder, files)
     remove_results(folder, files)
     for path in written:
         if path.is_dir():

@@ -672,3 +672,15 @@ def test_axes_without_names_are_not_guessed(warpzoo: Call, tmp_path: Path) -> No
         assert ended.code == 1  # type: ignore[attr-defined]
         assert words in ended.err  # type: ignore[attr-defined]
         assert len(ended.err.strip().splitlines()) == 1  # type: ignore[attr-defined]
+
+
+def test_what_is_of_others_stays_and_what_is_read_is_no_result(warpzoo: Call, tmp_path: Path) -> None:
+    path, out = save_imagej(tmp_path / "cells.tif", drifting()), tmp_path / "out"
+    out.mkdir()
+    (out / "points.csv").write_text("mine")
+    options = ["--method=rigid", "--noreport", "--output", out]
+    assert warpzoo("sequence", path, *options).code == 0  # type: ignore[attr-defined]
+    assert (out / "points.csv").read_text() == "mine"
+    ended = warpzoo("sequence", out / "registered.ome.tif", *options)
+    assert "registered.ome.tif is an input and a result at once; choose another output folder" in ended.err  # type: ignore[attr-defined]
+    assert not (out / "unfinished").exists()

@@ -89,8 +89,10 @@ def gaps_of(path: Path) -> str:
     return f"{path} has no files with the numbers {shortened(', '.join(runs))}: frames count the files that are there."
 
 
-def region_of(roi: str, reference: Image) -> Image:
+def region_of(roi: str | Image, reference: Image) -> Image:
     """What the reference is compared in: a rectangle x,y,width,height in its pixels, or an image above 0 there."""
+    if isinstance(roi, Image):
+        return roi
     if not re.fullmatch(r"\s*-?\d+(\s*,\s*-?\d+){3}\s*", roi):
         if not Path(roi).expanduser().exists():
             raise ValueError(f"roi must be x,y,width,height in pixels, or an image file, got {roi!r}.")
@@ -125,7 +127,7 @@ def tracks_of(path: Path, series: Series) -> tuple[Tracks, str]:
 def prepared(
     given: dict[str, Any],
     methods: Sequence[Method],
-    roi: str | None,
+    roi: str | Image | None,
     points: Path | None,
     train: str | None,
     seed: int,

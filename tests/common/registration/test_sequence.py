@@ -684,3 +684,40 @@ def test_what_is_of_others_stays_and_what_is_read_is_no_result(warpzoo: Call, tm
     ended = warpzoo("sequence", out / "registered.ome.tif", *options)
     assert "registered.ome.tif is an input and a result at once; choose another output folder" in ended.err  # type: ignore[attr-defined]
     assert not (out / "unfinished").exists()
+
+
+@pytest.mark.parametrize("kind", ["list", "dask", "zarr", "tensor"])
+def test_frames_come_as_programs_hold_them(kind: str) -> None:
+    frames = drifting()
+    made = {"list": list, "tensor": lambda values: torch.from_numpy(values.astype(np.float32))}
+    if kind in ("dask", "zarr"):
+        array = pytest.importorskip(f"{kind}.array" if kind == "dask" else kind)
+        made |= {"dask": lambda values: array.from_array(values, chunks=(1, 32, 32)), "zarr": lambda v: array.array(v)}
+    whole = package.register_sequence(frames, "rigid", axes="tyx")
+    result = package.register_sequence(made[kind](frames), "rigid")
+    np.testing.assert_allclose(result.matrices, whole.matrices, atol=1e-4)
+    np.testing.assert_allclose(np.asarray(result.warped), whole.warped, atol=1)
+
+
+def test_regions_and_pixel_sizes_of_arrays(tmp_path: Path) -> None:
+    frames = drifting()
+    rows, columns = frames.shape[1:]
+    mask = np.zeros((rows, columns), bool)
+    mask[8:40, 10:50] = True
+    options = {"method": "rigid", "refine": 0}
+    by_mask = package.register_sequence(frames, roi=mask, pixel_size=0.2, **options)
+    by_numbers = package.register_sequence(frames, roi=(10, 8, 40, 32), **options)
+    np.testing.assert_array_equal(by_mask.matrices, by_numbers.matrices)
+    assert not np.allclose(by_mask.matrices, package.register_sequence(frames, **options).matrices, atol=1e-6)
+    by_mask.save(tmp_path, report=False)
+    with tifffile.TiffFile(tmp_path / "registered.ome.tif") as file:
+        assert 'PhysicalSizeX="0.2"' in file.ome_metadata
+        assert 'PhysicalSizeY="0.2"' in file.ome_metadata
+    for given, message in (
+        ({"roi": mask[1:]}, "roi must have the shape of a frame"),
+        ({"points": POINTS}, "points must be the path of a table, got ndarray: the result's `moved` takes arrays"),
+        ({"frames": [frames[0], frames[1][1:]]}, "frames must be of one shape"),
+        ({"frames": frames.astype(complex)}, "array of real numbers, got ndarray of complex128"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            package.register_sequence(**{"frames": frames, **options, **given})

@@ -16,7 +16,7 @@ def sequence(
     output: str = "registered",
     method: str | None = None,
     reference: str = "first",
-    channel: int | None = None,
+    channel: int | str | None = None,
     points: str | None = None,
     roi: str | None = None,
     train: str | None = None,
@@ -53,7 +53,8 @@ def sequence(
             deformations, which is composed and resampled once. What comes after a network that denoises is given
             denoised frames. Without, it is such a network, if its weights are there, or else affine.
         reference: first, mean, previous (each frame to the one before it, composed) or the number of a frame, from 0.
-        channel: which of several channels is registered, counted from 0; all are warped by what it gives.
+        channel: which of several channels is registered, counted from 0, or by its name in an OME-TIFF; all are warped
+            by what it gives.
         points: points of the frames, to be taken to the reference: a CSV with the columns frame, y, x (z) and any
             others, or TrackMate's CSV or XML; the same file comes back with other positions.
         roi: where the reference is compared: x,y,width,height in pixels, or an image that is above 0 there.
@@ -89,7 +90,7 @@ def sequence(
     from warpzoo.cohorts.frames import Ahead
     from warpzoo.cohorts.many import fingerprints
     from warpzoo.images.resampling import Resampling
-    from warpzoo.images.series import open_timed
+    from warpzoo.images.series import channel_number, open_timed
     from warpzoo.registration.computing import computing
     from warpzoo.registration.listing import list_pairs
     from warpzoo.registration.results import SEQUENCE_OUTPUTS, chosen_outputs
@@ -108,6 +109,7 @@ def sequence(
         if not files["tracks"].exists():
             raise ValueError(f"{points} does not exist; it is given as points.")
     source = open_timed(files["moving"], channels=True)
+    channel = channel_number(source, channel)
     axis, doubt = (time_axis, "") if time_axis is not None else time_axis_of(source)
     others = f"{input} has {source.images} images, such as positions of the stage: the first is registered."
     doubts = [one for one in (doubt, gaps_of(files["moving"]), others if source.images > 1 else "") if one]

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from warpzoo.errors import nearest
 from warpzoo.files import FileError
 from warpzoo.geometry.grid import Grid
 from warpzoo.images import source as images
@@ -94,6 +95,17 @@ def open_timed(path: str | Path, labels: bool = False, channels: bool = False) -
     return open_image(path, labels, channels)
 
 
+def channel_number(source: Source, channel: int | str | None) -> int | None:
+    """A channel by its number, counted from 0, or by the name that it has in the file."""
+    if channel is None or (isinstance(channel, int) and not isinstance(channel, bool)):
+        return channel
+    names = source.channel_names
+    if channel not in names:
+        known = f"one of {', '.join(names)}, or a number" if names else "a number, as the file names no channels"
+        raise FileError(f"{source.header.path}: channel must be {known}, got {channel!r}{nearest(channel, names)}.")
+    return names.index(str(channel))
+
+
 def open_series(
     path: str | Path | Source,
     labels: bool = False,
@@ -128,9 +140,10 @@ def open_series(
     if channel is not None and not 0 <= channel < count:
         raise FileError(f"{path}: channel must be in [0, {count - 1}], counted from 0, got {channel}.")
     if count > 1 and channel is None and not channels:
+        called = f" ({', '.join(source.channel_names)})" if source.channel_names else ""
         raise FileError(
-            f"{path} has {count} channels; choose one to register by, such as --channel 0 of warpzoo sequence, which "
-            f"takes the others along, or all together, --channels of warpzoo register."
+            f"{path} has {count} channels{called}; choose one to register by, such as --channel 0 of warpzoo "
+            f"sequence, which takes the others along, or all together, --channels of warpzoo register."
         )
     deep = [axis for axis, size in enumerate(sizes) if axes[axis] not in "XYTCS" and axis != time and size > 1]
     if deep and axes[deep[0]] not in "XYZ":

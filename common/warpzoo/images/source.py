@@ -117,6 +117,7 @@ class Source:
         details: for formats that are written part by part, what they need beside the header to write another like it.
         pixel: the size of a pixel, where the file says so.
         images: how many the file has, of which this is the first.
+        channel_names: of its channels, where the file names them all.
         seconds: from one time point to the next, where the file says so.
     """
 
@@ -129,6 +130,7 @@ class Source:
     seconds: float | None = None
     pixel: PixelSize | None = None
     images: int = 1
+    channel_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         path, linear = self.header.path, self.header.affine[:-1, :-1]

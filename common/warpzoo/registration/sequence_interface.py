@@ -13,7 +13,7 @@ from torch import Tensor
 
 from warpzoo.images.image import Image
 from warpzoo.images.resampling import Resampling
-from warpzoo.images.series import Series, WrittenSeries, open_series, open_timed
+from warpzoo.images.series import Series, WrittenSeries, channel_number, open_series, open_timed
 from warpzoo.images.source import PixelSize, Source, in_pixels
 from warpzoo.registration.computing import computing
 from warpzoo.registration.sequence import STEPS, prepared, sequence_methods, time_axis_of, usual_method
@@ -31,7 +31,7 @@ def register_sequence(
     *,
     axes: str | None = None,
     reference: str | int = "first",
-    channel: int | None = None,
+    channel: int | str | None = None,
     points: str | Path | None = None,
     roi: str | Sequence[int] | np.ndarray | None = None,
     train: str | None = None,
@@ -59,7 +59,8 @@ def register_sequence(
         method: a chain of methods, see `warpzoo methods`; default: a network that denoises, or affine.
         axes: of the array, the slowest first; default: TYX, TZYX or, with a channel, TCYX, or TZCYX.
         reference: "first", "previous", "mean" or the number of a frame.
-        channel: which of several channels is registered; all are warped by what it gives.
+        channel: which of several channels is registered, by its number or its name in an OME-TIFF; all are warped by
+            what it gives.
         points, train, refine, resolution, consistent, time_axis, safe: as of the command; what `train` learns is not
             kept. Positions in an array are taken along by `moved` of the result.
         roi: where the reference is compared: (x, y, width, height), an array of its shape that is above 0 there, or as
@@ -83,6 +84,7 @@ def register_sequence(
         source = open_timed(frames, channels=True)
     else:
         source = source_of(frames, axes, channel, pixel_size, seconds)
+    channel = channel_number(source, channel)
     axis = time_axis_of(source)[0] if time_axis is None else time_axis
     series = open_series(source, time_axis=axis, channel=channel)
     whole = None if channel is None else open_series(source, time_axis=axis, channels=True)
@@ -134,7 +136,7 @@ class Lazy:
 def source_of(
     frames: Any,
     axes: str | None,
-    channel: int | None,
+    channel: int | str | None,
     pixel_size: float | Sequence[float] | None,
     seconds: float | None,
 ) -> Source:

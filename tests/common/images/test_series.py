@@ -17,7 +17,7 @@ import torch
 from warpzoo.files import FileError
 from warpzoo.images import read_image, source
 from warpzoo.images.formats import nifti, tiff
-from warpzoo.images.series import create_series, has_time, open_series
+from warpzoo.images.series import channel_number, create_series, has_time, open_series, open_timed
 
 SERIES = np.random.default_rng(0).integers(0, 3000, (4, 3, 7, 9)).astype(np.uint16)  # T, Z, Y, X
 
@@ -279,3 +279,18 @@ def test_types_that_ome_has_not_become_wider(dtype: type, written: type, tmp_pat
     with tifffile.TiffFile(tmp_path / "out.ome.tif") as file:
         assert (file.series[0].axes, file.series[0].dtype) == ("TYX", written)
         np.testing.assert_array_equal(file.asarray(), values)
+
+
+def test_channels_have_names_in_an_ome_tiff(tmp_path: Path) -> None:
+    values = np.stack([SERIES[:, 0], SERIES[:, 1]], 1)
+    named = {"axes": "TCYX", "Channel": {"Name": ["DAPI", "GFP"]}}
+    tifffile.imwrite(tmp_path / "cells.ome.tif", values, metadata=named, photometric="minisblack")
+    source = open_timed(tmp_path / "cells.ome.tif", channels=True)
+    assert [channel_number(source, one) for one in ("DAPI", "GFP", 1, None)] == [0, 1, 1, None]
+    with pytest.raises(FileError, match=r"channel must be one of DAPI, GFP, or a number, got 'GPF' \(did you mean GFP"):
+        channel_number(source, "GPF")
+    with pytest.raises(FileError, match=r"has 2 channels \(DAPI, GFP\); choose one"):
+        open_series(tmp_path / "cells.ome.tif")
+    tifffile.imwrite(tmp_path / "plain.tif", values, metadata={"axes": "TCYX"}, photometric="minisblack")
+    with pytest.raises(FileError, match="channel must be a number, as the file names no channels, got 'DAPI'"):
+        channel_number(open_timed(tmp_path / "plain.tif", channels=True), "DAPI")

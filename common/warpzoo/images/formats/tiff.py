@@ -57,7 +57,7 @@ def open_file(path: Path, labels: bool = False, channels: bool = False) -> Sourc
             stored = Unpacked(path, _unpack, _copy_on_disk if series.nbytes > IN_MEMORY else None)
         seconds, details = _seconds(file), _details(file, series)
         source = in_pixels(path, series.axes, series.shape, dtype, stored, details, seconds, _pixel(file, details))
-        return replace(source, images=len(file.series))
+        return replace(source, images=len(file.series), channel_names=_channel_names(file))
 
 
 def _check_pages(path: Path, file: Any) -> None:
@@ -113,6 +113,15 @@ def _seconds(file: Any) -> float | None:
                 return None if step is None else duration(float(step), element.get("TimeIncrementUnit", "s"))
     step = (file.imagej_metadata or {}).get("finterval") if file.is_imagej else None
     return None if step is None else duration(float(step), str(file.imagej_metadata.get("tunit", "s")))
+
+
+def _channel_names(file: Any) -> tuple[str, ...]:
+    """Of the first image, by OME-XML."""
+    if not file.is_ome:
+        return ()
+    pixels = ElementTree.fromstring(file.ome_metadata.encode()).find("{*}Image/{*}Pixels")
+    names = [] if pixels is None else [channel.get("Name", "") for channel in pixels.iterfind("{*}Channel")]
+    return tuple(names) if names and all(names) and len({*names}) == len(names) else ()
 
 
 def _pixel(file: Any, details: dict[str, Any]) -> PixelSize | None:

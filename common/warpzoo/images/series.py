@@ -145,8 +145,8 @@ def open_series(
             f"{path} has {count} channels{called}; choose one to register by, such as --channel 0 of warpzoo "
             f"sequence, which takes the others along, or all together, --channels of warpzoo register."
         )
-    deep = [axis for axis, size in enumerate(sizes) if axes[axis] not in "XYTCS" and axis != time and size > 1]
-    if deep and axes[deep[0]] not in "XYZ":
+    deep = [axis for axis, size in enumerate(sizes) if axes[axis] not in "XYCS" and axis != time and size > 1]
+    if deep and axes[deep[0]] not in "XYZT":
         raise FileError(
             f"{named}: beside time, the axis of {sizes[deep[0]]} must have a name, such as Z for slices (OME-TIFF and "
             f"ImageJ TIFF say it)."
@@ -156,7 +156,7 @@ def open_series(
     layout = layout_of(source, 2 + len(deep), 0 if count > 1 else None, time_axis)
     if layout.shape[0] != sizes[time]:
         raise several(source.header.path, sizes)
-    grid, header = _frame_header(source, time).place(flat)
+    grid, header = _frame_header(source, time, deep).place(flat)
 
     chosen = range(count) if channel is None else [channel]
 
@@ -168,13 +168,14 @@ def open_series(
     return Series(header.path, sizes[time], grid, header, read, source.seconds, stack)
 
 
-def _frame_header(source: Source, time: int) -> Header:
-    """Of one frame; an axis of space may be time."""
+def _frame_header(source: Source, time: int, deep: list[int]) -> Header:
+    """Of one frame; an axis of space may be time, and the one called time then that of slices (`deep`)."""
     header = source.header
     if time not in source.spatial:
         return header
     place = source.spatial.index(time)
     sides = [size for axis, size in enumerate(header.shape) if axis != place]
+    sides += [source.shape[axis] for axis in deep if axis not in source.spatial]
     if header.pixels:
         return replace(header, shape=tuple(sides), affine=flip_lps(len(sides)))
     return replace(header, shape=(*header.shape[:place], 1, *header.shape[place + 1 :]))

@@ -230,7 +230,8 @@ def layout_of(source: Source, dims: int, channel: int | None, time_axis: int | N
         raise FileError(f"{path}: channel must be in [0, {count - 1}], counted from 0, got {channel}.")
     spatial = [axes.index("Y"), axes.index("X")]
     if dims == 3:
-        stacked = [axis for axis in range(len(axes)) if axis not in (*spatial, channels, time) and axes[axis] != "T"]
+        stacked = [axis for axis in range(len(axes)) if axis not in (*spatial, channels, time)]
+        stacked = [axis for axis in stacked if axes[axis] != "T" or time is not None]
         candidates = [axis for axis in stacked if axes[axis] == "Z"] or [axis for axis in stacked if sizes[axis] > 1]
         if len(candidates) != 1:
             raise FileError(f"{axes_in_words}; it has no axis of slices for a volume: choose 2-D (spatial_dims 2).")

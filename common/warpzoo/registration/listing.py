@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -226,8 +226,9 @@ def picture_name(name: str) -> str:
     return f"{name.removesuffix('.nii.gz')}.tif"
 
 
-def remove_results(folder: Path, pair: Mapping[str, Any]) -> None:
-    """Nothing of an earlier run shall look like this one's; what is to be read is refused, not removed."""
+def remove_results(folder: Path, pair: Mapping[str, Any], kept: Collection[Path] = ()) -> None:
+    """Nothing of an earlier run shall look like this one's; what is to be read is refused, not removed, and `kept` are
+    files of others."""
     read = {path.resolve() for name in pair for path in paths_of(pair, name)}
     for name in result_names(pair):
         if (folder / name).resolve() in read:
@@ -235,7 +236,8 @@ def remove_results(folder: Path, pair: Mapping[str, Any]) -> None:
     further = [*folder.glob("warped_*.nii.gz"), *folder.glob("warped_*.tif")]
     further = further if (folder / "metrics.json").exists() else []
     for path in [*(one for one in further if one.resolve() not in read), *map(folder.joinpath, result_names(pair))]:
-        path.unlink(missing_ok=True)
+        if path not in kept:
+            path.unlink(missing_ok=True)
     remove_unfinished(folder, result_names(pair))
 
 

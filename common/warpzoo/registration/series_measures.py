@@ -40,6 +40,8 @@ MATRIX = tuple(f"{row}{column}" for row in "xyz" for column in "xyz0")
 NOT_AVERAGED = ("frame", "seconds", "ok", "reached", "saturated", *MATRIX)
 HARDLY = 0.3
 """Correlation with a frame, or with the mean, of the same series below which a frame may lie anywhere."""
+FEWEST_PLACES = 20
+"""That a matrix is fitted to."""
 CUT_OFF = 0.002
 """A part of a frame at its greatest value, larger by that than is usual, is saturated: a light, or dirt."""
 LESS_ALIKE = 0.02
@@ -118,10 +120,15 @@ def matrix_in_pixels(registration: Registration) -> np.ndarray:
 
 
 def _nearest(registration: Registration) -> tuple[np.ndarray, np.ndarray]:
-    """The affine map of the world that is nearest to the transform, and how long displacements are."""
+    """The affine map of the world that is nearest to the transform where the frame reaches the fixed image, and how
+    long displacements are there: what lies outside is nobody's motion."""
     grid, transform = registration.fixed.grid, registration.displacement
     steps = [np.linspace(0, size - 1, min(size, 9)) for size in grid.shape]
-    voxels = torch.from_numpy(np.stack(np.meshgrid(*steps, indexing="ij"), -1).reshape(-1, grid.dims))
+    places = np.stack(np.meshgrid(*steps, indexing="ij"), -1).reshape(-1, grid.dims)
+    reached = registration.seen["after"][0, 0].numpy()[tuple(np.rint(places).astype(int).T)]
+    if reached.sum() > FEWEST_PLACES:
+        places = places[reached]
+    voxels = torch.from_numpy(places)
     with torch.no_grad():
         here = grid.to_world(voxels).numpy() - grid.centre
         there = transform.world(grid.to_world(voxels))[0].double().numpy() - grid.centre

@@ -22,7 +22,7 @@ from warpzoo.images.image import Image, write_image
 from warpzoo.images.series import SUFFIXES as SERIES_SUFFIXES
 from warpzoo.images.series import create_series
 from warpzoo.record import command, versions, write_json
-from warpzoo.registration.listing import FURTHER, names_from, paths_of, remove_results, warped_name
+from warpzoo.registration.listing import FURTHER, names_from, paths_of, remove_results, result_names, warped_name
 from warpzoo.registration.pair import Registration
 from warpzoo.registration.results import SERIES_OUTPUTS
 from warpzoo.registration.series import ACROSS, SeriesRegistration
@@ -70,7 +70,10 @@ def write_series(
 
     `doubts` are sentences on what was read.
     """
-    remove_series(folder, files)
+    ours = (folder / "metrics.json").exists()
+    all_results = [*results_in(folder, files), *map(folder.joinpath, result_names(files))]
+    others = [] if ours else [path for path in all_results if path.exists()]
+    remove_series(folder, files, others)
     begun = time.perf_counter()
     try:
         film = _film(done) if "report" in outputs else None
@@ -113,7 +116,7 @@ def write_series(
                 about["warnings"].append(f"the report could not be drawn: {plain_reason(error)} All else is there.")
         write_json(folder / "metrics.json", {**numbers, **about})
     except BaseException:
-        remove_series(folder, files)
+        remove_series(folder, files, others)
         raise
     return {**numbers, **about}
 
@@ -294,8 +297,7 @@ def results_in(folder: Path, files: Mapping[str, Any]) -> list[Path]:
     stems = ("warped", "registered", "denoised", "warped_labels", *names)
     written = [folder / f"{name}{end}" for name in stems for end in SERIES_SUFFIXES]
     written += [folder / name for name in ("frames.csv", "transforms.csv", "mean.nii.gz", ANIMATION)]
-    if "tracks" in files or (folder / "metrics.json").exists():  # else they are not ours
-        written += [folder / f"{SEQUENCE.points}{end}" for end in (".csv", ".xml")]
+    written += [folder / f"{SEQUENCE.points}{end}" for end in (".csv", ".xml")]
     written += [path for place in FOLDERS for path in (folder / place).glob("frame_*")]
     for path in written:
         if path.resolve() in read:
@@ -303,10 +305,10 @@ def results_in(folder: Path, files: Mapping[str, Any]) -> list[Path]:
     return written
 
 
-def remove_series(folder: Path, files: Mapping[str, Any]) -> None:
-    """Nothing of an earlier run shall look like this one's."""
-    written = results_in(folder, files)
-    remove_results(folder, files)
+def remove_series(folder: Path, files: Mapping[str, Any], kept: Collection[Path] = ()) -> None:
+    """Nothing of an earlier run shall look like this one's; `kept` are files of others."""
+    written = [path for path in results_in(folder, files) if path not in kept]
+    remove_results(folder, files, kept)
     for path in written:
         if path.is_dir():
             shutil.rmtree(path)

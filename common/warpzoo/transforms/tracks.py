@@ -43,7 +43,7 @@ def read_tracks(path: Path, dims: int, pixel: PixelSize | None = None) -> Tracks
     """The points of images of `dims` axes; `pixel` is the size of their pixels, if TrackMate's file does not say it."""
     with reading(path, XML if path.suffix.lower() == ".xml" else KINDS):
         if path.suffix.lower() == ".xml":
-            tracks = _read_xml(path, dims)
+            tracks = _read_xml(path, dims, pixel)
         elif path.suffix.lower() == ".csv":
             tracks = _read_csv(path, dims, pixel)
         else:
@@ -55,7 +55,9 @@ def read_tracks(path: Path, dims: int, pixel: PixelSize | None = None) -> Tracks
 
 def _read_csv(path: Path, dims: int, pixel: PixelSize | None) -> Tracks:
     with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file)
+        parted = max(",;\t", key=file.readline().count)
+        file.seek(0)
+        reader = csv.reader(file, delimiter=parted)
         numbered = [(reader.line_num, row) for row in reader if row]
     rows = [row for _, row in numbered]
     header = [name.strip().lower() for name in rows[0]] if rows else []
@@ -69,13 +71,7 @@ def _read_csv(path: Path, dims: int, pixel: PixelSize | None) -> Tracks:
         first = next((number for number in range(1, len(rows)) if _is_number(rows[number], frame)), len(rows))
     if first > 1:
         unit = rows[first - 1][columns[0]].strip("() ").lower()
-        if unit not in ("", "pixel", "pixels"):
-            if pixel is None:
-                raise FileError(
-                    f"{path} has positions in {shortened(unit)}, and the images do not say the size of a pixel; save "
-                    f"the sequence with its pixel size, or the positions in pixels."
-                )
-            sides = np.array(pixel[:dims])
+        sides = _sides(path, unit, dims, pixel)
     positions, frames = [], []
     for line, row in numbered[first:]:
         if not all(_is_number(row, column) for column in (frame, *columns)) or float(row[frame]) % 1:
@@ -92,19 +88,35 @@ def _read_csv(path: Path, dims: int, pixel: PixelSize | None) -> Tracks:
             for column, value in zip(columns, position, strict=True):
                 row[column] = number_of(value)
         with whole_file(out) as unfinished, open(unfinished, "w", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerows(changed)
+            csv.writer(file, delimiter=parted, lineterminator="\n").writerows(changed)
 
     return Tracks(path, np.array(frames, int), np.array(positions).reshape(-1, dims) / sides, write)
 
 
-def _read_xml(path: Path, dims: int) -> Tracks:
+def _sides(path: Path, unit: str, dims: int, pixel: PixelSize | None) -> np.ndarray:
+    """How long the sides of a pixel are in a file's unit."""
+    if unit in ("", "pixel", "pixels"):
+        return np.ones(dims)
+    if pixel is None:
+        raise FileError(
+            f"{path} has positions in {shortened(unit)}, and the images do not say the size of a pixel; save the "
+            f"sequence with its pixel size, or the positions in pixels."
+        )
+    return np.array(pixel[:dims])
+
+
+def _read_xml(path: Path, dims: int, pixel: PixelSize | None) -> Tracks:
     text = path.read_text(encoding="utf-8")
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise FileError(f"{path} declares a document type or entities, which are not read: remove them.")
     root = ElementTree.fromstring(text)
     spots = [spot for spot in root.iter("Spot") if "POSITION_X" in spot.attrib]
-    image: Any = next(root.iter("ImageData"), ElementTree.Element("ImageData"))
-    sides = np.array([float(image.get(name, 1) or 1) for name in ("pixelwidth", "pixelheight", "voxeldepth")][:dims])
+    image, model = (next(root.iter(name), None) for name in ("ImageData", "Model"))
+    if image is not None and image.get("pixelwidth"):
+        named = ("pixelwidth", "pixelheight", "voxeldepth")[:dims]
+        sides = np.array([float(image.get(name, 1) or 1) for name in named])
+    else:
+        sides = _sides(path, "" if model is None else model.get("spatialunits", "").strip().lower(), dims, pixel)
     names = [f"POSITION_{axis.upper()}" for axis in AXES[:dims]]
     for spot in spots:
         wrong = [name for name in ("FRAME", *names) if not _is_number(spot.attrib, name)]

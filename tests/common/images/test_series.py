@@ -172,7 +172,6 @@ def test_time_that_is_called_something_else(tmp_path: Path) -> None:
     [
         ((4, 7, 9), "TYX", 3, r"time_axis must be in \[0, 2\], got 3"),
         ((4, 7, 9), "TYX", 1, r"time_axis must not be rows \(Y\) or columns \(X\), got 1"),
-        ((4, 3, 7, 9), "TZYX", 1, "is a series or has several channels"),
         ((3, 7, 9), "ZYX", None, "a.ome.tif has the axes ZYX of 3 × 7 × 9, and none of them is time"),
     ],
 )
@@ -294,3 +293,29 @@ def test_channels_have_names_in_an_ome_tiff(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "plain.tif", values, metadata={"axes": "TCYX"}, photometric="minisblack")
     with pytest.raises(FileError, match="channel must be a number, as the file names no channels, got 'DAPI'"):
         channel_number(open_timed(tmp_path / "plain.tif", channels=True), "DAPI")
+
+
+def test_exchanged_axes_of_time_and_slices_are_put_right(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.ome.tif", SERIES, metadata={"axes": "ZTYX"})
+    series = open_series(tmp_path / "a.ome.tif", time_axis=0)
+    assert (len(series), series.grid.shape) == (4, (9, 7, 3))
+    np.testing.assert_array_equal(series[2].array[0].numpy(), SERIES[2].T)
+    with create_series(tmp_path / "out.tif", series, series[0]) as out:
+        for number, frame in enumerate(series):
+            out.put(number, frame)
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "out.tif"), SERIES)
+
+
+def test_images_in_a_group_as_bioformats_writes_them(tmp_path: Path) -> None:
+    zarr = pytest.importorskip("zarr")
+    zarr.create_group(tmp_path / "all.zarr", zarr_format=2, attributes={"bioformats2raw.layout": 3})
+    for number in range(2):
+        saved(tmp_path / "all.zarr" / f"{number}.zarr", SERIES + number)
+        (tmp_path / "all.zarr" / f"{number}.zarr").rename(tmp_path / "all.zarr" / str(number))
+    assert open_timed(tmp_path / "all.zarr").images == 2
+    series = open_series(tmp_path / "all.zarr")
+    np.testing.assert_array_equal(series[3].array[0].numpy(), SERIES[3].T)
+    with create_series(tmp_path / "out.ome.zarr", series, series[0]) as out:
+        for number, frame in enumerate(series):
+            out.put(number, frame)
+    assert len(open_series(tmp_path / "out.ome.zarr")) == 4

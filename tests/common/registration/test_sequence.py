@@ -305,9 +305,10 @@ def test_a_folder_of_numbered_files(warpzoo: Call, tmp_path: Path) -> None:
     assert re.search("cell_4.tif must be like cell_1.tif, .* frames must be of one size", ended.err)  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("kind", ["csv", "xml"])
+@pytest.mark.parametrize("kind", ["csv", "xml", "xml without image"])
 def test_trackmate_files_come_back_with_other_positions(warpzoo: Call, kind: str, tmp_path: Path) -> None:
-    """Positions in microns; of the XML also the size of a pixel; everything else as it was."""
+    """Positions in microns; of the XML perhaps the size of a pixel; everything else as it was."""
+    kind, sized = kind[:3], kind == "xml"
     frames, path = drifting(3), tmp_path / f"tracks.{kind}"
     spots = [(frame, y, x) for frame in range(3) for y, x in true_points(frame)]
     if kind == "csv":
@@ -317,8 +318,9 @@ def test_trackmate_files_come_back_with_other_positions(warpzoo: Call, kind: str
     else:
         one = '<Spot ID="{}" name="ID{}" FRAME="{}" POSITION_X="{}" POSITION_Y="{}" POSITION_Z="0.0"/>'
         text = "".join(one.format(n, n, frame, 0.2 * x, 0.2 * y) for n, (frame, y, x) in enumerate(spots))
-        image = '<Settings><ImageData pixelwidth="0.2" pixelheight="0.2" voxeldepth="1.0"/></Settings>'
-        path.write_text(f"<TrackMate><Model><AllSpots>{text}</AllSpots></Model>{image}</TrackMate>")
+        image = '<Settings><ImageData pixelwidth="0.2" pixelheight="0.2" voxeldepth="1.0"/></Settings>' if sized else ""
+        model = f'<Model spatialunits="micron"><AllSpots>{text}</AllSpots></Model>'
+        path.write_text(f"<TrackMate>{model}{image}</TrackMate>")
     ended = warpzoo(
         *("sequence", save_imagej(tmp_path / "cells.tif", frames), "--method=rigid,affine", "--points", path),
         *("--noreport", "--output", tmp_path / "out"),
@@ -677,10 +679,13 @@ def test_axes_without_names_are_not_guessed(warpzoo: Call, tmp_path: Path) -> No
 def test_what_is_of_others_stays_and_what_is_read_is_no_result(warpzoo: Call, tmp_path: Path) -> None:
     path, out = save_imagej(tmp_path / "cells.tif", drifting()), tmp_path / "out"
     out.mkdir()
-    (out / "points.csv").write_text("mine")
+    mine = [out / name for name in ("points.csv", "denoised.tif", "warped.tif", "frames.csv", "transforms/frame_1.txt")]
+    for one in mine:
+        one.parent.mkdir(exist_ok=True)
+        one.write_text("mine")
     options = ["--method=rigid", "--noreport", "--output", out]
     assert warpzoo("sequence", path, *options).code == 0  # type: ignore[attr-defined]
-    assert (out / "points.csv").read_text() == "mine"
+    assert {one.read_text() for one in mine} == {"mine"}
     ended = warpzoo("sequence", out / "registered.ome.tif", *options)
     assert "registered.ome.tif is an input and a result at once; choose another output folder" in ended.err  # type: ignore[attr-defined]
     assert not (out / "unfinished").exists()
@@ -721,3 +726,11 @@ def test_regions_and_pixel_sizes_of_arrays(tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             package.register_sequence(**{"frames": frames, **options, **given})
+
+
+def test_points_parted_by_semicolons_stay_so(tmp_path: Path) -> None:
+    (tmp_path / "points.csv").write_text("frame;id;y;x\n0;1;2.5;3\n1;1;4;5\n")
+    tracks = read_tracks(tmp_path / "points.csv", 2)
+    np.testing.assert_array_equal(tracks.positions, [[3, 2.5], [5, 4]])
+    tracks.write(tmp_path / "moved.csv", tracks.positions + 1)
+    assert (tmp_path / "moved.csv").read_text() == "frame;id;y;x\n0;1;3.5;4\n1;1;5;6\n"

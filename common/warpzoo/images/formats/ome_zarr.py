@@ -8,6 +8,7 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,16 @@ def open_file(path: Path, labels: bool = False, channels: bool = False) -> Sourc
     zarr = _zarr()
     with reading(path, "OME-Zarr"):
         size = check_kinds_below(path)
-        group = zarr.open_group(path, mode="r")
+        group, images = zarr.open_group(path, mode="r"), 1
+        if "bioformats2raw.layout" in group.attrs.get("ome", group.attrs):  # a group of images, by their numbers
+            images = sum(name.isdecimal() for name in group.group_keys())
+            group = group["0"]
         described = group.attrs.get("ome", group.attrs)["multiscales"][0]  # version 0.5 has a key of its own for it
         array = group[described["datasets"][0]["path"]]
         axes = "".join(map(_letter, described["axes"]))
         stored, seconds, pixel = _Parts(path, array, size), _seconds(described, axes), _pixel(described, axes)
-        return in_pixels(path, axes, array.shape, array.dtype, stored, dict(group.attrs), seconds, pixel)
+        source = in_pixels(path, axes, array.shape, array.dtype, stored, dict(group.attrs), seconds, pixel)
+        return replace(source, images=images)
 
 
 def _seconds(described: Any, axes: str) -> float | None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from warpzoo.geometry.composition import composed, identity, parts_of
 from warpzoo.geometry.grid import Grid, are_parallel
-from warpzoo.geometry.transforms import Affine, BSpline, DisplacementField, Transform
+from warpzoo.geometry.transforms import Affine, BSpline, DisplacementField, Transform, resample
 from warpzoo.images.image import Image
 from warpzoo.registration import deformation, placement
 from warpzoo.registration.budget import Budget
@@ -22,6 +22,7 @@ from warpzoo.registration.label_maps import are_labels, as_channels
 from warpzoo.registration.likeness import likeness
 from warpzoo.registration.methods import OPTIMISED
 from warpzoo.registration.placement import PARTS, place
+from warpzoo.registration.preflight import VOXELS_LOOKED_AT
 from warpzoo.registration.pyramid import ImagePyramid, coarser, pyramid
 from warpzoo.registration.similarities import SIMILARITIES, check_similarity
 
@@ -35,6 +36,10 @@ UNLIKE = 0.45
 OF_LABELS = "mse"
 """And of label maps."""
 BUDGET = {"rigid": Budget(200), "affine": Budget(300), "ffd": Budget(200), "svf": Budget(200)}
+FAR = 0.04
+"""Of the longest side, on average, that is a large displacement,"""
+ON_EACH_OTHER = 0.5
+"""and the part of the fixed image that then lies in the moving one."""
 REFINED_LEVELS = 2
 """A network has seen what is coarser."""
 
@@ -97,7 +102,19 @@ class Optimisation:
                 start = smoothed(start, fixed.grid, self.smoothing * min(self.finest(fixed, start).spacing))
         pair = one, fixed.grid, other, moving.grid
         steered: dict[str, Any] = {"guidance": guidance, "resolution": self.resolution, "most": self.most_voxels}
-        return optimise(self.name, *pair, start, similarity, self.budget, levels, **steered)
+        found = optimise(self.name, *pair, start, similarity, self.budget, levels, **steered)
+        searched = start is None and self.linear and self.between_contrasts
+        if not searched or self.is_timed or not is_far(found, fixed, moving):
+            return found
+        # mutual information may be high where an image lies far from its place
+        near = optimise(self.name, *pair, identity(fixed.grid), similarity, self.budget, **steered)
+        alike = [likeness(fixed, moving, one, guidance or Guidance()).windows for one in (found, near)]
+        return near if alike[1] > alike[0] else found
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether it ends after some seconds."""
+        return self.budget is not None and (self.budget.seconds or self.budget.limit < float("inf"))
 
     def finest(self, fixed: Image, start: Transform | None) -> Grid:
         """The voxels at which images are compared at the end."""
@@ -145,6 +162,15 @@ class Refinement:
 
     def within(self, seconds: float) -> Refinement:
         return replace(self, budget=self.budget.within(seconds))
+
+
+def is_far(found: Transform, fixed: Image, moving: Image) -> bool:
+    """Whether a transform moves images far that the headers put onto each other."""
+    grid = coarser(fixed.grid, pyramid(fixed.grid, VOXELS_LOOKED_AT)[-1])
+    there = torch.ones(1, 1, *moving.grid.shape, dtype=torch.uint8)
+    reached = resample(there, moving.grid, identity(grid), grid, mode="nearest").float().mean()
+    moved = found.field(grid).detach().square().sum(1).sqrt().mean()
+    return bool(reached > ON_EACH_OTHER) and bool(moved > FAR * max(grid.shape))
 
 
 def smoothed(start: Transform, grid: Grid, length: float) -> Transform:

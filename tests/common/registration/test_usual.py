@@ -18,7 +18,8 @@ from warpzoo.geometry.composition import parts_of
 from warpzoo.geometry.grid import Grid
 from warpzoo.geometry.transforms import Affine, Composition, DisplacementField
 from warpzoo.images.image import Image
-from warpzoo.registration import find_methods
+from warpzoo.registration import find_methods, optimisation
+from warpzoo.registration.budget import Budget
 from warpzoo.registration.optimisation import Optimisation, smoothed
 from warpzoo.registration.usual import NetworkForAny
 
@@ -173,3 +174,34 @@ def test_weights_of_ones_own_take_the_place_of_the_network_for_any_pair() -> Non
     assert torch.equal(ours, again)
     with pytest.raises(ValueError, match="2-D"):
         warpzoo.register(smooth((20, 22, 18)), smooth((20, 22, 18)), quality="fast", weights=shipped)
+
+
+@pytest.mark.parametrize(
+    ("truth", "apart", "budget", "expected"),
+    [
+        (0.0, 0.0, None, ["far", "near", "near"]),
+        (12.0, 0.0, None, ["far", "near", "far"]),
+        (0.0, 60.0, None, ["far", "far"]),
+        (0.0, 0.0, Budget(9.0, seconds=True), ["far", "far"]),
+    ],
+)
+def test_a_far_placement_must_make_images_more_alike_than_a_near_one(
+    monkeypatch: pytest.MonkeyPatch, truth: float, apart: float, budget: Budget | None, expected: list[str]
+) -> None:
+    content = torch.from_numpy(100 * smooth((96, 64))).float()
+    fixed, moving = content[20:84][None], content[20 - int(truth) : 84 - int(truth)][None]
+    matrix = np.eye(3)
+    matrix[0, 2] = apart
+    pair = Image.in_memory(fixed, Grid((64, 64))), Image.in_memory(moving, Grid((64, 64), matrix))
+    shift = torch.tensor([[[1.0, 0.0, 12.0], [0.0, 1.0, 0.0]]], dtype=torch.float64)
+    calls = []
+
+    def optimise(method: str, *arguments: object, **options: object) -> Affine:
+        start = arguments[4]
+        calls.append("far" if start is None else "near")
+        return Affine.from_world(shift, pair[0].grid) if start is None else start  # type: ignore[return-value]
+
+    monkeypatch.setattr(optimisation, "optimise", optimise)
+    found = Optimisation("affine", budget=budget, between_contrasts=True)(*pair, None)
+    moved = float(found.field(pair[0].grid).abs().max())
+    assert [*calls, "far" if moved > 6 else "near"] == expected

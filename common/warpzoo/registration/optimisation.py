@@ -103,7 +103,7 @@ class Optimisation:
         pair = one, fixed.grid, other, moving.grid
         steered: dict[str, Any] = {"guidance": guidance, "resolution": self.resolution, "most": self.most_voxels}
         found = optimise(self.name, *pair, start, similarity, self.budget, levels, **steered)
-        searched = start is None and self.linear and self.between_contrasts
+        searched = start is None and self.linear and self.between_contrasts and not labels
         if not searched or self.is_timed or not is_far(found, fixed, moving):
             return found
         # mutual information may be high where an image lies far from its place

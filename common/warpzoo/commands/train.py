@@ -75,7 +75,7 @@ def train(
             folder, with search.csv as a table of all and best.json, which --variant takes; an interrupted search goes
             on.
         trials: of the search, in all; default: 20.
-        dry_run: only look through the images and print the command.
+        dry_run: only look through the images, print the command and make all that it names, without a step.
     """
     from pathlib import Path
 
@@ -238,11 +238,9 @@ def _repeat(
     for note in notes:
         print(note)
     torch.set_num_threads(int(found["machine"]["threads"]))
+    run(bundle, config, tracking, dry_run)
     if dry_run:
-        run(bundle, config, tracking, dry_run)
         print(f"{recorded}: the images and the configuration are there; nothing is run (dry_run)")
-    else:
-        run(bundle, config, tracking)
 
 
 def numbers(name: str, text: str) -> Any:

@@ -19,6 +19,8 @@ LESS = 1e-3
 """A smaller loss of both measures is none."""
 MUCH_LESS = 0.02
 """Of one of them."""
+SHARE_LOST = 0.01
+"""Of what windows correlate, which is little between contrasts."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,10 @@ class Likeness:
 
     def is_above(self, other: Likeness) -> bool:
         """Whether it is more by both measures together, and by neither much less: windows alone find something alike in
-        any two images."""
+        any two images, and mutual information grows with what is made of noise, by which windows lose."""
         lost = max(other.windows - self.windows, other.information - self.information)
-        return self.total > other.total + LESS and lost < MUCH_LESS
+        kept = self.windows > (1 - SHARE_LOST) * other.windows
+        return self.total > other.total + LESS and lost < MUCH_LESS and kept
 
     @property
     def total(self) -> float:

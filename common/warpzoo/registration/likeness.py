@@ -19,7 +19,7 @@ LESS = 1e-3
 """A smaller loss of both measures is none."""
 MUCH_LESS = 0.02
 """Of one of them."""
-SHARE_LOST = 0.01
+SHARE_LOST = 0.025
 """Of what windows correlate, which is little between contrasts."""
 
 

@@ -126,8 +126,8 @@ REAL: dict[str, tuple[Maker, ...]] = {
     ),
     "lists": (
         pairs,
-        partial(listed, name="a.csv", content="image,subject\na.nii,1\na.nii,2\n"),
-        partial(listed, name="a.json", content='[{"image": "a.nii", "group": "g"}, {"image": "a.nii"}]'),
+        partial(listed, name="a.csv", content="image,subject,id\na.nii,1,x\na.nii,2,y\n"),
+        partial(listed, name="a.json", content='[{"image": "a.nii", "group": "g"}, {"image": "a.nii", "id": "b"}]'),
         archive,
     ),
     "psf": (partial(picture, name="a.png"), partial(nifti, name="a.nii")),

@@ -173,6 +173,7 @@ def test_time_that_is_called_something_else(tmp_path: Path) -> None:
         ((4, 7, 9), "TYX", 3, r"time_axis must be in \[0, 2\], got 3"),
         ((4, 7, 9), "TYX", 1, r"time_axis must not be rows \(Y\) or columns \(X\), got 1"),
         ((3, 7, 9), "ZYX", None, "a.ome.tif has the axes ZYX of 3 × 7 × 9, and none of them is time"),
+        ((4, 2, 3, 7, 9), "TCZYX", 1, "is a series or has several channels"),
     ],
 )
 def test_what_is_no_series_is_said(

@@ -19,7 +19,7 @@ from warpzoo.registration.deformation import FreeFormModel, Model, VelocityModel
 from warpzoo.registration.descent import Descent
 from warpzoo.registration.guidance import Guidance
 from warpzoo.registration.label_maps import are_labels, as_channels
-from warpzoo.registration.likeness import likeness
+from warpzoo.registration.likeness import Likeness, likeness
 from warpzoo.registration.methods import OPTIMISED
 from warpzoo.registration.placement import PARTS, place
 from warpzoo.registration.preflight import VOXELS_LOOKED_AT
@@ -33,6 +33,10 @@ BETWEEN_CONTRASTS = "mi"
 """And of images whose contrasts may differ, of which windows are compared only where they are alike enough."""
 UNLIKE = 0.45
 """Correlation in windows below which they are not, where an optimisation starts."""
+SHARE_GAINED = 0.05
+"""Of that: where mutual information gains less, it may have fitted noise."""
+SHARE_INFORMED = 0.01
+"""Of mutual information: where windows gain that as well, they saw the same contrast."""
 OF_LABELS = "mse"
 """And of label maps."""
 BUDGET = {"rigid": Budget(200), "affine": Budget(300), "ffd": Budget(200), "svf": Budget(200)}
@@ -88,28 +92,37 @@ class Optimisation:
     def __call__(
         self, fixed: Image, moving: Image, start: Transform | None, guidance: Guidance | None = None
     ) -> Transform:
-        labels = are_labels(fixed, moving)
+        labels, guidance = are_labels(fixed, moving), guidance or Guidance()
         arrays = as_channels(fixed.array, moving.array) if labels else (fixed.array, moving.array)
         one, other = (array[None].to(self.device) for array in arrays)
-        similarity = self.similarity or (OF_LABELS if labels else None)
+        similarity, before = self.similarity or (OF_LABELS if labels else None), None
         if similarity is None and self.between_contrasts:
-            windows = not self.linear and likeness(fixed, moving, start, guidance or Guidance()).windows >= UNLIKE
-            similarity = None if windows else BETWEEN_CONTRASTS
-        levels = None
+            before = None if self.linear else likeness(fixed, moving, start, guidance)
+            similarity = None if before is not None and before.windows >= UNLIKE else BETWEEN_CONTRASTS
+        levels, begun = None, start
         if start is not None and not isinstance(parts_of(start)[0], Affine):
             levels = self.levels
             if self.smoothing:
-                start = smoothed(start, fixed.grid, self.smoothing * min(self.finest(fixed, start).spacing))
+                begun = smoothed(start, fixed.grid, self.smoothing * min(self.finest(fixed, start).spacing))
         pair = one, fixed.grid, other, moving.grid
         steered: dict[str, Any] = {"guidance": guidance, "resolution": self.resolution, "most": self.most_voxels}
-        found = optimise(self.name, *pair, start, similarity, self.budget, levels, **steered)
-        searched = start is None and self.linear and self.between_contrasts and not labels
-        if not searched or self.is_timed or not is_far(found, fixed, moving):
+        found = optimise(self.name, *pair, begun, similarity, self.budget, levels, **steered)
+        if not self.between_contrasts or similarity != BETWEEN_CONTRASTS or self.similarity or self.is_timed:
             return found
-        # mutual information may be high where an image lies far from its place
-        near = optimise(self.name, *pair, identity(fixed.grid), similarity, self.budget, **steered)
-        alike = [likeness(fixed, moving, one, guidance or Guidance()).windows for one in (found, near)]
-        return near if alike[1] > alike[0] else found
+
+        def reached(transform: Transform) -> Likeness:
+            return likeness(fixed, moving, transform, guidance)
+
+        if before is None:  # mutual information may be high where an image lies far from its place
+            if start is None and is_far(found, fixed, moving):
+                near = optimise(self.name, *pair, identity(fixed.grid), similarity, self.budget, **steered)
+                return near if reached(near).windows > reached(found).windows else found
+        elif reached(found).windows < (1 + SHARE_GAINED) * before.windows:
+            seen = optimise(self.name, *pair, begun, None, self.budget, levels, **steered)
+            alike = reached(seen)
+            if alike.windows > before.windows and alike.information > (1 + SHARE_INFORMED) * before.information:
+                return seen
+        return found
 
     @property
     def is_timed(self) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from warpzoo.checks import check_truth
 from warpzoo.errors import FAILURES, Finding, plain_reason
@@ -82,6 +83,7 @@ def write_results(
         about = {
             "settings": dict(settings),
             "seconds": {name: round(value, 3) for name, value in seconds.items()},
+            "threads": torch.get_num_threads(),
             "resolution": {name: list(spacing) for name, spacing in registration.resolution.items()},
             "likeness": likeness_of(registration),
             "warnings": [*registration.notes, *map(str, findings)],

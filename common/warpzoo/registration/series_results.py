@@ -96,6 +96,7 @@ def write_series(
         about = {
             "settings": dict(settings),
             "seconds": {**(seconds or {}), "write": round(time.perf_counter() - begun, 3)},
+            "threads": torch.get_num_threads(),
             "resolution": resolution_of(done),
             "warnings": [*doubts, *warnings_of(done, flagged)],
             **provenance(done, files),

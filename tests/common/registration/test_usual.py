@@ -108,6 +108,25 @@ def test_what_is_unlike_in_windows_is_compared_by_mutual_information() -> None:
     assert errors["two", True] < 0.5 * errors["two", False]
 
 
+def test_noise_around_few_cells_is_not_fitted_by_mutual_information() -> None:
+    """Windows are compared where it gains little by them and they gain by it: the contrasts are the same."""
+    shape, rng = (96, 96), np.random.default_rng(0)
+    spots, known = np.zeros(shape), known_displacement(shape)
+    spots[tuple(rng.uniform(15, 80, (12, 2)).astype(int).T)] = 1
+    cells = ndimage.gaussian_filter(spots, 1.5)
+    there = ndimage.map_coordinates(cells, np.indices(shape) + known, order=3)
+    noisy = [(one / cells.max() + rng.normal(0, 0.03, shape)).astype(np.float32) for one in (there, cells)]
+    pair = [Image.in_memory(torch.from_numpy(one)[None], Grid(shape), "a") for one in noisy]
+    start = DisplacementField(torch.from_numpy(0.8 * known)[None].float(), pair[0].grid)
+
+    def error(method: Optimisation) -> float:
+        found = method(*pair, start).field(pair[0].grid)[0].numpy()
+        return float(np.linalg.norm(found - known, axis=0)[there > 0.2 * there.max()].mean())
+
+    usual, information = Optimisation("svf", None, Budget(60), between_contrasts=True), Optimisation("svf", "mi")
+    assert error(usual) < 0.7 * error(information)
+
+
 def test_no_network_is_made_for_images_that_it_does_not_suit() -> None:
     methods = [one for one in find_methods() if isinstance(one, NetworkForAny)]
     image = warpzoo.register(smooth((24, 20)), smooth((24, 20), 1), method="rigid").registration.fixed

@@ -81,11 +81,10 @@ def register(
         cluster: who registers the pairs of a list, such as local, local:4, tcp://host:8786 or slurm.yaml. local is a
             worker for each core or GPU of this machine, an address that of a Dask scheduler, a file describes jobs of a
             batch system (docs/scale.md). Without, this process does, one pair after the other.
-        to: where the moving image has time, first, mean, previous or a frame's number: its frames are registered to
-            that frame, or to their mean, and that to the fixed image if there is one; without, each frame to the fixed
-            image. The output folder
-            gets one warped series, transforms/frame_0000.tfm (.h5) and so on, and frames.csv. When it is stopped, the
-            same command goes on.
+        to: where the moving image has time, first, last, mean, previous or a frame's number: its frames are registered
+            to that frame, or to their mean, and that to the fixed image if there is one; without, each frame to the
+            fixed image. The output folder gets one warped series, transforms/frame_0000.tfm (.h5) and so on, and
+            frames.csv. When it is stopped, the same command goes on.
         time_axis: which axis of the moving image is time, counted from 0, the slowest first, if its file does not say.
         fixed_labels: label map of the fixed image, for Dice.
         moving_labels: label map of the moving image; it is warped as well.

@@ -52,7 +52,8 @@ def sequence(
         method: one of `warpzoo methods`, or a chain such as affine,svf: what finds matrices first, then what finds
             deformations, which is composed and resampled once. What comes after a network that denoises is given
             denoised frames. Without, it is such a network, if its weights are there, or else affine.
-        reference: first, mean, previous (each frame to the one before it, composed) or the number of a frame, from 0.
+        reference: first, last, mean, previous (each frame to the one before it, composed) or the number of a frame,
+            from 0.
         channel: which of several channels is registered, counted from 0, or by its name in an OME-TIFF; all are warped
             by what it gives.
         points: points of the frames, to be taken to the reference: a CSV with the columns frame, y, x (z) and any

@@ -58,7 +58,7 @@ def register_sequence(
             or the path of a file or of a folder of numbered files.
         method: a chain of methods, see `warpzoo methods`; default: a network that denoises, or affine.
         axes: of the array, the slowest first; default: TYX, TZYX or, with a channel, TCYX, or TZCYX.
-        reference: "first", "previous", "mean" or the number of a frame.
+        reference: "first", "last", "previous", "mean" or the number of a frame.
         channel: which of several channels is registered, by its number or its name in an OME-TIFF; all are warped by
             what it gives.
         points, train, refine, resolution, consistent, time_axis, safe: as of the command; what `train` learns is not

@@ -32,7 +32,7 @@ from warpzoo.registration.settling import is_free, linear_count, settle, shown_i
 from warpzoo.transforms.landmarks import Landmarks
 from warpzoo.transforms.tracks import Tracks
 
-REFERENCES = ("first", "previous", "mean")
+REFERENCES = ("first", "last", "previous", "mean")
 """What frames may be registered to beside an image of its own, and a frame by its number."""
 OF_FRAMES = "affine,svf"
 """The methods of a frame if none are named."""
@@ -234,7 +234,7 @@ def register_series(
     Args:
         fixed: the image that frames are registered to, or, with `to`, that the reference of the frames is registered
             to: each frame is then resampled once, by both transforms.
-        to: "first", "previous", "mean" or the number of a frame: the reference is one of the frames' own.
+        to: "first", "last", "previous", "mean" or the number of a frame: the reference is one of the frames' own.
         start: what is known of the transform from the fixed image.
         companions: masks, and what is warped along.
         strict, safe: as for `register_pair`, for each frame.
@@ -308,14 +308,14 @@ def register_series(
 
 
 def own_reference(to: str | int, count: int | None = None, name: str = "to") -> int | None:
-    """The frame that the others are registered to, where that is one of them: None of "mean". `name` is what the option
-    is called."""
-    number = 0 if to in ("first", "previous") else None
+    """The frame that the others are registered to, where that is one of them: None of "mean", -1 of "last" if it is not
+    known how many there are. `name` is what the option is called."""
+    number = {"first": 0, "previous": 0, "last": -1 if count is None else count - 1}.get(str(to))
     if str(to).isdecimal():
         number = int(to)
     if to != "mean" and (number is None or (count is not None and number >= count)):
         most = "" if count is None else f" from 0 to {count - 1}"
-        raise ValueError(f"{name} must be first, previous, mean or the number of a frame{most}, got {to!r}.")
+        raise ValueError(f"{name} must be first, last, previous, mean or the number of a frame{most}, got {to!r}.")
     return number
 
 

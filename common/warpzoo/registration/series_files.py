@@ -212,8 +212,9 @@ def read_series(
             masks[side] = open_series(path, time_axis=time_axis) if timed else read_image(path)
     labels = [open_series(path, labels=True, time_axis=time_axis) for path in paths_of(files, "moving_labels")]
     fixed_labels = [read_image(path, labels=True) for path in paths_of(files, "fixed_labels")]
-    if fixed is None and to == "first" and not fixed_labels:
-        fixed_labels = [one[0] for one in labels]
+    if labels and fixed is None and to is not None and not fixed_labels:
+        own = own_reference(to, len(series))
+        fixed_labels = [] if own is None else [one[own] for one in labels]
     companions = SeriesCompanions(
         masks,
         fixed_labels[0] if fixed_labels else None,

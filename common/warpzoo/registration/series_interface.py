@@ -145,7 +145,8 @@ def register_series(
             or a 4-D image of nibabel.
         fixed: the image that each frame is registered to; with `to`, the one that the frames' own reference is
             registered to.
-        to: "first" or "mean": frames are registered to the first one, or to their mean, which is made anew twice.
+        to: "first", "last", "previous", "mean" or the number of a frame: what the frames are registered to; their mean
+            is made anew twice.
         method: as of `warpzoo.register`, as are the arguments that are not named here.
         spacing: of arrays and tensors.
         time_axis: which axis of a file or an array is time, counted from 0; default: what the file says, 0 of arrays.

@@ -205,9 +205,9 @@ def flags(done: SeriesRegistration, rows: Sequence[Mapping[str, Any]]) -> dict[i
     for frame, row in measured.items():
         value, reasons, hint = alike(row), list[str](), ""
         if len(measured) >= FEW and value < median - max(FAR * spread, LESS * abs(median)):
-            other = "frame before it" if done.to == "previous" else "fixed image"
+            other = {"previous": "frame before it", "fixed": "fixed image"}.get(done.to, "reference")
             reasons.append(f"much less like the {other} than the other frames")
-        if done.to != "fixed" and value < HARDLY:
+        elif done.to != "fixed" and value < HARDLY:
             reasons.append("hardly like what it was registered to, so that it may lie anywhere")
             if done.to != "previous":
                 hint = "; what changes from frame to frame may be followed by the reference previous"

@@ -271,6 +271,7 @@ def draw_series(
     from warpzoo.report.series import write_series_report
 
     fixed = done.fixed
+    stack = done.series.stack if fixed.header.pixels else None
     return write_series_report(
         path,
         fixed.array[0].float(),
@@ -282,6 +283,8 @@ def draw_series(
         film,
         orientation=orientation_of(fixed),
         unit="pixels" if fixed.header.pixels else "mm",
+        pixel=None if stack is None else stack.source.pixel,
+        seconds=done.series.seconds,
     )
 
 

@@ -18,8 +18,8 @@ from warpzoo.images.image import Image
 from warpzoo.registration.alignment import align_pairs, best_of, in_voxels, in_world
 from warpzoo.registration.consistency import solved_together
 from warpzoo.registration.found import Found, Store, matrix_alone, name_of, placed
-from warpzoo.registration.frames import FrameMethod
-from warpzoo.registration.groups import group_of
+from warpzoo.registration.frames import DOUBTFUL, FrameMethod
+from warpzoo.registration.groups import RECENT, group_of
 from warpzoo.registration.pair import Method
 
 SPANS = (1, 4)
@@ -48,10 +48,15 @@ def settle(
     """Keeps, as a round of that number, the affine transforms of all frames that are solved together from those of the
     round before and those between frames, which are found here."""
     series = method.series
-    there = [frame for frame in range(len(series)) if frame not in failed]
     frame_0 = series[0]
-    before = {frame: _read(store, name_of(number - 1, frame), reference, frame_0) for frame in there}
-    frames = {frame: one.matrix for frame, one in before.items()}
+    before = {
+        frame: _read(store, name_of(number - 1, frame), reference, frame_0)
+        for frame in range(len(series))
+        if frame not in failed
+    }
+    lost = lost_among({frame: one.likeness for frame, one in before.items() if frame != own})
+    frames = {frame: one.matrix for frame, one in before.items() if frame not in lost}
+    there = [*frames]
     wanted = [(there[place - span], later) for place, later in enumerate(there) for span in SPANS if span <= place]
     found = {pair: store.read(_pair(pair), frame_0, frame_0) for pair in wanted}
     missing, size = [pair for pair in wanted if found[pair] is None], len(SPANS) * group_of(series.grid)
@@ -65,12 +70,27 @@ def settle(
     seen = method.cleaning(reference) if own is None else method.cleaning.frame(own)
     points = shown_points(seen.clean)
     solved = solved_together(frames, pairs, points, own)
+    solved |= {frame: _between_neighbours(frame, solved) for frame in lost}
     for frame in range(len(series)):
         name = name_of(number, frame)
         if frame in failed:
             store.write(name, _read(store, name_of(number - 1, frame), reference, frame_0), reference, frame_0)
         else:
-            store.write(name, _moved(before[frame], solved[frame], reference, points), reference, frame_0)
+            now = _moved(before[frame], solved[frame], reference, points)
+            near = frame in lost and not now.moved
+            store.write(name, before[frame] if near else now, reference, frame_0)
+
+
+def lost_among(rated: Mapping[int, float]) -> list[int]:
+    """The frames that are much less alike than those on both sides of them are, as one of noise alone is."""
+    frames = sorted(rated)
+    lost = []
+    for place, frame in enumerate(frames):
+        sides = frames[max(0, place - RECENT) : place], frames[place + 1 : place + 1 + RECENT]
+        usual = [float(np.median([rated[one] for one in side])) for side in sides if side]
+        if usual and rated[frame] < DOUBTFUL * min(usual):
+            lost.append(frame)
+    return lost
 
 
 def _pair(pair: tuple[int, int]) -> str:
@@ -85,6 +105,14 @@ def _between(method: FrameMethod, pairs: Sequence[tuple[int, int]], frames: Mapp
     nowhere = np.tile(np.eye(grid.dims + 1), (len(pairs), 1, 1))
     aligned = align_pairs(fixed, moving, best_of(fixed, moving, [expected, nowhere]))
     return [matrix_alone(in_world(one.matrix, grid, grid), grid) for one in aligned]
+
+
+def _between_neighbours(frame: int, solved: Mapping[int, np.ndarray]) -> np.ndarray:
+    """The matrix between those of the nearest frames before and after it that were solved."""
+    others = np.array(sorted(solved))
+    entries = np.stack([solved[other].ravel() for other in others])
+    matrix = np.array([np.interp(frame, others, column) for column in entries.T])
+    return matrix.reshape(solved[int(others[0])].shape)
 
 
 def _moved(found: Found, matrix: np.ndarray, reference: Image, points: np.ndarray) -> Found:

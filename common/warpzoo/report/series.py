@@ -16,6 +16,7 @@ from torch import Tensor
 from warpzoo.files import whole_file
 from warpzoo.geometry.grid import Grid
 from warpzoo.images.content import window
+from warpzoo.images.source import PixelSize
 from warpzoo.report import panels
 from warpzoo.report.charts import chart_of
 from warpzoo.report.film import Film
@@ -27,6 +28,8 @@ from warpzoo.report.verdicts import verdicts_of
 
 LISTED = 200
 """Frames in the table of a page; frames.csv has them all."""
+OF = {"previous": "frame before", "fixed": "fixed image"}
+"""What frames are compared with."""
 LINES = {"ncc_before": "before", "ncc": "after", "ncc_denoised": "after, denoised"}
 
 
@@ -41,6 +44,8 @@ def write_series_report(
     film: Film,
     orientation: str | None = None,
     unit: str = "mm",
+    pixel: PixelSize | None = None,
+    seconds: float | None = None,
 ) -> Path:
     """Writes the page; returns its path.
 
@@ -53,6 +58,8 @@ def write_series_report(
         flagged: a sentence on each frame that is doubtful.
         film: of all frames.
         orientation, unit: as for `report.page.write_report`.
+        pixel: how large pixels are, if they are the unit and it is known.
+        seconds: from one frame to the next, likewise.
     """
     planes = planes_of(fixed, grid.affine, orientation, body=unit != "pixels")
     marks, doubts = {frame: f"frame {frame}: {reason}" for frame, reason in flagged.items()}, by_frames(flagged.items())
@@ -61,14 +68,15 @@ def write_series_report(
     page = Path(path)
     text = template("series.html.j2").render(
         title=title_of(numbers),
-        subtitle=subtitle(numbers, grid, unit),
+        subtitle=f"{subtitle(numbers, grid, unit)}{of_size(pixel, grid.dims)}",
         cards=[*cards, *cards_of(numbers, unit)],
         verdicts=[*(("bad", doubt) for doubt in doubts), *verdicts_of(numbers, [], notes, unit)],
-        charts=charts_of(rows, marks, grid.dims, unit, str(numbers["to"])),
+        charts=charts_of(rows, marks, grid.dims, unit, str(numbers["to"]), of_size(pixel, grid.dims)),
         planes=len(planes),
         columns=column_widths(planes),
         film=film.figure(),
         kymographs=film.kymographs(),
+        extent=extent_of(planes[0], pixel, len(rows), seconds),
         pictures=pictures_of(fixed, over_time, planes),
         tables=tables_of({name: numbers[name] for name in ("resolution", "seconds")}, unit),
         table=table_of(rows, flagged),
@@ -85,27 +93,47 @@ def write_series_report(
 def title_of(numbers: Mapping[str, Any]) -> str:
     """The names of the series and of what it was registered to."""
     name = Path(str(numbers["files"]["moving"])).name
-    own = {"first": "its first frame", "mean": "the mean of its frames"}.get(str(numbers["to"]), "")
+    own = {"first": "its first frame", "last": "its last frame", "mean": "the mean of its frames"}.get(
+        str(numbers["to"]), ""
+    )
     fixed = numbers["files"].get("fixed")
     return " → ".join([name, *([own] if own else []), *([Path(str(fixed)).name] if fixed else [])])
 
 
+def of_size(pixel: PixelSize | None, dims: int) -> str:
+    """What follows "pixels" where their size is known."""
+    if pixel is None:
+        return ""
+    sides = [f"{side:.4g}" for side in pixel[:dims]]
+    return f" of {' × '.join(sides[:1] if len(set(sides)) == 1 else sides)} {pixel.unit}"
+
+
+def extent_of(plane: Plane, pixel: PixelSize | None, frames: int, seconds: float | None) -> str:
+    """How long the lines of kymographs are, and how long the frames took."""
+    down, right = (
+        f"{size} pixels{'' if pixel is None else f' ({size * pixel[axis]:.4g} {pixel.unit})'}"
+        for size, axis in zip(plane.shape, plane.axes, strict=True)
+    )
+    lasted = "" if seconds is None else f" ({(frames - 1) * seconds:.4g} s)"
+    return f"{right} across, {down} down, {frames} frames{lasted}"
+
+
 def charts_of(
-    rows: Sequence[Mapping[str, Any]], marks: Mapping[int, str], dims: int, unit: str, to: str = "fixed"
+    rows: Sequence[Mapping[str, Any]], marks: Mapping[int, str], dims: int, unit: str, to: str, of_size: str
 ) -> list[Any]:
-    """Likeness and motion over the frames; of those that failed there is no likeness."""
+    """Likeness and motion over the frames; of those that failed there is no likeness. `of_size` follows the unit."""
 
     def line(name: str) -> list[float | None]:
         return [row.get(name) for row in rows]
 
-    short = "" if unit == "pixels" else f" {unit}"
+    short, length = "" if unit == "pixels" else f" {unit}", f"{unit}{of_size}"
     shifts = {axis: line(f"shift_{axis}") for axis in "xyz"[:dims]}
     alike = {words: line(name) for name, words in LINES.items() if any(name in row for row in rows)}
     charts = [
-        chart_of(f"Correlation with the {'frame before' if to == 'previous' else 'fixed image'}", alike, marks),
-        chart_of(f"Drift: shift of the middle ({unit})", shifts, marks, short),
+        chart_of(f"Correlation with the {OF.get(to, 'reference')}", alike, marks),
+        chart_of(f"Drift: shift of the middle ({length})", shifts, marks, short),
         chart_of("Rotation (degrees)", {"angle": line("angle")}, marks, "°"),
-        chart_of(f"Length of the displacement ({unit})", {"mean": line("displacement")}, marks, short),
+        chart_of(f"Length of the displacement ({length})", {"mean": line("displacement")}, marks, short),
     ]
     return charts
 

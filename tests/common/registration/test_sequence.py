@@ -198,10 +198,10 @@ def test_a_network_that_denoises_then_refinement_then_a_deformation(
     assert result.denoised.shape == frames.shape
 
 
-@pytest.mark.parametrize("reference", ["previous", "mean", "3"])
+@pytest.mark.parametrize("reference", ["previous", "mean", "last", "3"])
 def test_any_frame_may_be_the_reference(reference: str) -> None:
     result = package.register_sequence(drifting(), "affine", reference=reference)
-    own = {"previous": 0, "mean": None, "3": 3}[reference]
+    own = {"previous": 0, "mean": None, "last": 5, "3": 3}[reference]
     matrices = result.matrices
     if own is None:  # the mean lies near the first frame, but nowhere exactly
         matrices = matrices @ np.linalg.inv(matrices[0])
@@ -466,7 +466,11 @@ def test_doubtful_input_is_said_and_doubtful_frames_are_flagged(warpzoo: Call, t
             "^warpzoo sequence: frame 0: .* the same value.* choose mean, or a frame that shows something",
         ),
         ("cells.tif", ["--reference=9"], r"^warpzoo sequence: reference must be .* a frame from 0 to 2, got '9'"),
-        ("cells.tif", ["--reference=last"], r"reference must be first, previous, mean or the number .*, got 'last'"),
+        (
+            "cells.tif",
+            ["--reference=end"],
+            r"reference must be first, last, previous, mean or the number .*, got 'end'",
+        ),
         ("cells.tif", ["--points=late.csv"], "late.csv must have points in the frames 0 to 2, got frame 7"),
         ("cells.tif", ["--points=other.csv"], "other.csv must be a CSV with the columns frame, y, x"),
         ("cells.tif", ["--roi=90,0,5,5"], "roi must lie in the 72 columns and 64 rows of the frames"),
@@ -570,6 +574,7 @@ def test_frames_of_noise_alone_are_not_ok(warpzoo: Call, tmp_path: Path) -> None
     flagged = json.loads((tmp_path / "out/metrics.json").read_text())["flagged"]
     assert [row["frame"] for row in rows if row["ok"] == "False"] == [*flagged] == ["4"]
     assert [bool(row["note"]) for row in rows] == [row["ok"] == "False" for row in rows]
+    assert error(matrices_of(tmp_path / "out")) < 0.6  # it lies between its neighbours
 
 
 def test_of_denoised_frames_those_are_flagged_that_are_unlike_without_their_noise(denoiser: str) -> None:

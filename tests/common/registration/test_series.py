@@ -279,7 +279,7 @@ def test_a_frame_that_jumps_is_found_and_one_of_something_else_is_flagged(warpzo
         at = moved(out / f"transforms/frame_{frame:04d}.tfm", np.array([[40.0, 40]]))[0]
         assert at == pytest.approx((40 - (places[frame][1] - 40), 40 - (places[frame][0] - 40)), abs=0.2)
     assert [*numbers_of(out)["flagged"]] == ["6"]
-    assert "much less like the fixed image than the other frames" in numbers_of(out)["flagged"]["6"]
+    assert "much less like the reference than the other frames" in numbers_of(out)["flagged"]["6"]
 
 
 class Lazy:
@@ -455,7 +455,7 @@ def test_transforms_of_frames_are_applied_again(warpzoo: Call, sequence: Path, t
         (["--moving", "cells.tif"], "fixed must be given, or to: first or mean"),
         (
             ["--moving", "cells.tif", "--to=middle"],
-            "to must be first, previous, mean or the number of a frame, got 'middle'",
+            "to must be first, last, previous, mean or the number of a frame, got 'middle'",
         ),
         (["--to=first"], "to must be given with a moving image that has time"),
         (["--pairs", "pairs.csv", "--to=first"], "to must not be given with pairs"),

@@ -90,7 +90,11 @@ def test_a_fixed_image_and_masks() -> None:
         (FRAMES[:1], {"to": "first"}, "moving must have two frames or more, got 1"),
         ([FRAMES[0], FRAMES[1][:-1]], {"to": "first"}, "frames must lie on one grid"),
         (FRAMES, {}, "fixed must be given, or to: first or mean"),
-        (FRAMES, {"to": "last"}, "to must be first, previous, mean or the number of a frame from 0 to 2, got 'last'"),
+        (
+            FRAMES,
+            {"to": "end"},
+            "to must be first, last, previous, mean or the number of a frame from 0 to 2, got 'end'",
+        ),
         (FRAMES, {"to": "first", "time_axis": 5}, r"time_axis must be in \[0, 2\], got 5"),
         ([*FRAMES], {"to": "first", "time_axis": 0}, "time_axis must only be given with a file or an array"),
         (7, {"to": "first"}, "moving must be a path, an array or a list of images, got int"),

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from experiments import ants, elastix, greedy
 from experiments.common import Options, installed_version
+from experiments.fcn_multires_left_out import FOLDER
 from experiments.whole_pairs import Case, Volume, deformed, dice, inverted, remapped
 from warpzoo.bundles import find_bundle
 from warpzoo.geometry.grid import Grid
@@ -53,7 +54,7 @@ def run(options: Options) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     todo = list(cases(options))
     for case in tqdm(todo, desc="pairs"):
-        unseen = options.weights / "left_out" / f"{LEFT_OUT.get(case.kind, 'brains')}.pt"
+        unseen = FOLDER / f"{LEFT_OUT.get(case.kind, 'brains')}.pt"
         for tool in ("none", *OURS, *([UNSEEN] if unseen.exists() else []), *CHAINS, *PEERS):
             begun = time.process_time()
             found = displacement(torch.from_numpy(case.fixed), torch.from_numpy(case.moving), tool, unseen)
@@ -130,10 +131,10 @@ def page(result: Mapping[str, Any], command: str) -> str:
             "memory; time is that of the processor, without that of reading and writing. *Fast*, *usual* and *best* "
             "are `warpzoo register` without a method, with `--quality`. Hearts are 256² pixels, end-systole onto "
             "end-diastole, of test subjects; brains are slices of 128² pixels under a deformation of 4 pixels and a "
-            "small affine map, with other noise, gamma and bias field, and with another contrast of one side as in "
-            "the table of volumes; cells are the middle 256² pixels of images of microscopy, treated likewise. "
-            "*Kind left out* is the same as *usual* with a network that was trained for less time on images of the "
-            "other kinds alone (`models/left_out/`): the shipped one has seen hearts of other subjects, slices of "
+            "small affine map, with other noise, gamma and bias field, and with another contrast of one side as in the "
+            "table of volumes; cells are the middle 256² pixels of images of microscopy, treated likewise. *Kind left "
+            "out* is the same as *usual* with a network that was trained for less time on images of the other kinds "
+            "alone (`scripts/experiments/left_out`): the shipped one has seen hearts of other subjects, slices of "
             "other brains and these very cells. greedy (affine from image centres, then its deformation, windows of "
             "9², 100x50x10 iterations), ANTsPy's `SyN` and `SyNCC` are as they are, elastix as in the table of dirnet; "
             "it begins without an affine stage. That a placement which moves far is held against a near one was found "

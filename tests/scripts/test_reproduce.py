@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -20,7 +19,6 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 from torch import Tensor, nn
 
 import warpzoo
-from warpzoo.bundles import find_bundle
 from warpzoo.geometry.composition import identity
 from warpzoo.geometry.grid import Grid
 from warpzoo.registration.descent import Interrupted
@@ -465,11 +463,7 @@ def test_any_two_images_in_2d(reproduce: ModuleType, tmp_path: Path, monkeypatch
     monkeypatch.setattr(fcn_multires_any_2d, "OURS", ("fast",))
     monkeypatch.setattr(fcn_multires_any_2d, "CHAINS", {})
     monkeypatch.setattr(fcn_multires_any_2d, "PEERS", {"truth": lambda *_: torch.from_numpy(known)[None]})
-    weights = tmp_path / "weights" / "left_out" / "brains.pt"
-    weights.parent.mkdir(parents=True)
-    shutil.copy(find_bundle("fcn_multires").weights(["any_2d"]), weights)
     arguments = ["fcn_multires", "--only", "any_2d", "--data", str(tmp_path), "--output", str(tmp_path / "out")]
-    arguments += ["--weights", str(tmp_path / "weights")]
     assert reproduce.main(arguments) == 0
     rows = {row["tool"]: row for row in json.loads((tmp_path / "out" / "results.json").read_text())["any_2d"]["rows"]}
     shown = case.fixed > 0.2 * np.percentile(case.fixed, 99)
@@ -542,10 +536,10 @@ def test_volumes_of_a_kind_that_was_left_out(
     monkeypatch.setattr(fcn_multires_left_out, "cases", cases)
     arguments = ["fcn_multires", "--only", "left_out", "--data", str(hippocampi), "--output", str(tmp_path / "out")]
     assert reproduce.main(arguments) == 0
-    models = find_bundle("fcn_multires").weights([]).parent
+    folder = fcn_multires_left_out.FOLDER
     assert used == {
-        "known deformation": str(models / "model.pt"),
-        "hippocampus": str(models / "left_out" / "hippocampi.pt"),
+        "known deformation": str(folder / "brains_3d.pt"),
+        "hippocampus": str(folder / "hippocampi.pt"),
     }
     assert all(map(Path.exists, map(Path, used.values())))
     assert "| hippocampus (1) | usual, kind left out |  | 0.700 |" in (tmp_path / "out" / "results.md").read_text()

@@ -144,6 +144,12 @@ def shortened(text: str, length: int = 80) -> str:
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
+def is_text(path: Path) -> bool:
+    """Whether a file begins without what no text has."""
+    with open(path, "rb") as file:
+        return not set(file.read(1000)) & {*range(9), *range(14, 32)}
+
+
 @contextmanager
 def reading(path: str | Path, what: str) -> Iterator[None]:
     """Turns any exception of a library about a broken file into one FileError; `what` is the expected kind of file.
@@ -165,6 +171,8 @@ def reading(path: str | Path, what: str) -> Iterator[None]:
             f"{path} takes more memory than there is; crop or downsample it, or export it again if its header is wrong."
         ) from error
     except Exception as error:
+        if isinstance(error, UnicodeDecodeError) and is_text(path):
+            raise FileError(f"{path} must be {what} in UTF-8; it is text in another encoding: save it anew.") from error
         reason = " ".join(str(error).split())[-300:] or type(error).__name__
         raise FileError(
             f"{path} cannot be read as {what} ({reason}); it is damaged, incomplete or of another kind: "

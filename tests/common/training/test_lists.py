@@ -136,6 +136,12 @@ class Hostile:
         return open, ("created", "w")
 
 
+def test_a_list_in_another_encoding_is_told_so(tmp_path):
+    (tmp_path / "list.csv").write_bytes("image\nGehirn für mich.nii.gz\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"list.csv must be CSV in UTF-8; it is text in another encoding"):
+        list_images(tmp_path / "list.csv")
+
+
 @pytest.mark.parametrize("kind", ["no archive", "empty", "a damaged array", "objects", "a number"])
 def test_archives_that_are_none_name_the_file_and_run_nothing(kind, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -77,7 +77,7 @@ def write_series_report(
         film=film.figure(),
         kymographs=film.kymographs(),
         extent=extent_of(planes[0], pixel, len(rows), seconds),
-        pictures=pictures_of(fixed, over_time, planes),
+        pictures=pictures_of(fixed, "fixed" if numbers["to"] == "fixed" else "reference", over_time, planes),
         tables=tables_of({name: numbers[name] for name in ("resolution", "seconds")}, unit),
         table=table_of(rows, flagged),
         listed=min(LISTED, len(rows)),
@@ -139,9 +139,9 @@ def charts_of(
 
 
 def pictures_of(
-    fixed: Tensor, over_time: Mapping[str, tuple[Tensor, Tensor]], planes: Sequence[Plane]
+    fixed: Tensor, called: str, over_time: Mapping[str, tuple[Tensor, Tensor]], planes: Sequence[Plane]
 ) -> dict[str, list[Figure]]:
-    """The fixed image, and mean and standard deviation of the frames before and after, each in the same window."""
+    """The fixed image, under what it is called, and mean and standard deviation of the frames before and after, each in the same window."""
     means, deviations = ({name: pair[part] for name, pair in over_time.items()} for part in (0, 1))
     figures: dict[str, list[Figure]] = {}
     for kind, images, limits in (
@@ -152,7 +152,7 @@ def pictures_of(
         for name, image in images.items():
             for plane in planes:
                 picture = panels.grey(image, plane, limits, longest_side(plane, NARROW))
-                words = ", ".join([*([name] if name else ["fixed"]), *place_of(plane)])
+                words = ", ".join([name or called, *place_of(plane)])
                 figures.setdefault(f"{kind}_{name}" if name else kind, []).append(
                     figure_of(picture, words, letters=plane.letters)
                 )

@@ -35,8 +35,8 @@ UNLIKE = 0.45
 """Correlation in windows below which they are not, where an optimisation starts."""
 SHARE_GAINED = 0.05
 """Of that: where mutual information gains less, it may have fitted noise."""
-SHARE_INFORMED = 0.01
-"""Of mutual information: where windows gain that as well, they saw the same contrast."""
+SHARE_INFORMED = 0.15
+"""Of what mutual information gains by itself: where it gains so much by windows, they saw the same contrast."""
 OF_LABELS = "mse"
 """And of label maps."""
 BUDGET = {"rigid": Budget(200), "affine": Budget(300), "ffd": Budget(200), "svf": Budget(200)}
@@ -117,10 +117,12 @@ class Optimisation:
             if start is None and is_far(found, fixed, moving):
                 near = optimise(self.name, *pair, identity(fixed.grid), similarity, self.budget, **steered)
                 return near if reached(near).windows > reached(found).windows else found
-        elif reached(found).windows < (1 + SHARE_GAINED) * before.windows:
+            return found
+        informed = reached(found)
+        if informed.windows < (1 + SHARE_GAINED) * before.windows:
             seen = optimise(self.name, *pair, begun, None, self.budget, levels, **steered)
-            alike = reached(seen)
-            if alike.windows > before.windows and alike.information > (1 + SHARE_INFORMED) * before.information:
+            gained, most = (one.information - before.information for one in (reached(seen), informed))
+            if gained > max(0.0, SHARE_INFORMED * most):
                 return seen
         return found
 

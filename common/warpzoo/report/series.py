@@ -141,7 +141,8 @@ def charts_of(
 def pictures_of(
     fixed: Tensor, called: str, over_time: Mapping[str, tuple[Tensor, Tensor]], planes: Sequence[Plane]
 ) -> dict[str, list[Figure]]:
-    """The fixed image, under what it is called, and mean and standard deviation of the frames before and after, each in the same window."""
+    """The fixed image, under what it is called, and mean and standard deviation of the frames before and after, each in
+    the same window."""
     means, deviations = ({name: pair[part] for name, pair in over_time.items()} for part in (0, 1))
     figures: dict[str, list[Figure]] = {}
     for kind, images, limits in (

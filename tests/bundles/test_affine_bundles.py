@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -15,7 +17,7 @@ from scipy import ndimage
 from warpzoo.commands.register import register
 from warpzoo.geometry.grid import Grid
 from warpzoo.geometry.transforms import Affine
-from warpzoo.images.image import Image
+from warpzoo.images.image import Image, read_image
 from warpzoo.registration.network import NetworkMethod
 
 SMALL = {
@@ -28,6 +30,7 @@ TRAINED = [
     ("stn_affine", ""),
     ("stn_affine", "paper"),
     ("stn_affine", "paper one_matrix"),
+    ("stn_affine", "separate"),
     ("stn_affine", "folder 2d"),
     ("stn_affine", "paper 2d"),
     ("stn_affine", "short"),
@@ -59,7 +62,7 @@ def workflow(start, volumes, tmp_path):
         tiny = {"dataset_dir": str(folder), "output_dir": str(tmp_path), "side": 16, "batch_size": 2}
         tiny |= {"epochs": 2, "steps_per_epoch": 2, "val_interval": 1, "validate#dataset#count": 4}
         tiny |= {"records": {"_target_": "warpzoo.training.list_images", "source": str(folder)}}
-        tiny |= SMALL[f"{root.name} paper" if "paper" in variants else root.name]
+        tiny |= SMALL[f"{root.name} paper" if {"paper", "separate"} & {*variants.split()} else root.name]
         first, *others = names.split()
         overrides = [f"variants/{name}" for name in variants.split()]
         return start(root, first, *overrides, *others, **{**tiny, **override})
@@ -68,9 +71,12 @@ def workflow(start, volumes, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "variants"), TRAINED)
-def test_every_variant_trains_a_step(bundle, workflow, step, name, variants):
+def test_every_variant_trains_a_step(bundle, workflow, step, tmp_path, name, variants):
     training = workflow(bundle(name), "train", variants)
     assert step(training) == (2, 2, 16, 16) if "2d" in variants else (2, 2, 16, 16, 16)
+    workflow(bundle(name), "train", variants, epochs=1, steps_per_epoch=1).run()
+    loss = json.loads((tmp_path / "run.json").read_text())["epochs"][0]["loss"]
+    assert abs(loss) < (1 if "paper" in variants else 20), "of intensities from 0 to 1, or voxels"
 
 
 def test_training_finds_placements_and_evaluation_measures_them(root, workflow, tmp_path):
@@ -184,14 +190,55 @@ def test_centres_are_those_of_simpleitk(bundle, scans, centres, sitk_mode):
     network = optional_import("stn_affine.network", name="KeyPointAffine")[0]()
     method = NetworkMethod(network.eval(), root, "nowhere.pt", size=24, centres=centres)
     method.loaded = True
-    from warpzoo.images.image import read_image
-
     transform = method(read_image(fixed), read_image(moving), None)
     assert isinstance(transform, Affine)
     for point in ([0.0, 0, 0], [10, -8, 6]):
         expected = np.array([-1, -1, 1]) * start.TransformPoint((np.array([-1, -1, 1]) * point).tolist())
         found = transform.world(torch.tensor([point], dtype=torch.float64))[0, 0].numpy()
         np.testing.assert_allclose(found, expected, atol=1e-3 if centres == "geometry" else 1.5)
+
+
+class Astray(torch.nn.Module):
+    """Whatever it sees, it shifts by a fifth of the longest side."""
+
+    def transform(self, image, grid):
+        matrix = torch.eye(3, 4)[None]
+        matrix[0, 0, 3] = 0.4
+        return Affine(matrix, grid)
+
+
+@pytest.mark.parametrize("cropped", ["fixed", "moving"])
+def test_an_image_and_its_crop_stay_where_the_headers_put_them(bundle, scans, cropped):
+    """Their middles are elsewhere, and what the network finds makes them less alike."""
+    (path, _), _ = scans
+    whole = sitk.ReadImage(path)
+    sitk.WriteImage(whole[10:34, 8:30, 12:32], str(Path(path).with_name("crop.nii.gz")))
+    pair = {"fixed": read_image(path), "moving": read_image(path)}
+    pair[cropped] = read_image(Path(path).with_name("crop.nii.gz"))
+    method = NetworkMethod(Astray(), bundle("stn_affine"), "nowhere.pt", size=24, centres="geometry")
+    method.loaded = True
+    place = torch.tensor([[3.0, -5, 8]], dtype=torch.float64)
+    assert torch.equal(method(pair["fixed"], pair["moving"], None).world(place)[0], place)
+    scrambled = replace(pair["moving"], array=pair["moving"].array.flip(1))
+    assert not torch.equal(method(pair["fixed"], scrambled, None).world(place)[0], place)
+
+
+@pytest.mark.parametrize("name", ["stn_affine", "deep_affine"])
+def test_the_volume_stays_bounded_after_all_passes(bundle, name):
+    bundle(name)
+    target, options = {
+        "stn_affine": ("STNAffine", {"image_size": [16] * 3, "channels": [4, 4]}),
+        "deep_affine": ("DeepAffine", {"channels": [4, 4]}),
+    }[name]
+    torch.manual_seed(0)
+    network = optional_import(f"{name}.network", name=target)[0](3, head="separate", passes=2, **options).eval()
+    for layer in network.head.layers.values():
+        torch.nn.init.normal_(layer.weight, std=10.0)
+    with torch.no_grad():
+        volumes = torch.linalg.det(network.matrices(torch.rand(40, 2, 16, 16, 16))[-1][:, :, :3])
+    assert float(volumes.min()) >= 0.2 - 1e-3
+    with pytest.raises(ValueError, match="passes must be a whole number of 1 or more, got 0"):
+        type(network)(3, passes=0, **options)
 
 
 def test_an_image_that_shows_nothing_has_no_centre(bundle):

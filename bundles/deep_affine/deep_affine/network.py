@@ -12,6 +12,7 @@ import torch
 from monai.networks.layers.factories import Conv, Norm, Pool
 from torch import Tensor, nn
 
+from warpzoo.checks import check_count
 from warpzoo.geometry.affine import affine_field, compose_matrices
 from warpzoo.geometry.grid import Grid
 from warpzoo.geometry.sampling import warp
@@ -61,6 +62,7 @@ class DeepAffine(nn.Module):
         if pooling not in POOLINGS:
             raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, got {pooling!r}.")
         self.spatial_dims = check_dims(spatial_dims)
+        check_count("passes", passes)
         self.passes = passes
         self.standardise = Standardise()
         layers: list[nn.Module] = []
@@ -80,7 +82,7 @@ class DeepAffine(nn.Module):
             layers += [nn.Linear(width, neurons), nn.ELU()]
             width = neurons
         self.dense = nn.Sequential(*layers)
-        self.head = matrix_head(head, width, spatial_dims, parts)
+        self.head = matrix_head(head, width, spatial_dims, parts, passes)
         tag_architecture(self, pooling, head)
         channels_last_weights(self)
 

@@ -15,7 +15,7 @@ from monai.networks.layers.factories import Conv, Norm, Pool
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from warpzoo.checks import check_truth, runs_eagerly
+from warpzoo.checks import check_count, check_truth, runs_eagerly
 from warpzoo.geometry.affine import (
     affine_field,
     compose_matrices,
@@ -80,6 +80,7 @@ class STNAffine(nn.Module):
                 f"image_size must be {spatial_dims} sides of at least {2 ** len(channels)} voxels, got "
                 f"{tuple(image_size)}."
             )
+        check_count("passes", passes)
         self.passes = passes
         self.normalise = MinMax()
         layers: list[nn.Module] = []
@@ -95,7 +96,7 @@ class STNAffine(nn.Module):
             layers += [nn.Linear(width, neurons), nn.ReLU()]
             width = neurons
         self.dense = nn.Sequential(*layers)
-        self.head = matrix_head(head, width, spatial_dims, parts)
+        self.head = matrix_head(head, width, spatial_dims, parts, passes)
         tag_architecture(self, "stn", head)
         channels_last_weights(self)
 
@@ -152,6 +153,7 @@ class KeyPointAffine(nn.Module):
     ) -> None:
         super().__init__()
         self.spatial_dims = check_dims(spatial_dims)
+        check_count("passes", passes)
         self.passes = passes
         self.reweighted, self.far, self.plain, self.rate = 0, REWEIGHTED, PLAIN, TRUST_RATE
         self.turns = check_truth("turns", turns)

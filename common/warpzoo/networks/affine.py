@@ -43,15 +43,15 @@ class SeparateMatrices(nn.Module):
     """Features (batch, count) → shear → scale → rotation → translation, each of `parts` from a layer of its own.
 
     A part that is left out is the identity, and so is everything untrained. Scales are bounded so that the volume never
-    falls below `SMALLEST_VOLUME`: an image cannot collapse to a point.
+    falls below `SMALLEST_VOLUME`, after as many `passes` as it is asked: an image cannot collapse to a point.
     """
 
-    def __init__(self, features: int, spatial_dims: int, parts: Sequence[str] = PARTS) -> None:
+    def __init__(self, features: int, spatial_dims: int, parts: Sequence[str] = PARTS, passes: int = 1) -> None:
         super().__init__()
         unknown = [part for part in parts if part not in PARTS]
         if unknown or not parts or len(set(parts)) < len(parts):
             raise ValueError(f"parts must be some of {', '.join(PARTS)}, each once, got {list(parts)}.")
-        self.most = -math.log(1.01 * SMALLEST_VOLUME) / spatial_dims  # a hundredth for rounding
+        self.most = -math.log(1.01 * SMALLEST_VOLUME) / (spatial_dims * passes)  # a hundredth for rounding
         self.dims = spatial_dims
         self.layers = nn.ModuleDict(
             {
@@ -72,12 +72,14 @@ class SeparateMatrices(nn.Module):
         return compose_affine(found.get("shear"), scale, found.get("rotation"), found.get("translation"))
 
 
-def matrix_head(head: str, features: int, spatial_dims: int, parts: Sequence[str] = PARTS) -> nn.Module:
+def matrix_head(
+    head: str, features: int, spatial_dims: int, parts: Sequence[str] = PARTS, passes: int = 1
+) -> nn.Module:
     """`OneMatrix` for "one", `SeparateMatrices` for "separate"."""
     if head == "one":
         return OneMatrix(features, spatial_dims)
     if head == "separate":
-        return SeparateMatrices(features, spatial_dims, parts)
+        return SeparateMatrices(features, spatial_dims, parts, passes)
     raise ValueError(f"head must be 'one' or 'separate', got {head!r}.")
 
 

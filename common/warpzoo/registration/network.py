@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from warpzoo.bundles import Bundle, open_bundle, training_objective
 from warpzoo.files import whole_file
-from warpzoo.geometry.composition import composed
+from warpzoo.geometry.composition import composed, identity
 from warpzoo.geometry.grid import Grid
 from warpzoo.geometry.sampling import warp
-from warpzoo.geometry.transforms import Affine, DisplacementField, Transform
+from warpzoo.geometry.transforms import Affine, DisplacementField, Transform, resample
 from warpzoo.images.image import Image
 from warpzoo.images.orientation import working_grid
 from warpzoo.networks import fold_norms, load_weights
@@ -35,8 +35,11 @@ from warpzoo.registration.pair import on_working_grid
 from warpzoo.registration.placement import middles
 from warpzoo.registration.pyramid import coarser, pyramid, shrink
 
+FEW_VOXELS = 200
 ADAPTATION_RATE = 1e-4
 CENTRES = (None, "geometry", "mass")
+IN_PLACE = 0.9
+"""Correlation, where both can be seen, of images that lie in their place."""
 
 
 class PredictsTransform(Protocol):
@@ -70,7 +73,8 @@ class NetworkMethod:
         most_voxels: of the grid, at its own or a given spacing; where there are more, images are averaged to about as
             many.
         centres: where it starts if nothing is known: None by the headers, "geometry" with the middle of the moving
-            image on that of the fixed one, "mass" with its centre of mass on the fixed one's.
+            image on that of the fixed one, "mass" with its centre of mass on the fixed one's, or by the headers if the
+            images lie in their place so, as an image and its crop do; then they are never less alike after it.
     """
 
     def __init__(
@@ -163,18 +167,23 @@ class NetworkMethod:
         grid = self.finest(fixed, start)
         # one pass from no start has nothing to keep: Ctrl-C ends it at once
         keeps = bool(self.adapt) or start is not None
-        if start is None and self.centres is not None:
-            start = centred(fixed, moving, CENTRES.index(self.centres) - 1)
         with Descent(self.adapt, self.name) if keeps else nullcontext() as descent:
             averages = self.size is not None or self.most_voxels is not None
             pair = [averaged(image, min(grid.spacing)) if averages else image for image in (fixed, moving)]
             beyond = "border" if self.size is None else "constant"
+            by_headers = None
+            if start is None and self.centres is not None:
+                by_headers = correlation_in_view(pair[0], pair[1], None, grid)
+                if by_headers < IN_PLACE:
+                    start, by_headers = centred(fixed, moving, CENTRES.index(self.centres) - 1), None
             image = on_working_grid(pair[0], pair[1], start, grid, beyond).to(self.device)
             network = self.ready()
             if descent and self.adapt:
                 mask = None if guidance is None else guidance.on_grid(grid, fixed, moving, start)
                 network = adapted(network, self.objective, image, descent, mask)
             found = composed(in_passes(network, image, grid, self.passes), start)
+            if by_headers is not None and correlation_in_view(pair[0], pair[1], found, grid) < by_headers:
+                found = identity(fixed.grid)
         return descent.finished(found) if descent else found
 
     def finest(self, fixed: Image, start: Transform | None) -> Grid:
@@ -210,6 +219,20 @@ def centred(fixed: Image, moving: Image, which: int) -> Affine:
     matrix = np.eye(fixed.grid.dims, fixed.grid.dims + 1)
     matrix[:, -1] = there - here
     return Affine.from_world(torch.from_numpy(matrix[None]), fixed.grid)
+
+
+def correlation_in_view(fixed: Image, moving: Image, transform: Transform | None, grid: Grid) -> float:
+    """Of the voxels of a grid that both images reach; 0 if they are few or show nothing."""
+    placed, own = transform or identity(grid), identity(grid)
+    seen = torch.ones(1, 1, *grid.shape, dtype=torch.bool)
+    for image, way in ((moving, placed), (fixed, own)):
+        there = torch.ones(1, 1, *image.grid.shape, dtype=torch.uint8)
+        seen &= resample(there, image.grid, way, grid, mode="nearest") > 0
+    if int(seen.sum()) < FEW_VOXELS:
+        return 0.0
+    pair = [resample(one.array[None], one.grid, way, grid) for one, way in ((fixed, own), (moving, placed))]
+    found = torch.corrcoef(torch.stack([one[seen] for one in pair]))[0, 1]
+    return float(found.nan_to_num())
 
 
 def cube_about(grid: Grid, size: int) -> Grid:

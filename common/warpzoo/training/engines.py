@@ -84,6 +84,7 @@ def objective_trainer(
     """
     device = torch.device(device)
     check_count("accumulate", accumulate)
+    options = {name: value for name, value in options.items() if value is not None}  # MONAI's own
     if precision != "float32" or accumulate > 1:
         options["iteration_update"] = Step(precision, accumulate)
     known = signature(SupervisedTrainer).parameters

@@ -33,6 +33,7 @@ from warpzoo.geometry.affine import compose_matrices, half_longest_side, invert_
 from warpzoo.geometry.sampling import sample, sample_labels, voxel_coordinates
 from warpzoo.images.image import read_image
 from warpzoo.images.orientation import canonical
+from warpzoo.networks import MinMax
 from warpzoo.training.cache import Cache
 from warpzoo.training.lists import Record
 from warpzoo.training.pairs import ENDLESS
@@ -171,7 +172,7 @@ class PlacedPairs(Dataset):
         return {"image": tissue_intensities(labels, uniform(0, 0.08))[None]}
 
     def _member(self, index: int) -> dict[str, Tensor]:
-        """An image in voxels about as fine as the pair's, and its labels."""
+        """An image in voxels about as fine as the pair's, from 0 to 1, and its labels."""
         if index in self.cache.kept:
             return self.cache.kept[index]
         record = self.data[index]
@@ -179,6 +180,7 @@ class PlacedPairs(Dataset):
         for key in ("image", "label"):
             if key in record:
                 arrays[key] = self._coarse(record[key], labels=key == "label")
+        arrays["image"] = MinMax()(arrays["image"][None])[0]
         self.cache.add(index, arrays)
         return arrays
 

@@ -395,6 +395,7 @@ def test_methods(warpzoo: Call, make_bundle: Call) -> None:
     found = [line.split()[:3] for line in lines]
     assert found[:2] == [["deep", "3-D", "MR"], ["flat", "2-D", "MR"]]
     assert ["dirnet", "2-D", "MR"] in found, "the shipped ones are still there"
+    assert ["stn_affine:any_2d", "2-D", "any"] in found, "and their weights for other images"
     assert [line for line in found if line[0] in OPTIMISED] == [[name, "2/3-D", "any"] for name in OPTIMISED]
 
 

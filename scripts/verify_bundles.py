@@ -23,7 +23,10 @@ def main() -> None:
     )
     wrong = 0
     for folder in folders:
-        broken = broken_rules(open_bundle(folder))
+        try:
+            broken = broken_rules(open_bundle(folder))
+        except ValueError as error:
+            parser.error(str(error))
         print(f"{folder.name}: {'obeys ' + ', '.join(RULES) if not broken else 'breaks'}")
         for sentence in broken:
             print(f"  {sentence}")

@@ -165,7 +165,7 @@ def test_a_released_bundle_runs_alone(name: str, tmp_path: Path) -> None:
     root = unpack(made.path, tmp_path / "out", made.checksum)
     assert all((root.parent / f"{name}/{file}").is_file() for file in ("models/model.ts", "models/model.onnx"))
     there = {".".join(path.relative_to(root).with_suffix("").parts) for path in (root / "warpzoo").rglob("*.py")}
-    assert {one.removesuffix(".__init__") for one in there} == set(used_modules(ROOT / "bundles" / name))
+    assert {one.removesuffix(".__init__") for one in there} >= set(used_modules(ROOT / "bundles" / name))
     assert not any('"$import warpzoo' in path.read_text(encoding="utf-8") for path in configurations(root))
     command = [sys.executable, str(ROOT / "scripts" / "try_release.py"), str(made.path)]
     ended = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True)

@@ -18,7 +18,7 @@ def publish(bundle: str, registry: str, address: str | None = None, alias: str =
     folder: a folder with the zip files and a model_info.json, which any file server can serve. mlflow: a registered
     model with a version, an alias, tags (versions, sha1), the numbers of the bundle's results and the zip file. hf: a
     repository of the Hugging Face hub with the bundle's files, its card, and a tag for the version. Prints what to give
-    to warpzoo fetch.
+    to warpzoo fetch. A version that is published stays as it is: another one needs another number.
 
     Args:
         bundle: name or folder of a bundle, all for every one that comes with warpzoo, or a zip file of warpzoo release.
@@ -32,6 +32,8 @@ def publish(bundle: str, registry: str, address: str | None = None, alias: str =
 
     from warpzoo.bundles import open_bundle
     from warpzoo.commands.release import chosen_roots
+    from warpzoo.sharing.archive import unpack
+    from warpzoo.sharing.checks import check
     from warpzoo.sharing.release import read_release, release
 
     if registry not in REGISTRIES:
@@ -40,6 +42,7 @@ def publish(bundle: str, registry: str, address: str | None = None, alias: str =
     with tempfile.TemporaryDirectory() as temporary:
         if bundle.endswith(".zip"):
             made = [read_release(Path(bundle))]
+            check(unpack(made[0].path, Path(temporary)))
         else:
             made = [release(open_bundle(root), Path(temporary)) for root in chosen_roots(bundle)]
         for one in made:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
+LAST_SECONDS = 5
+"""For what is at work when the server is to end."""
+
 
 def serve(
     *,
@@ -11,6 +16,7 @@ def serve(
     port: int = 8000,
     most_mb: float = 512.0,
     most_waiting: int = 16,
+    budget: str = "10min",
     refine: str = "0",
     threads: int | None = None,
     device: str | None = None,
@@ -21,8 +27,9 @@ def serve(
 
     POST /register with the files fixed and moving gives a zip file of what `warpzoo register` writes; an error is one
     sentence as JSON. A file is NIfTI, MetaImage, NRRD, PNG, JPEG or TIFF, or a DICOM series as .zip; two series also
-    give registration.dcm and report.dcm. Pairs are registered one after the other. There is no password: before others
-    than this machine may ask, put it behind a server that has one.
+    give registration.dcm and report.dcm. Pairs are registered one after the other; images of more voxels than memory
+    allows are refused. There is no password: before others than this machine may ask, put it behind a server that has
+    one.
 
     Args:
         method: as in `warpzoo register`, such as affine,svf or the folder of a released bundle.
@@ -31,6 +38,7 @@ def serve(
         port: to listen on.
         most_mb: how many megabytes both files may have together.
         most_waiting: how many pairs may be at work or wait; further ones are told to come again later.
+        budget: of a pair, as in `warpzoo register`.
         refine: as in `warpzoo register`.
         threads: how many to compute with; default: as PyTorch chooses.
         device: such as cuda:1 or cpu; default: the GPU if there is one.
@@ -40,6 +48,7 @@ def serve(
     import torch
 
     from warpzoo import __version__
+    from warpzoo.registration.budget import time_limit
     from warpzoo.registration.methods import find_methods, is_usual, method_of
     from warpzoo.registration.usual import USUAL_QUALITY
 
@@ -61,6 +70,9 @@ def serve(
     methods = find_methods(method, None, refine, 0, weights, variant, device, None, quality)
     if threads is not None:
         torch.set_num_threads(threads)
-    application = service_application(methods, chain, __version__, int(most_mb * 2**20), most_waiting, usual)
+    limits = {"budget": time_limit(budget)}
+    application = service_application(methods, chain, __version__, int(most_mb * 2**20), most_waiting, usual, **limits)
     print(f"http://{host}:{port}: {chain}; Ctrl-C ends it", flush=True)
-    uvicorn.run(application, host=host, port=port, log_level="warning")
+    uvicorn.run(application, host=host, port=port, log_level="warning", timeout_graceful_shutdown=LAST_SECONDS)
+    if application.state.service.waiting:  # a pair that is at work would hold the process
+        os._exit(1)

@@ -26,29 +26,40 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from warpzoo.deployment.application.dicom_objects import Maker
 from warpzoo.deployment.application.inputs import SIDES
 from warpzoo.deployment.application.results import write_dicom
-from warpzoo.deployment.uploads import store
+from warpzoo.deployment.uploads import check_voxels, store
 from warpzoo.errors import FAILURES, plain_reason
 from warpzoo.registration.computing import computing
 from warpzoo.registration.listing import list_pairs, read_pair
 from warpzoo.registration.pair import Method, register_pair
 from warpzoo.registration.results import read_numbers, summary, write_results
+from warpzoo.training.cache import free_memory
 
 PAGE = Path(__file__).with_name("templates") / "page.html"
+PATIENCE = 30.0
+BYTES_PER_VOXEL = 64
+"""Of an image, about, that its registration takes."""
 KEPT = 20
 """Results of the latest registrations that were asked for by a page."""
 
 
 @dataclass
 class Service:
-    """Registers pairs one after the other in a thread of its own; `most_bytes` is the size of a request, `most_waiting`
-    how many may wait for their turn, `gaining` whether what a method finds is left out if it does not help."""
+    """Registers pairs one after the other in a thread of its own.
+
+    most_bytes: of a request.
+    most_waiting: how many pairs may wait for their turn.
+    gaining: whether what a method finds is left out if it does not help.
+    most_voxels: of an image, which may be packed well.
+    budget: seconds for the methods of a pair.
+    patience: seconds in which a client must go on sending.
+    """
 
     methods: Sequence[Method]
     name: str
@@ -57,6 +68,9 @@ class Service:
     most_waiting: int
     gaining: bool
     folder: Path
+    most_voxels: int
+    budget: float | None = None
+    patience: float = PATIENCE
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     worker: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
     kept: deque[str] = field(default_factory=deque)
@@ -83,7 +97,7 @@ class Service:
     async def _answer(self, request: Request, name: str) -> Response:
         folder, out = self.folder / name, self.folder / name / "out"
         loop = asyncio.get_running_loop()
-        async with self._limited(request).form(max_files=2, max_fields=0) as form:
+        async with self._limited(request).form(max_files=2, max_fields=2) as form:
             uploads = {side: form.get(side) for side in SIDES}
             for side, upload in uploads.items():
                 if not isinstance(upload, UploadFile) or not upload.filename:
@@ -105,10 +119,16 @@ class Service:
 
     def _register(self, uploads: dict[str, Any], folder: Path, out: Path) -> dict[str, Any]:
         paths = {side: store(one.file, one.filename, folder / side, self.most_bytes) for side, one in uploads.items()}
+        for path in paths.values():
+            check_voxels(path, self.most_voxels)
         files = list_pairs(fixed=str(paths["fixed"]), moving=str(paths["moving"]))[0]
         with computing():
             registration = register_pair(
-                **read_pair(files), methods=self.methods, interruptible=False, gaining=self.gaining
+                **read_pair(files),
+                methods=self.methods,
+                interruptible=False,
+                gaining=self.gaining,
+                budget=self.budget,
             )
             write_results(out, registration, files, {"method": self.name})
         write_dicom(registration, paths, Maker(self.name[:64], self.version), out, out / "report.png")
@@ -117,7 +137,7 @@ class Service:
         return read_numbers(out)
 
     def _limited(self, request: Request) -> Request:
-        """The request, which ends with 413 once it is larger than it may be."""
+        """The request, which ends with 413 once it is larger than it may be, and with 408 where nothing comes."""
         too_large = HTTPException(413, f"fixed and moving together must have {self.most_bytes} bytes or less.")
         try:
             stated = int(request.headers.get("content-length", "0"))
@@ -129,7 +149,10 @@ class Service:
 
         async def receive() -> Any:
             nonlocal received
-            message = await request.receive()
+            try:
+                message = await asyncio.wait_for(request.receive(), self.patience)
+            except asyncio.TimeoutError as error:
+                raise HTTPException(408, f"nothing came for {self.patience:g} s; send the files again.") from error
             received += len(message.get("body", b""))
             if received > self.most_bytes:
                 raise too_large
@@ -153,32 +176,47 @@ class Service:
 
 
 def service_application(
-    methods: Sequence[Method], name: str, version: str, most_bytes: int, most_waiting: int, gaining: bool = False
+    methods: Sequence[Method],
+    name: str,
+    version: str,
+    most_bytes: int,
+    most_waiting: int,
+    gaining: bool = False,
+    **limits: Any,
 ) -> Starlette:
-    """What a server of ASGI such as uvicorn runs."""
-    folder = tempfile.TemporaryDirectory(prefix="warpzoo-serve-")
-    service = Service(methods, name, version, most_bytes, most_waiting, gaining, Path(folder.name))
+    """What a server of ASGI such as uvicorn runs; `limits` are those of `Service`. `state.service` is that."""
+    folder = tempfile.TemporaryDirectory(prefix="warpzoo-serve-", ignore_cleanup_errors=True)
+    limits.setdefault("most_voxels", int(free_memory() / BYTES_PER_VOXEL))
+    service = Service(methods, name, version, most_bytes, most_waiting, gaining, Path(folder.name), **limits)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         yield
-        service.worker.shutdown()
+        service.worker.shutdown(wait=False, cancel_futures=True)
         folder.cleanup()
 
-    return Starlette(
+    application = Starlette(
         routes=[
             Route("/", service.page),
             Route("/state", service.state),
             Route("/register", service.answer, methods=["POST"]),
             Route("/results/{name}/{file}", service.result),
         ],
-        exception_handlers={HTTPException: _said, Exception: _unknown} | dict.fromkeys(FAILURES, _failed),
+        exception_handlers={HTTPException: _said, ClientDisconnect: _gone, Exception: _unknown}
+        | dict.fromkeys(FAILURES, _failed),
         lifespan=lifespan,
     )
+    application.state.service = service
+    return application
 
 
 def _said(request: Request, error: Any) -> Response:
     return JSONResponse({"error": error.detail}, error.status_code)
+
+
+def _gone(request: Request, error: Exception) -> Response:
+    """Nobody is there to read it."""
+    return Response(status_code=499)
 
 
 def _failed(request: Request, error: Exception) -> Response:

@@ -3,6 +3,7 @@ they hold reaches outside of it."""
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import zipfile
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from warpzoo.files import FileError, reading, shortened
+from warpzoo.images.image import by, open_image
 
 SUFFIXES = (".nii", ".nii.gz", ".mha", ".nrrd", ".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 UNPACKED = 20
@@ -41,6 +43,13 @@ def store(content: IO[bytes], name: str, folder: Path, most_bytes: int) -> Path:
         if elsewhere and elsewhere.group(1).upper() != b"LOCAL":
             raise FileError(f"{shortened(name)} must hold its values itself, not name another file.")
     return path
+
+
+def check_voxels(path: Path, most: int) -> None:
+    """That an image declares so many voxels at most, before it is read: what is packed well may be large."""
+    source = open_image(path)
+    if (count := math.prod(source.shape)) > most:
+        raise FileError(f"{path.name} must have {most} voxels or fewer here, got {by(source.shape)}, {count}.")
 
 
 def _copy(content: IO[bytes], path: Path) -> Path:

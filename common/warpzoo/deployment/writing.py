@@ -12,6 +12,7 @@ from warpzoo.bundles import Bundle
 from warpzoo.files import FileError
 from warpzoo.sharing.archive import unpack
 from warpzoo.sharing.release import release
+from warpzoo.sharing.vendoring import is_released
 
 HERE = Path(__file__).resolve().parent
 PACKAGE = "warpzoo/deployment/application"
@@ -30,7 +31,7 @@ def write_application(bundle: Bundle, output: Path, kind: str | None = None) -> 
     """Writes README.md, Dockerfile, application/ and models/<name>/ into a folder that is empty or not there.
 
     Args:
-        bundle: it is released first, so it must obey the rules of a release.
+        bundle: it is released first, so it must obey the rules of a release, or is one.
         output: the folder.
         kind: what the application does: register a pair, or the frames of a sequence, or denoise; by default what the
             bundle is for.
@@ -41,7 +42,10 @@ def write_application(bundle: Bundle, output: Path, kind: str | None = None) -> 
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".") as temporary:
         made = Path(temporary) / "application"
-        unpack(release(bundle, Path(temporary) / "dist").path, made / "models")
+        if is_released(bundle.root):
+            shutil.copytree(bundle.root, made / "models" / bundle.name)
+        else:
+            unpack(release(bundle, Path(temporary) / "dist").path, made / "models")
         target = made / "application" / PACKAGE
         shutil.copytree(HERE / "application", target, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copyfile(HERE / "__init__.py", target.parent / "__init__.py")

@@ -61,9 +61,15 @@ def unpack(path: Path, folder: Path, checksum: str | None = None) -> Path:
 
 
 def is_inside(name: str) -> bool:
-    """Whether a file's name stays in the folder that it is put into, on any system."""
+    """Whether a file's name can be shown, and stays in the folder that it is put into, on any system."""
     path = PurePosixPath(name)
-    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and not {"\\", ":"} & {*name}
+    return (
+        name.isprintable()
+        and bool(path.parts)
+        and not path.is_absolute()
+        and ".." not in path.parts
+        and not {"\\", ":"} & {*name}
+    )
 
 
 def sha1(path: Path) -> str:

@@ -48,14 +48,14 @@ def card(bundle: Bundle) -> str:
         ),
         "## Results\n\n"
         + (
-            _table(("of the shipped weights", "mean"), numbers)
+            _table((f"*{metadata['results']['row']}* in the tables", "mean"), numbers)
             + "\n\nThe tables with data, machine, seed and other methods: `docs/results.md` where it is there."
             if numbers
             else "None are published yet."
         ),
         "## Use\n\n"
         f"Where warpzoo is installed:\n\n```bash\n{command}\n```\n\n"
-        "Without it, in the folder that the bundle was unpacked in, by MONAI:\n\n"
+        "Without it, in the folder that the bundle was unpacked in, by MONAI, with Python 3.11 or later:\n\n"
         f"```bash\npip install {' '.join(f'{name}=={version}' for name, version in packages.items())}\n"
         f"python -m monai.bundle run --config_file {bundle.name}/configs/inference.json \\\n"
         f"    --bundle_root {bundle.name} {files} --output_dir out\n```",

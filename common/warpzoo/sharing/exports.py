@@ -80,7 +80,7 @@ def export_onnx(bundle: Bundle, path: Path, variants: Sequence[str] = (), passes
     except ImportError as error:
         raise ValueError(f"ONNX must have onnx and onnxruntime installed ({error}): {WAY_OUT}.") from error
     network, images, dims = trained_network(bundle, variants, passes), examples(bundle), bundle.spatial_dims
-    axes = {"image": {0: "batch"} | {2 + axis: f"size_{axis}" for axis in range(dims)}}
+    dynamic = {0: "batch"} | {2 + axis: f"size_{axis}" for axis in range(dims)}
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
@@ -89,7 +89,7 @@ def export_onnx(bundle: Bundle, path: Path, variants: Sequence[str] = (), passes
             str(path),
             input_names=["image"],
             output_names=["pred"],
-            dynamic_axes=axes,
+            dynamic_axes={"image": dynamic, "pred": dynamic},
             opset_version=OPSET,
             dynamo=False,  # the other takes minutes for a pyramid of volumes
         )

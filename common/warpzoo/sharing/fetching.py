@@ -4,22 +4,16 @@ their code; refused whole."""
 from __future__ import annotations
 
 import json
-import re
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from warpzoo.bundles import METADATA, Bundle, read_bundle
+from warpzoo.bundles import Bundle
 from warpzoo.bundles.fetched import ORIGIN, fetched_folder
 from warpzoo.files import FileError
-from warpzoo.networks.weights import read_weights
 from warpzoo.sharing import hub, mlflow_server, shelf
-from warpzoo.sharing.rules import is_package
-
-WEIGHTS = (".pt", ".pth", ".ckpt")
-CODE_AS_DATA = (".pkl", ".pickle", ".joblib", ".dill")
-"""Files whose reading runs what is in them."""
+from warpzoo.sharing.checks import check
 
 
 @dataclass(frozen=True)
@@ -61,27 +55,3 @@ def fetch(source: str, address: str | None = None) -> Fetched:
             with suppress(OSError):
                 one.rmdir()
     return Fetched(Bundle(target, bundle.metadata), replaced)
-
-
-def check(root: Path) -> Bundle:
-    """The bundle in a folder, if this package can use it and its data are data; otherwise a ValueError."""
-    if not re.fullmatch(r"[A-Za-z]\w*", root.name) or is_package(root.name):
-        raise FileError(f"the bundle's name must be a word that is no package's, got {root.name!r}.")
-    for file in (METADATA.as_posix(), "configs/inference.json", f"{root.name}/__init__.py"):
-        if not (root / file).is_file():
-            raise FileError(f"{file} must be there.")
-    bundle = read_bundle(root)
-    if bundle.task is None:
-        raise FileError("the bundle must be for registration or denoising.")
-    if not isinstance(bundle.metadata.get("version"), str):
-        raise FileError("version of the metadata must be a text.")
-    bundle.settings("inference")
-    for path in sorted(root.rglob("*")):
-        name = path.relative_to(root).as_posix()
-        if path.is_symlink():
-            raise FileError(f"{name} must be a file, got a link.")
-        if path.suffix in CODE_AS_DATA:
-            raise FileError(f"{name} must not be there: reading such a file runs what is in it.")
-        if path.suffix in WEIGHTS:
-            read_weights(path)
-    return bundle

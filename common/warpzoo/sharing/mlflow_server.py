@@ -30,6 +30,8 @@ PLACE = "bundle"
 def publish(release: Release, address: str | None, alias: str) -> str:
     """A new version of the registered model that is called as the bundle, unless there is one of the same bytes; the
     alias points to it."""
+    if alias and (not re.fullmatch(r"[\w-]+", alias) or re.fullmatch(r"v\d+|latest", alias, re.I)):
+        raise ValueError(f"alias must be a word, and neither latest nor v and a number, got {alias!r}.")
     with _client(address) as client:
         from mlflow.exceptions import MlflowException
 

@@ -19,7 +19,7 @@ from warpzoo.sharing.card import card
 from warpzoo.sharing.exports import export_onnx, export_torchscript
 from warpzoo.sharing.results import results
 from warpzoo.sharing.rules import broken_rules
-from warpzoo.sharing.vendoring import copy_package
+from warpzoo.sharing.vendoring import copy_package, is_released
 
 INDEX = "model_info.json"
 LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", "runs", ".*", "data")
@@ -82,6 +82,8 @@ def release(bundle: Bundle, output: Path) -> Release:
 
     A bundle that breaks a rule of the model zoo is refused with all that is wrong.
     """
+    if is_released(bundle.root):
+        raise ValueError(f"{bundle.root} must be a bundle's source, got one that is released: take its zip file.")
     if broken := broken_rules(bundle):
         raise ValueError(f"{bundle.name} must obey the model zoo's rules, got: {' '.join(broken)}")
     version = bundle.metadata["version"]
@@ -101,8 +103,19 @@ def release(bundle: Bundle, output: Path) -> Release:
     return made
 
 
+def read_index(path: Path, missing: bool = True) -> dict[str, Any]:
+    """What a folder's index lists; nothing where it is `missing`, if it may be."""
+    if missing and not path.exists():
+        return {}
+    with reading(path, "an index of bundles"):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("no JSON object")
+    return content
+
+
 def add_to_index(path: Path, made: Release) -> None:
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    known = read_index(path)
     known[made.name] = {"checksum": made.checksum, "source": made.path.name}
     with whole_file(path) as temporary:
         temporary.write_text(json.dumps(dict(sorted(known.items())), indent=4) + "\n", encoding="utf-8")

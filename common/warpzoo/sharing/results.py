@@ -55,6 +55,8 @@ def _numbers(page: str, row: str) -> Iterator[tuple[str, float]]:
 def _of_cell(title: str, corner: str, column: str, cell: str) -> Iterator[tuple[str, float]]:
     """A cell may have several numbers, "28.43 / 0.697", which the corner of the table then names: "PSNR / SSIM"."""
     parts, kinds = cell.split(" / "), corner.split(" / ")
+    if len(parts) < len(kinds):  # another kind of number, which the column names
+        kinds = [""] * len(parts)
     for part, kind in zip(parts, kinds, strict=False):
         if number := re.fullmatch(r"([-+]?\d+(?:\.\d+)?)(?: ± \S+)?", part):
             what = [title, column, *([kind] if kind else [])]

@@ -16,7 +16,7 @@ from warpzoo.bundles import METADATA, Bundle
 from warpzoo.errors import FAILURES, plain_reason
 from warpzoo.networks import load_weights
 from warpzoo.sharing.results import results
-from warpzoo.sharing.vendoring import configurations, foreign_packages
+from warpzoo.sharing.vendoring import NAME, configurations, foreign_packages
 
 MOST_BYTES = 25 * 2**20
 FILES = (
@@ -121,7 +121,7 @@ def names(bundle: Bundle) -> Iterator[str]:
         yield f"the bundle's name must not have _v before a letter, got {bundle.name}: MONAI takes what follows off."
     if is_package(bundle.name):
         yield f"the bundle's name must not be that of a package, got {bundle.name}."
-    packages = {path.parent.name for path in bundle.root.glob("*/__init__.py")}
+    packages = {path.parent.name for path in bundle.root.glob("*/__init__.py")} - {NAME}  # of a release
     if packages != {bundle.name}:
         yield f"the bundle must have one package, {bundle.name}, got {', '.join(sorted(packages)) or 'none'}."
     for other in bundle.root.parent.glob(f"*/{METADATA.as_posix()}"):

@@ -3,7 +3,6 @@ MONAI's model zoo keeps it."""
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import urllib.request
@@ -12,9 +11,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urljoin
 
-from warpzoo.files import FileError, reading, whole_file
-from warpzoo.sharing.archive import LARGEST, unpack
-from warpzoo.sharing.release import INDEX, Release, add_to_index
+from warpzoo.bundles import read_bundle
+from warpzoo.files import FileError, shortened, whole_file
+from warpzoo.sharing.archive import LARGEST, sha1, unpack
+from warpzoo.sharing.release import INDEX, Release, add_to_index, read_index
 
 PATIENCE = 60
 """Seconds in which a server must have begun to answer."""
@@ -22,11 +22,16 @@ PATIENCE = 60
 
 def publish(release: Release, address: str | None, alias: str) -> str:
     """Puts a release into a folder, `dist` by default; an alias has no place there."""
+    if "://" in (address or ""):
+        raise ValueError(f"address must be a folder of this machine for the registry folder, got {address!r}.")
     folder = Path(address or "dist")
     path = folder / release.path.name
-    if not (path.exists() and path.samefile(release.path)):
+    read_index(folder / INDEX)
+    if not path.exists():
         with whole_file(path) as temporary:
             shutil.copyfile(release.path, temporary)
+    elif sha1(path) != release.checksum:
+        raise FileError(f"{path} is published already, with other bytes: raise the version of {release.bundle}.")
     add_to_index(folder / INDEX, release)
     return str(folder / release.name)
 
@@ -43,16 +48,14 @@ def fetch(source: str, address: str | None, folder: Path) -> Path:
     entry = index[key]
     if not isinstance(entry, dict) or not all(isinstance(entry.get(part), str) for part in ("checksum", "source")):
         raise FileError(f"{where or '.'}/{INDEX} must have a checksum and a source for {key}.")
-    return unpack(_file(where, entry["source"], folder), folder, entry["checksum"])
+    root = unpack(_file(where, entry["source"], folder), folder, entry["checksum"])
+    if key != (found := f"{root.name}_v{read_bundle(root).metadata.get('version')}"):
+        raise FileError(f"{where or '.'}/{INDEX} must say what its files are: {key} is {shortened(found)}.")
+    return root
 
 
 def _index(where: str, folder: Path) -> dict[str, Any]:
-    path = _file(where, INDEX, folder)
-    with reading(path, "an index of bundles"):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError("no JSON object")
-    return content
+    return read_index(_file(where, INDEX, folder), missing=False)
 
 
 def _file(where: str, name: str, folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""What a bundle uses of this package, and its own copy of that: a released bundle runs where this is not installed."""
+"""A bundle's own copy of this package, with which it runs where this is not installed, and what it uses of it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ import warpzoo
 
 PACKAGE = Path(warpzoo.__file__).resolve().parent
 NAME = PACKAGE.name
-CODE = (".py", ".pyc")
 PULLS = {"torch.utils.tensorboard": "tensorboard"}
 """Parts of a package that need another one."""
 
@@ -30,21 +29,18 @@ PATH = (
 a workflow reads the configuration, as in `monai.bundle.load`, that knows the folder, else `bundle_root` has to say."""
 
 
-def copy_package(root: Path) -> list[str]:
-    """Puts the modules that the bundle in a folder uses beside its own package; returns their names.
+def is_released(root: Path) -> bool:
+    """Whether a bundle has a copy of this package."""
+    return (root / NAME / "__init__.py").is_file()
+
+
+def copy_package(root: Path) -> None:
+    """Puts this package beside the bundle's own, whole: Python has one of a name, so of several bundles in one process
+    the first one's serves all.
 
     Its configurations then find both from any working directory.
     """
-    names = used_modules(root)
-    for name in names:
-        source = _file_of(name)
-        target = root / source.relative_to(PACKAGE.parent)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
-        if source.name == "__init__.py":  # what lies beside the code, such as a page's template
-            for other in source.parent.iterdir():
-                if other.is_file() and other.suffix not in CODE:
-                    shutil.copyfile(other, target.parent / other.name)
+    shutil.copytree(PACKAGE, root / NAME, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
     for path in configurations(root):
         content = json.loads(path.read_text(encoding="utf-8"))
         if "imports" in content:
@@ -52,7 +48,6 @@ def copy_package(root: Path) -> list[str]:
             content["packages"] = PATH
         _require(content)
         path.write_text(json.dumps(content, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
-    return names
 
 
 def configurations(root: Path) -> list[Path]:

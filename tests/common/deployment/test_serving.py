@@ -48,11 +48,11 @@ class Still:
 
 
 class Server:
-    def __init__(self, methods: Any, most_waiting: int = 16) -> None:
+    def __init__(self, methods: Any, most_waiting: int = 16, **limits: Any) -> None:
         self.socket = socket.socket()
         self.socket.bind(("127.0.0.1", 0))
         self.port = self.socket.getsockname()[1]
-        application = service_application(methods, "a method", "0.1.0", MOST, most_waiting)
+        application = service_application(methods, "a method", "0.1.0", MOST, most_waiting, **limits)
         self.server = uvicorn.Server(uvicorn.Config(application, log_level="error"))
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.socket]})
         self.thread.start()
@@ -165,6 +165,7 @@ BAD: dict[str, tuple[dict[str, tuple[str, bytes]], int, str]] = {
     ),
     "zip": ({"fixed": ("a.zip", b"PK"), "moving": ("b.nii", b"x")}, 422, "cannot be read as a zip file"),
     "large": ({"fixed": ("a.nii", bytes(MOST)), "moving": ("b.nii", b"x")}, 413, "together must have 200000 bytes or"),
+    "text": ({"fixed": ("", b"abc"), "moving": ("b.nii", b"x")}, 400, "fixed must be given as a file"),
     "path": ({"fixed": ("../../a b.nii", b"x"), "moving": ("b.nii", b"x")}, 422, "a_b.nii cannot be read"),
 }
 
@@ -200,6 +201,35 @@ def test_a_zip_that_unpacks_to_more_than_it_may_is_refused(server: Server) -> No
         zipped.writestr("../../bomb.dcm", bytes(21 * MOST))
     status, told = server.register(fixed=("a.zip", packed.getvalue()), moving=("b.nii", b"x"))
     assert (status, told["error"]) == (422, f"a.zip must hold {20 * MOST} bytes or less.")
+
+
+def test_an_image_that_is_packed_well_is_refused_by_what_it_declares(tmp_path: Path) -> None:
+    nibabel.save(nibabel.Nifti1Image(np.zeros((300, 200, 50), np.float32), np.eye(4)), tmp_path / "a.nii.gz")
+    content = (tmp_path / "a.nii.gz").read_bytes()
+    running = Server([Still()], most_voxels=1_000_000)
+    try:
+        status, told = running.register(fixed=("a.nii.gz", content), moving=("b.nii.gz", content))
+    finally:
+        running.close()
+    assert len(content) < MOST / 2
+    assert (status, told["error"]) == (
+        422,
+        "a.nii.gz must have 1000000 voxels or fewer here, got 300 × 200 × 50, 3000000.",
+    )
+
+
+def test_who_stops_sending_does_not_hold_a_place(pair: dict[str, Path]) -> None:
+    running = Server([Still()], most_waiting=1, patience=0.5)
+    head = b"POST /register HTTP/1.1\r\nHost: a\r\nContent-Length: 5000\r\n"
+    try:
+        with socket.create_connection(("127.0.0.1", running.port)) as quiet:
+            quiet.sendall(head + b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n")
+            time.sleep(0.2)
+            assert running.register(**named(pair))[0] == 503
+            assert b"408" in quiet.recv(4000)
+        assert running.register(**named(pair))[0] == 200
+    finally:
+        running.close()
 
 
 def test_pairs_wait_for_their_turn_and_too_many_are_sent_away(pair: dict[str, Path]) -> None:

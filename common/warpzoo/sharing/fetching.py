@@ -37,9 +37,12 @@ def fetch(source: str, address: str | None = None) -> Fetched:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".") as temporary:
-            root = registry.fetch(source, address, Path(temporary))
+            root, wanted = registry.fetch(source, address, Path(temporary))
             try:
                 bundle = check(root)
+                found = f"{root.name}_v{bundle.metadata['version']}"
+                if wanted not in (root.name, found):
+                    raise FileError(f"it must be {wanted}, got {found}.")
             except ValueError as error:
                 said = str(error).replace(f"{root}/", "").replace(str(root), root.name)
                 raise FileError(f"{source} is refused: {said}") from error

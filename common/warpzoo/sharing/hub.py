@@ -46,8 +46,9 @@ def publish(release: Release, address: str | None, alias: str) -> str:
     return f"{SCHEME}{repository}@{tag}"
 
 
-def fetch(source: str, address: str | None, folder: Path) -> Path:
-    """Downloads `hf://OWNER/NAME` or `hf://OWNER/NAME@REVISION`; each file must be what the hub lists."""
+def fetch(source: str, address: str | None, folder: Path) -> tuple[Path, str]:
+    """Downloads `hf://OWNER/NAME` or `hf://OWNER/NAME@REVISION`; each file must be what the hub lists. Also gives the
+    bundle's name, which the repository may not have."""
     named = re.fullmatch(rf"{SCHEME}([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", source)
     if named is None:
         raise FileError(f"source must be {SCHEME}OWNER/NAME or {SCHEME}OWNER/NAME@REVISION, got {source!r}.")
@@ -76,7 +77,8 @@ def fetch(source: str, address: str | None, folder: Path) -> Path:
     if len(packages) != 1:
         there = ", ".join(sorted(packages)) or "none"
         raise FileError(f"{source} must have one package, which gives the bundle its name, got {there}.")
-    return root.rename(folder / PurePosixPath(packages[0]).name)
+    name = PurePosixPath(packages[0]).name
+    return root.rename(folder / name), name
 
 
 def _is_same(path: Path, listed: RepoFile) -> bool:

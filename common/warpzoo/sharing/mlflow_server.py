@@ -45,8 +45,8 @@ def publish(release: Release, address: str | None, alias: str) -> str:
     return f"{SCHEME}{release.bundle}{f'@{alias}' if alias else f'/{version}'}"
 
 
-def fetch(source: str, address: str | None, folder: Path) -> Path:
-    """Unpacks the version that `models:/NAME@ALIAS` or `models:/NAME/VERSION` names."""
+def fetch(source: str, address: str | None, folder: Path) -> tuple[Path, str]:
+    """Unpacks the version that `models:/NAME@ALIAS` or `models:/NAME/VERSION` names. Also gives its name."""
     named = re.fullmatch(rf"{SCHEME}([^/@]+)(?:@([^/@]+)|/(\d+))", source)
     if named is None:
         raise FileError(f"source must be {SCHEME}NAME@ALIAS or {SCHEME}NAME/VERSION, got {source!r}.")
@@ -63,7 +63,7 @@ def fetch(source: str, address: str | None, folder: Path) -> Path:
         found = sorted(Path(download_artifacts(where, dst_path=str(folder), **uris)).rglob("*.zip"))
     if len(found) != 1:
         raise FileError(f"{source} must have one zip file, got {len(found)}.")
-    return unpack(found[0], folder, checksum)
+    return unpack(found[0], folder, checksum), name
 
 
 def _new_version(client: MlflowClient, release: Release) -> str:

@@ -11,8 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urljoin
 
-from warpzoo.bundles import read_bundle
-from warpzoo.files import FileError, shortened, whole_file
+from warpzoo.files import FileError, whole_file
 from warpzoo.sharing.archive import LARGEST, sha1, unpack
 from warpzoo.sharing.release import INDEX, Release, add_to_index, read_index
 
@@ -36,8 +35,9 @@ def publish(release: Release, address: str | None, alias: str) -> str:
     return str(folder / release.name)
 
 
-def fetch(source: str, address: str | None, folder: Path) -> Path:
-    """Unpacks `FOLDER/NAME`, `FOLDER/NAME_vVERSION` or `FOLDER/NAME_vVERSION.zip`, where FOLDER may be an address."""
+def fetch(source: str, address: str | None, folder: Path) -> tuple[Path, str]:
+    """Unpacks `FOLDER/NAME`, `FOLDER/NAME_vVERSION` or `FOLDER/NAME_vVERSION.zip`, where FOLDER may be an address.
+    Also gives what it must be: name and version."""
     where, _, name = source.rstrip("/").rpartition("/")
     index = _index(where, folder)
     versions = {key: _version(key) for key in index if name.removesuffix(".zip") in (key, _name(key))}
@@ -48,10 +48,7 @@ def fetch(source: str, address: str | None, folder: Path) -> Path:
     entry = index[key]
     if not isinstance(entry, dict) or not all(isinstance(entry.get(part), str) for part in ("checksum", "source")):
         raise FileError(f"{where or '.'}/{INDEX} must have a checksum and a source for {key}.")
-    root = unpack(_file(where, entry["source"], folder), folder, entry["checksum"])
-    if key != (found := f"{root.name}_v{read_bundle(root).metadata.get('version')}"):
-        raise FileError(f"{where or '.'}/{INDEX} must say what its files are: {key} is {shortened(found)}.")
-    return root
+    return unpack(_file(where, entry["source"], folder), folder, entry["checksum"]), key
 
 
 def _index(where: str, folder: Path) -> dict[str, Any]:

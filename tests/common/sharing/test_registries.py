@@ -28,6 +28,8 @@ from warpzoo.sharing.archive import pack, sha1
 from warpzoo.sharing.fetching import fetch
 from warpzoo.sharing.release import Release
 
+from .conftest import Evil
+
 Files = Callable[[Path], dict[str, bytes]]
 
 
@@ -74,11 +76,13 @@ def test_what_is_fetched_is_what_was_published(
 
 def test_the_latest_version_is_taken_as_numbers_go(shelf: Path) -> None:
     index = json.loads((shelf / "model_info.json").read_text())
-    index["dirnet_v0.10.0"] = index["dirnet_v0.1.0"]
+    metadata_as(lambda content: content.update(version="0.10.0"))(shelf, shelf.parent / "scratch", None)
+    (shelf / "dirnet_v0.1.0.zip").rename(shelf / "dirnet_v0.10.0.zip")
+    index["dirnet_v0.10.0"] = {"checksum": sha1(shelf / "dirnet_v0.10.0.zip"), "source": "dirnet_v0.10.0.zip"}
     for key in ("dirnet_v0.1.0", "dirnet_v0.9.0", "dirnet_more_v9.0.0"):
         index[key] = {"checksum": "0" * 40, "source": "nowhere.zip"}
     (shelf / "model_info.json").write_text(json.dumps(index))
-    assert fetch(f"{shelf}/dirnet").bundle.metadata["version"] == "0.1.0"
+    assert fetch(f"{shelf}/dirnet").bundle.metadata["version"] == "0.10.0"
     with pytest.raises(FileError, match="must list dirnet_v0.2.0, got dirnet_more_v9.0.0, dirnet_v0.1.0, "):
         fetch(f"{shelf}/dirnet_v0.2.0")
 
@@ -167,6 +171,36 @@ def forget(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
 # What is refused
 
 
+@pytest.mark.parametrize("kind", ["altered", "weights that run"])
+def test_what_is_published_is_looked_through(
+    kind: str, made: Release, shelf: Path, files: Files, tmp_path: Path
+) -> None:
+    (tmp_path / "own").mkdir()
+    shutil.copy(made.path, tmp_path / "own")
+    listed_anew(shelf)
+    REFUSED[kind][0](tmp_path / "own", tmp_path / "scratch", Evil(tmp_path / "evil"))
+    before = files(tmp_path)
+    with pytest.raises(FileError, match=r"cannot be read as a zip file|model.pt cannot be read as weights"):
+        publish(str(tmp_path / "own" / made.path.name), "folder", str(shelf))
+    assert files(tmp_path) == before
+
+
+def test_a_version_that_is_published_stays(made: Release, shelf: Path, files: Files, tmp_path: Path) -> None:
+    publish(str(made.path), "folder", str(shelf))  # the same again
+    (tmp_path / "own").mkdir()
+    shutil.copy(made.path, tmp_path / "own")
+    metadata_as(lambda content: content.update(description="Other."))(tmp_path / "own", tmp_path / "scratch", None)
+    before = files(shelf)
+    with pytest.raises(FileError, match="is published already, with other bytes: raise the version of dirnet"):
+        publish(str(tmp_path / "own" / made.path.name), "folder", str(shelf))
+    assert files(shelf) == before
+    (shelf / "model_info.json").write_text("[]")
+    with pytest.raises(FileError, match="model_info.json cannot be read as an index of bundles"):
+        publish(str(made.path), "folder", str(shelf))
+    with pytest.raises(ValueError, match="address must be a folder of this machine"):
+        publish(str(made.path), "folder", "https://example.org/bundles")
+
+
 def rewritten(change: Callable[[Path, object], object]) -> Callable[[Path, Path, object], None]:
     """The bundle in the folder changed, packed and listed anew, with its new checksum."""
 
@@ -253,6 +287,34 @@ REFUSED: dict[str, tuple[Callable[[Path, Path, object], object], str]] = {
     "another task": (
         metadata_as(lambda content: content["network_data_format"]["outputs"]["pred"].update(format="segmentation")),
         r"is refused: the bundle must be for registration or denoising",
+    ),
+    "weights that run, by other names": (
+        rewritten(lambda root, evil: torch.save({"a": evil}, root / "models" / "other.PT")),
+        r"is refused: models/other.PT cannot be read as weights",
+    ),
+    "objects that run, as PyTorch packs them": (
+        rewritten(lambda root, evil: torch.save({"a": evil}, root / "models" / "other.bin")),
+        r"is refused: models/other.bin cannot be read as weights",
+    ),
+    "a pickle by another name": (
+        rewritten(lambda root, evil: (root / "models" / "model.ts").write_bytes(pickle.dumps(evil))),
+        r"is refused: models/model.ts must not be there: reading such a file runs",
+    ),
+    "another bundle": (
+        rewritten(lambda root, evil: (root / "dirnet").rename(root / "other") and root.rename(root.with_name("other"))),
+        r"is refused: it must be dirnet_v0.1.0, got other_v0.1.0",
+    ),
+    "another version": (
+        metadata_as(lambda content: content.update(version="9.9.9")),
+        r"is refused: it must be dirnet_v0.1.0, got dirnet_v9.9.9",
+    ),
+    "a version that is none": (
+        metadata_as(lambda content: content.update(version="0.1\x1b[2J")),
+        r"is refused: version of the metadata must be numbers such as 0.1.0, got '0.1\\x1b\[2J'",
+    ),
+    "seven axes": (
+        metadata_as(lambda content: content["network_data_format"]["inputs"]["image"].update(spatial_shape=["n"] * 7)),
+        r"is refused: spatial_shape of the metadata must have 2 or 3 axes, got 7",
     ),
     "no version": (metadata_as(lambda content: content.pop("version")), r"is refused: version of the metadata must be"),
     "the name of a package": (

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,10 +34,12 @@ BETWEEN_CONTRASTS = "mi"
 """And of images whose contrasts may differ, of which windows are compared only where they are alike enough."""
 UNLIKE = 0.45
 """Correlation in windows below which they are not, where an optimisation starts."""
-SHARE_GAINED = 0.05
+SHARE_GAINED = 0.1
 """Of that: where mutual information gains less, it may have fitted noise."""
 SHARE_INFORMED = 0.15
 """Of what mutual information gains by itself: where it gains so much by windows, they saw the same contrast."""
+ASTRAY = 0.02
+"""Of the longest side, on average, by which what a network has found is not made better, but lost."""
 OF_LABELS = "mse"
 """And of label maps."""
 BUDGET = {"rigid": Budget(200), "affine": Budget(300), "ffd": Budget(200), "svf": Budget(200)}
@@ -44,6 +47,10 @@ FAR = 0.04
 """Of the longest side, on average, that is a large displacement,"""
 ON_EACH_OTHER = 0.5
 """and the part of the fixed image that then lies in the moving one."""
+HARDLY_ALIKE = 0.1
+"""Correlation in windows of placed images that show little but noise, or that are not in their place;"""
+CLEARLY = 1.05
+"""how many times that of another placement must be, which supposes one contrast."""
 REFINED_LEVELS = 2
 """A network has seen what is coarser."""
 
@@ -104,27 +111,24 @@ class Optimisation:
             levels = self.levels
             if self.smoothing:
                 begun = smoothed(start, fixed.grid, self.smoothing * min(self.finest(fixed, start).spacing))
-        pair = one, fixed.grid, other, moving.grid
-        steered: dict[str, Any] = {"guidance": guidance, "resolution": self.resolution, "most": self.most_voxels}
-        found = optimise(self.name, *pair, begun, similarity, self.budget, levels, **steered)
-        if not self.between_contrasts or similarity != BETWEEN_CONTRASTS or self.similarity or self.is_timed:
+        run = partial(
+            optimise,
+            *(self.name, one, fixed.grid, other, moving.grid),
+            budget=self.budget,
+            levels=levels,
+            guidance=guidance,
+            resolution=self.resolution,
+            most=self.most_voxels,
+        )
+        found = run(begun, similarity)
+        if similarity != BETWEEN_CONTRASTS or self.similarity or self.is_timed:
             return found
-
-        def reached(transform: Transform) -> Likeness:
-            return likeness(fixed, moving, transform, guidance)
-
-        if before is None:  # mutual information may be high where an image lies far from its place
-            if start is None and is_far(found, fixed, moving):
-                near = optimise(self.name, *pair, identity(fixed.grid), similarity, self.budget, **steered)
-                return near if reached(near).windows > reached(found).windows else found
-            return found
-        informed = reached(found)
-        if informed.windows < (1 + SHARE_GAINED) * before.windows:
-            seen = optimise(self.name, *pair, begun, None, self.budget, levels, **steered)
-            gained, most = (one.information - before.information for one in (reached(seen), informed))
-            if gained > max(0.0, SHARE_INFORMED * most):
-                return seen
-        return found
+        rate = partial(likeness, fixed, moving, guidance=guidance)
+        if before is not None:
+            by_windows = partial(run, begun)
+            return _held_against_windows(found, before, None if levels is None else start, fixed, by_windows, rate)
+        near = partial(run, identity(fixed.grid))
+        return found if start is not None else _held_against_near(found, self.name, fixed, moving, near, rate)
 
     @property
     def is_timed(self) -> bool:
@@ -179,13 +183,59 @@ class Refinement:
         return replace(self, budget=self.budget.within(seconds))
 
 
+def _held_against_near(
+    found: Transform,
+    method: str,
+    fixed: Image,
+    moving: Image,
+    near: Callable[[str], Transform],
+    rate: Callable[[Transform], Likeness],
+) -> Transform:
+    """A placement by mutual information, or what is found near the headers' place: the former may be high where an
+    image lies far from its place."""
+    others = {BETWEEN_CONTRASTS: 1.0} if is_far(found, fixed, moving) else {}
+    if rate(found).windows < HARDLY_ALIKE:
+        others[USUAL[method]] = CLEARLY
+    for similarity, ahead in others.items():
+        other = near(similarity)
+        if rate(other).windows > ahead * rate(found).windows:
+            found = other
+    return found
+
+
+def _held_against_windows(
+    found: Transform,
+    before: Likeness,
+    start: Transform | None,
+    fixed: Image,
+    by_windows: Callable[[], Transform],
+    rate: Callable[[Transform], Likeness],
+) -> Transform:
+    """A deformation by mutual information, or by windows from the same beginning: the former grows with what is made of
+    noise. `start` is what a network has found, if one has."""
+    informed = rate(found)
+    astray = start is not None and apart(found, start, fixed) > ASTRAY
+    if astray or informed.windows < (1 + SHARE_GAINED) * before.windows:
+        seen = by_windows()
+        gained, most = (one.information - before.information for one in (rate(seen), informed))
+        if gained > (0.0 if astray else max(0.0, SHARE_INFORMED * most)):
+            return seen
+    return start if start is not None and astray else found
+
+
 def is_far(found: Transform, fixed: Image, moving: Image) -> bool:
     """Whether a transform moves images far that the headers put onto each other."""
     grid = coarser(fixed.grid, pyramid(fixed.grid, VOXELS_LOOKED_AT)[-1])
     there = torch.ones(1, 1, *moving.grid.shape, dtype=torch.uint8)
     reached = resample(there, moving.grid, identity(grid), grid, mode="nearest").float().mean()
-    moved = found.field(grid).detach().square().sum(1).sqrt().mean()
-    return bool(reached > ON_EACH_OTHER) and bool(moved > FAR * max(grid.shape))
+    return bool(reached > ON_EACH_OTHER) and apart(found, identity(fixed.grid), fixed) > FAR
+
+
+def apart(one: Transform, other: Transform, fixed: Image) -> float:
+    """How far transforms take the fixed image's voxels from each other on average, as a part of its longest side."""
+    grid = coarser(fixed.grid, pyramid(fixed.grid, VOXELS_LOOKED_AT)[-1])
+    between = one.field(grid).detach() - other.field(grid).detach()
+    return float(between.square().sum(1).sqrt().mean()) / max(grid.shape)
 
 
 def smoothed(start: Transform, grid: Grid, length: float) -> Transform:

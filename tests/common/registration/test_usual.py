@@ -224,3 +224,30 @@ def test_a_far_placement_must_make_images_more_alike_than_a_near_one(
     found = Optimisation("affine", budget=budget, between_contrasts=True)(*pair, None)
     moved = float(found.field(pair[0].grid).abs().max())
     assert [*calls, "far" if moved > 6 else "near"] == expected
+
+
+@pytest.mark.parametrize(("seen", "expected"), [(1.0, "windows"), (-3.0, "start")])
+def test_a_deformation_by_mutual_information_that_goes_astray_is_not_taken(
+    monkeypatch: pytest.MonkeyPatch, seen: float, expected: str
+) -> None:
+    """What windows find instead is, if mutual information gains by it, too; `seen` times the truth."""
+    shape, rng = (64, 64), np.random.default_rng(0)
+    content, known = smooth(shape), known_displacement(shape)
+    fixed = ndimage.map_coordinates(content, np.indices(shape) + known, order=1)
+    noise = 0.5 * content.std() * rng.normal(size=(2, *shape))
+    pair = [
+        Image.in_memory(torch.from_numpy(one + some)[None].float(), Grid(shape), "a")
+        for one, some in zip((fixed, content), noise, strict=True)
+    ]
+
+    def times(share: float) -> DisplacementField:
+        return DisplacementField(torch.from_numpy(share * known)[None].float(), pair[0].grid)
+
+    def optimise(method: str, *arguments: object, **options: object) -> DisplacementField:
+        return times(-6.0) if arguments[-1] == "mi" else times(seen)
+
+    monkeypatch.setattr(optimisation, "optimise", optimise)
+    monkeypatch.setattr(optimisation, "UNLIKE", 1.0)
+    found = Optimisation("svf", levels=2, between_contrasts=True)(*pair, times(0.5))
+    wanted = times({"windows": seen, "start": 0.5}[expected])
+    assert torch.equal(found.field(pair[0].grid), wanted.field(pair[0].grid))

@@ -167,6 +167,16 @@ def test_a_released_bundle_runs_alone(name: str, tmp_path: Path) -> None:
     there = {".".join(path.relative_to(root).with_suffix("").parts) for path in (root / "warpzoo").rglob("*.py")}
     assert {one.removesuffix(".__init__") for one in there} >= set(used_modules(ROOT / "bundles" / name))
     assert not any('"$import warpzoo' in path.read_text(encoding="utf-8") for path in configurations(root))
+
+    def ended_with(*words: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, *map(str, words)], cwd=tmp_path, text=True, capture_output=True)
+
+    assert ended_with(ROOT / "scripts" / "verify_bundles.py", root).returncode == 0
+    again = ended_with("-m", "warpzoo", "release", root, "--output", "again")
+    assert "must be a bundle's source, got one that is released: take its zip file" in again.stderr
+    for number, released in enumerate((root, made.path)):
+        assert ended_with("-m", "warpzoo", "deploy", released, "--output", f"app{number}").returncode == 0
+        assert (tmp_path / f"app{number}" / "models" / name / "warpzoo" / "__init__.py").is_file()
     command = [sys.executable, str(ROOT / "scripts" / "try_release.py"), str(made.path)]
     ended = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True)
     assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-1000:]

@@ -37,7 +37,10 @@ def fetch(source: str, address: str | None = None) -> Fetched:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".") as temporary:
-            root, wanted = registry.fetch(source, address, Path(temporary))
+            try:
+                root, wanted = registry.fetch(source, address, Path(temporary))
+            except FileError as error:
+                raise FileError(str(error).replace(f"{temporary}/", "")) from error
             try:
                 bundle = check(root)
                 found = f"{root.name}_v{bundle.metadata['version']}"

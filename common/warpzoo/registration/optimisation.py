@@ -34,12 +34,14 @@ BETWEEN_CONTRASTS = "mi"
 """And of images whose contrasts may differ, of which windows are compared only where they are alike enough."""
 UNLIKE = 0.45
 """Correlation in windows below which they are not, where an optimisation starts."""
-SHARE_GAINED = 0.1
+SHARE_GAINED = 0.05
 """Of that: where mutual information gains less, it may have fitted noise."""
 SHARE_INFORMED = 0.15
 """Of what mutual information gains by itself: where it gains so much by windows, they saw the same contrast."""
 ASTRAY = 0.02
-"""Of the longest side, on average, by which what a network has found is not made better, but lost."""
+"""Of the longest side, on average, by which what a network has found is not made better, but lost,"""
+STILL_UNLIKE = 0.2
+"""if windows correlate less after it."""
 OF_LABELS = "mse"
 """And of label maps."""
 BUDGET = {"rigid": Budget(200), "affine": Budget(300), "ffd": Budget(200), "svf": Budget(200)}
@@ -215,11 +217,12 @@ def _held_against_windows(
     noise. `start` is what a network has found, if one has."""
     informed = rate(found)
     astray = start is not None and apart(found, start, fixed) > ASTRAY
-    if astray or informed.windows < (1 + SHARE_GAINED) * before.windows:
-        seen = by_windows()
-        gained, most = (one.information - before.information for one in (rate(seen), informed))
-        if gained > (0.0 if astray else max(0.0, SHARE_INFORMED * most)):
-            return seen
+    if informed.windows >= (1 + SHARE_GAINED) * before.windows and not (astray and informed.windows < STILL_UNLIKE):
+        return found
+    seen = by_windows()
+    gained, most = (one.information - before.information for one in (rate(seen), informed))
+    if gained > (0.0 if astray else max(0.0, SHARE_INFORMED * most)):
+        return seen
     return start if start is not None and astray else found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -15,6 +16,7 @@ from warpzoo.errors import nearest
 from warpzoo.files import reading
 
 SYSTEMS = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "sge": "SGECluster", "lsf": "LSFCluster"}
+SUBMITS = {"slurm": "sbatch", "pbs": "qsub", "sge": "qsub", "lsf": "bsub"}
 SECONDS_TO_CONNECT = 10
 DEATHS = 3
 """How often an item is begun again after the worker that it was on has died."""
@@ -94,6 +96,11 @@ def _batch_system(path: Path) -> Any:
         import dask_jobqueue
     except ImportError as error:
         raise ValueError(f"{path} must not be given without dask-jobqueue: pip install 'warpzoo[cluster]'.") from error
+    if isinstance(settings.get("walltime"), int):
+        raise ValueError(
+            f'walltime of {path} must be in quotes, such as "12:00:00", got {settings["walltime"]}: YAML reads times '
+            f"without them as numbers."
+        )
     settings = {"cores": 1, "processes": 1, **settings}
     count = settings.pop("workers", 1)
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
@@ -105,6 +112,9 @@ def _batch_system(path: Path) -> Any:
     except (TypeError, ValueError) as error:
         reason = str(error).partition(". ")[0]
         raise ValueError(f"{path} must have settings of dask-jobqueue's {SYSTEMS[system]}: {reason}.") from error
+    if shutil.which(SUBMITS[system]) is None:
+        started.close()
+        raise ValueError(f"{path} must be used where {SUBMITS[system]} is, which submits jobs; there is none here.")
     started.scale(count)
     return started
 

@@ -30,7 +30,7 @@ class Died(NamedTuple):
     reason: str
 
 
-class ClusterLostError(RuntimeError):
+class ClusterLostError(ConnectionError):
     """The scheduler cannot be reached any more."""
 
 

@@ -211,6 +211,7 @@ def _on_workers(
 
     pairs = [listing.absolute(pair) for pair in pairs]
     inputs = {path.parent for pair in pairs for role in pair for path in listing.paths_of(pair, role)}
+    inputs = {one for one in inputs if one.exists()}  # a pair with a folder that is nowhere fails alone
     for pair, why in on_workers(client, partial(_attempt_in, folder), pairs, recipe, folder, inputs):
         if isinstance(why, Died):
             listing.remove_results(folder / pair["id"], pair)

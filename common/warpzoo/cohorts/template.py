@@ -139,6 +139,8 @@ WORDS: Mapping[Step, str] = {find: "registering", move: "warping", save: "writin
 
 def normalised(image: Image) -> Image:
     """The image between 0 and 1 but for its darkest and brightest voxels."""
+    if bad := int((~image.array.isfinite()).sum()):
+        raise ValueError(f"{image.header.path} must be finite, got {bad} voxels that are NaN or infinite.")
     low, high = np.quantile(image.array.numpy(), (DARK, BRIGHT))
     if high <= low:
         raise ValueError(f"{image.header.path} must show something, got a nearly constant image.")
@@ -155,6 +157,11 @@ def start_from_mean(subjects: Sequence[tuple[str, Path]], folder: Path) -> Image
     seen, largest = Resampling(outside=float("nan")), None
     for _, path in subjects:
         image = read_image(path)
+        if largest is not None and image.grid.dims != largest.grid.dims:
+            raise ValueError(
+                f"subjects must have as many axes as one another, got {image.header.path} of {image.grid.dims} and "
+                f"{largest.header.path} of {largest.grid.dims}."
+            )
         if largest is None or _extent(image.grid) > _extent(largest.grid):
             largest = image
     assert largest is not None

@@ -54,18 +54,21 @@ def build_template(
     if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1:
         raise ValueError(f"iterations must be a whole number, 1 or more, got {iterations!r}.")
     first = None if start == "mean" else read_image(Path(start).expanduser())
+    read = [*(path for _, path in subjects), *([] if first is None else [Path(start).expanduser()])]
     with alone_in(folder):
         about: dict[str, Any] = {
-            "settings": {**recipe.settings, "start": start},
+            "settings": {**recipe.settings, "start": "mean" if first is None else str(read[-1].absolute())},
             "subjects": {name: str(path) for name, path in subjects},
+            "state": [[path.stat().st_size, path.stat().st_mtime_ns] for path in read],
         }
         record = {} if overwrite else _record(folder)
         if record and {name: record.get(name) for name in about} != json.loads(json.dumps(about, default=str)):
             raise FileError(
-                f"{folder} holds a template of other subjects or settings: choose another folder, or --overwrite."
+                f"{folder} holds a template of other subjects or settings, or of images that have changed since: "
+                f"choose another folder, or --overwrite."
             )
         rows = record.get("iterations", [])[:iterations]
-        if not rows:
+        if not record:
             shutil.rmtree(folder / "work", ignore_errors=True)
             beginning = start_from_mean(subjects, folder) if first is None else first
             values = beginning.array

@@ -145,6 +145,8 @@ def wait_for_end(group: int) -> None:
         ("slurmy.yaml", "did you mean slurm?"),
         ("cores.yaml", "must have settings of dask-jobqueue's SLURMCluster"),
         ("list.yaml", "must hold one of slurm, pbs, sge, lsf"),
+        ("time.yaml", 'walltime of time.yaml must be in quotes, such as "12:00:00", got 43200'),
+        ("here.yaml", "here.yaml must be used where sbatch is"),
     ],
 )
 def test_clusters_that_are_not_there(
@@ -161,6 +163,9 @@ def test_clusters_that_are_not_there(
     Path("slurmy.yaml").write_text("slurmm: {memory: 1GB}")
     Path("cores.yaml").write_text("slurm: {memory: 1GB, coresandmore: 3}")
     Path("list.yaml").write_text("- slurm")
+    Path("time.yaml").write_text("slurm: {memory: 1GB, walltime: 12:00:00}")
+    Path("here.yaml").write_text("slurm: {memory: 1GB}")
+    monkeypatch.setenv("PATH", str(tmp_path))
     ended = warpzoo("register", "--pairs", "pairs.csv", "--cluster", cluster)
     assert ended.code == 1
     assert len(ended.err.strip().splitlines()) == 1, ended.err

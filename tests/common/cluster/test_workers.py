@@ -25,6 +25,7 @@ import warpzoo as package
 from warpzoo.cluster import Died, Place, check_workers, outcomes
 from warpzoo.cluster.connection import SCHEDULING
 from warpzoo.cluster.tasks import ClusterLostError
+from warpzoo.errors import plain_reason
 
 from .conftest import rows_of
 
@@ -131,8 +132,9 @@ def test_a_lost_scheduler_ends_with_one_sentence(tmp_path: Path) -> None:
             ended = outcomes(client, patient, range(100), needs)
             assert len([next(ended), next(ended)]) == 2
             scheduler.send_signal(signal.SIGKILL)
-            with pytest.raises(ClusterLostError, match="was lost: what is done is kept"):
+            with pytest.raises(ClusterLostError, match="was lost: what is done is kept") as lost:
                 list(ended)
+            assert plain_reason(lost.value) == str(lost.value), "and the command says that"
     finally:
         for process in (worker, scheduler):
             process.kill()

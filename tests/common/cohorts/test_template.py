@@ -110,16 +110,23 @@ def test_a_template_is_in_the_middle_of_its_subjects(
     assert not [*out.rglob(".*")]
 
 
+@pytest.mark.parametrize(("at", "left"), [(2, 2), (4, 0)])
 def test_a_stopped_run_goes_on_to_the_same_template(
-    warpzoo: Callable[..., Any], subjects: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    warpzoo: Callable[..., Any],
+    subjects: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    at: int,
+    left: int,
 ) -> None:
+    """At the second subject of the first or of the second iteration, whose registrations are there."""
     arguments = ("template", *subjects, "--method", "affine", "--iterations", 2, "--threads", 1, "--output")
     assert warpzoo(*arguments, tmp_path / "whole").code == 0
     move, seen = template.move, []
 
     def stopped(iteration: template.Iteration, recipe: Any, subject: tuple[str, Path]) -> None:
         seen.append(subject[0])
-        if len(seen) == 4:  # the second subject of the second iteration
+        if len(seen) == at:
             raise KeyboardInterrupt
         move(iteration, recipe, subject)
 
@@ -127,14 +134,21 @@ def test_a_stopped_run_goes_on_to_the_same_template(
     monkeypatch.setattr(template, "WORDS", {**template.WORDS, stopped: "stopping"})
     assert warpzoo(*arguments, tmp_path / "out").code == 130
     monkeypatch.undo()
-    found = []
-    monkeypatch.setattr(template, "register_pair", lambda *_, **__: found.append(1))
+    found, register_pair = [], template.register_pair
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        found.append(1)
+        return register_pair(*arguments, **options)
+
+    monkeypatch.setattr(template, "register_pair", counted)
     ended = warpzoo(*arguments, tmp_path / "out")
     assert ended.code == 0, ended.err
-    assert not found, "both registrations of the second iteration were there"
+    assert len(found) == left, "those of the iterations that had not begun"
     for name in ("template.nii.gz", "template_1.nii.gz", "transforms/wide_transform.tfm"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
     assert "other subjects or settings" in warpzoo(*arguments, tmp_path / "out", "--seed", 3).err
+    subjects[0].touch()
+    assert "of images that have changed since" in warpzoo(*arguments, tmp_path / "out").err
 
 
 @pytest.mark.parametrize(
@@ -146,6 +160,8 @@ def test_a_stopped_run_goes_on_to_the_same_template(
         (["narrow.nii.gz", "wide.nii.gz", "--iterations", "0"], "iterations must be a whole number"),
         (["narrow.nii.gz", "wide.nii.gz", "--start", "none.nii.gz"], "none.nii.gz does not exist"),
         (["narrow.nii.gz", "flat.nii.gz"], "flat.nii.gz must show something"),
+        (["narrow.nii.gz", "hole.nii.gz"], "hole.nii.gz must be finite, got 1 voxels that are NaN or infinite"),
+        (["narrow.nii.gz", "volume.nii.gz"], "volume.nii.gz of 3 and"),
     ],
 )
 def test_mistakes_are_said(
@@ -157,6 +173,10 @@ def test_mistakes_are_said(
     words: str,
 ) -> None:
     save(tmp_path / "flat.nii.gz", np.ones(SHAPE, np.float32))
+    hole = np.arange(np.prod(SHAPE), dtype=np.float32).reshape(SHAPE)
+    hole.flat[50] = np.nan
+    save(tmp_path / "hole.nii.gz", hole)
+    save(tmp_path / "volume.nii.gz", np.arange(1000, dtype=np.float32).reshape(10, 10, 10))
     monkeypatch.chdir(tmp_path)
     ended = warpzoo("template", *arguments, "--output", "out")
     assert ended.code == 1

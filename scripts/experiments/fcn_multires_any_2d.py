@@ -137,8 +137,9 @@ def page(result: Mapping[str, Any], command: str) -> str:
             "alone (`scripts/experiments/left_out`): the shipped one has seen hearts of other subjects, slices of "
             "other brains and these very cells. greedy (affine from image centres, then its deformation, windows of "
             "9², 100x50x10 iterations), ANTsPy's `SyN` and `SyNCC` are as they are, elastix as in the table of dirnet; "
-            "it begins without an affine stage. That a placement which moves far is held against a near one was found "
-            "on these cells; peers were measured before that, in a run of their own.",
+            "it begins without an affine stage. What keeps noise among few cells from being fitted was chosen on two of "
+            "these images, with other seeds and with these: of that, the rows of cells are no test. Peers were measured "
+            "before, in a run of their own.",
             "\n".join(lines),
         ]
     )

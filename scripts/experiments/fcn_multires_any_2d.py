@@ -46,8 +46,8 @@ PACKAGES = {"greedy": greedy.PACKAGE, "ANTs": ants.PACKAGE, "elastix": elastix.P
 FIELD = 256
 """Pixels of the middle of an image of cells."""
 SEED = 11
-"""Settings were chosen on pairs of other subjects and seeds, but what keeps noise among few cells from being fitted: the
-two images of cells with little to see showed the need of it, and its limits were tried on them."""
+"""Settings were chosen on pairs of other subjects and seeds, but what keeps noise among few cells from being fitted:
+the two images of cells with little to see showed the need of it, and its limits were tried on them."""
 
 
 def run(options: Options) -> dict[str, Any]:
@@ -137,9 +137,9 @@ def page(result: Mapping[str, Any], command: str) -> str:
             "alone (`scripts/experiments/left_out`): the shipped one has seen hearts of other subjects, slices of "
             "other brains and these very cells. greedy (affine from image centres, then its deformation, windows of "
             "9², 100x50x10 iterations), ANTsPy's `SyN` and `SyNCC` are as they are, elastix as in the table of dirnet; "
-            "it begins without an affine stage. What keeps noise among few cells from being fitted was chosen on two of "
-            "these images, with other seeds and with these: of that, the rows of cells are no test. Peers were measured "
-            "before, in a run of their own.",
+            "it begins without an affine stage. What keeps noise among few cells from being fitted was chosen on two "
+            "of these images, with other seeds and with these: of that, the rows of cells are no test. Peers were "
+            "measured before, in a run of their own.",
             "\n".join(lines),
         ]
     )

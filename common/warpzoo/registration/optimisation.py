@@ -42,6 +42,8 @@ ASTRAY = 0.02
 """Of the longest side, on average, by which what a network has found is not made better, but lost,"""
 STILL_UNLIKE = 0.2
 """if windows correlate less after it."""
+LITTLE_BUT_NOISE = 0.15
+"""Correlation in windows after it, below which mutual information has little else to see."""
 OF_LABELS = "mse"
 """And of label maps."""
 BUDGET = {"rigid": Budget(200), "affine": Budget(300), "ffd": Budget(200), "svf": Budget(200)}
@@ -217,11 +219,12 @@ def _held_against_windows(
     noise. `start` is what a network has found, if one has."""
     informed = rate(found)
     astray = start is not None and apart(found, start, fixed) > ASTRAY
-    if informed.windows >= (1 + SHARE_GAINED) * before.windows and not (astray and informed.windows < STILL_UNLIKE):
+    noise = informed.windows < (STILL_UNLIKE if astray else LITTLE_BUT_NOISE)
+    if informed.windows >= (1 + SHARE_GAINED) * before.windows and not noise:
         return found
     seen = by_windows()
     gained, most = (one.information - before.information for one in (rate(seen), informed))
-    if gained > (0.0 if astray else max(0.0, SHARE_INFORMED * most)):
+    if gained > (0.0 if noise else max(0.0, SHARE_INFORMED * most)):
         return seen
     return start if start is not None and astray else found
 

@@ -36,7 +36,7 @@ EPOCHS, STEPS = 3, 12
 SHARED = {"epochs": EPOCHS, "steps_per_epoch": STEPS, "batch_size": 6, "val_interval": 1}
 DENSE = {"validation_subjects": "['4.nii.gz','5.nii.gz']", "test_subjects": "['3.nii.gz']", "size": "[16,24,16]"}
 AFFINE = {
-    "records#subjects": "['0.nii.gz']",
+    "records#pattern": "[1-9]*.nii.gz",
     "side": 16,
     "batch_size": 16,
     "validate#dataset#count": 4,

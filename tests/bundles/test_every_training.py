@@ -51,8 +51,8 @@ SMALL = {
     "psf_blindspot": {"network_def#channels": 4, "patch": 24, "budget": f"{STEPS}steps"},
 }
 MADE = {
-    "stn_affine": {"records#subjects": ["0.nii.gz"], "side": 16, "validate#dataset#count": 2},
-    "deep_affine": {"records#subjects": ["0.nii.gz"], "side": 16, "validate#dataset#count": 2},
+    "stn_affine": {"records#pattern": "[1-9]*.nii.gz", "side": 16, "validate#dataset#count": 2},
+    "deep_affine": {"records#pattern": "[1-9]*.nii.gz", "side": 16, "validate#dataset#count": 2},
     "denoisereg": {"side": 48, "train#dataset#count": 16, "validate#dataset#count": 2},
 }
 """Of bundles that train on pairs made for the purpose."""
@@ -78,8 +78,8 @@ def every_options(hearts, volumes, noisy):
         found["dataset_dir"] = str({"dirnet": hearts.parent, "psf_blindspot": noisy}.get(name, volumes))
         if name in ("fcn_multires", "voxelmorph_dense"):
             found |= DENSE
-        if "records#subjects" in found:
-            found["records#records#source"] = str(volumes / "images")
+        if "records#pattern" in found:
+            found["records#source"] = str(volumes / "images")
         every[name] = found if "budget" in found else {**found, "epochs": STEPS // LENGTH}
     return every
 
@@ -207,8 +207,8 @@ def test_several_processes_go_as_one_with_as_large_a_batch(bundle, volumes, star
     runs = {}
     for name in MADE:
         runs[name] = {"epochs": 2, "steps_per_epoch": 8, "batch_size": 6, "val_interval": 1, **MADE[name]}
-        if "records#subjects" in runs[name]:
-            runs[name]["records#records#source"] = str(volumes / "images")
+        if "records#pattern" in runs[name]:
+            runs[name]["records#source"] = str(volumes / "images")
     dense = {**SMALL["voxelmorph_dense"], **DENSE, "dataset_dir": str(volumes), "epochs": 4, "steps_per_epoch": 12}
     runs["voxelmorph_dense"] = {**dense, "batch_size": 6, "val_interval": 1}
     roots = {name: bundle(name) for name in runs}

@@ -19,7 +19,7 @@ from warpzoo.sharing.archive import unpack
 from warpzoo.sharing.exports import export_onnx
 from warpzoo.sharing.release import release
 from warpzoo.sharing.rules import broken_rules
-from warpzoo.sharing.vendoring import configurations, used_modules
+from warpzoo.sharing.vendoring import PACKAGE, configurations, used_modules
 
 ROOT = Path(__file__).parents[2]
 NAMES = sorted(path.parents[1].name for path in ROOT.glob("bundles/*/configs/metadata.json"))
@@ -165,6 +165,8 @@ def test_a_released_bundle_runs_alone(name: str, tmp_path: Path) -> None:
     root = unpack(made.path, tmp_path / "out", made.checksum)
     assert all((root.parent / f"{name}/{file}").is_file() for file in ("models/model.ts", "models/model.onnx"))
     there = {".".join(path.relative_to(root).with_suffix("").parts) for path in (root / "warpzoo").rglob("*.py")}
+    whole = {".".join(one.relative_to(PACKAGE.parent).with_suffix("").parts) for one in PACKAGE.rglob("*.py")}
+    assert there == whole
     assert {one.removesuffix(".__init__") for one in there} >= set(used_modules(ROOT / "bundles" / name))
     assert not any('"$import warpzoo' in path.read_text(encoding="utf-8") for path in configurations(root))
 

@@ -145,7 +145,9 @@ def shortened(text: str, length: int = 80) -> str:
 
 
 def is_text(path: Path) -> bool:
-    """Whether a file begins without what no text has."""
+    """Whether it is a file that begins without what no text has."""
+    if not path.is_file():
+        return False
     with open(path, "rb") as file:
         return not set(file.read(1000)) & {*range(9), *range(14, 32)}
 

@@ -152,7 +152,10 @@ def _check_columns(path: Path, names: Sequence[str]) -> None:
     there = {name.strip() for name in names}
     for name in sorted(there - {*COLUMNS}):
         if meant := get_close_matches(name.lower(), {*COLUMNS} - there, 1, ALIKE):
-            raise FileError(f"{path}: the column {name!r} is none that is known; did you mean {meant[0]!r}?")
+            raise FileError(
+                f"{path}: the column {name!r} is not known; rename it to {meant[0]!r}, or remove it if it is something "
+                "else."
+            )
 
 
 def images_in_archive(
@@ -183,7 +186,7 @@ def images_in_archive(
         missing = [name for name in names if name not in archive]
         if missing:
             raise FileError(f"{path} has no array {', '.join(missing)}; it has {', '.join(archive.files)}.")
-        arrays = {name: archive[name] for name in dict.fromkeys(names)}
+        arrays = {name: np.asarray(archive[name]) for name in dict.fromkeys(names)}  # bytes if it is damaged
         counts = {name: len(array) for name, array in arrays.items()}
     for name in (*images, *labels):
         if arrays[name].dtype.kind not in "biuf":

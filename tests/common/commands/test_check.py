@@ -332,8 +332,14 @@ def test_a_missing_file_is_a_line_of_the_table(volumes, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("image,lable\na.png,b.png\n", "the column 'lable' is none that is known; did you mean 'label'?"),
-        ("image; subject_id\na.png;anna\n", "the column 'subject_id' is none that is known; did you mean 'subject'?"),
+        (
+            "image,lable\na.png,b.png\n",
+            "the column 'lable' is not known; rename it to 'label', or remove it if it is something else.",
+        ),
+        (
+            "image; subject_id\na.png;anna\n",
+            "the column 'subject_id' is not known; rename it to 'subject', or remove it if it is something else.",
+        ),
         ("image,id\na.png,x\nb.png,x\n", "entry 2: x is the id of entry 1; give it another one."),
         ("image\na.png\na.png\n", "entry 2: a.png is the id of entry 1; give it an `id` of its own, or be there once."),
     ],

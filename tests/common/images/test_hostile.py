@@ -46,6 +46,15 @@ def test_nor_are_those_in_a_folder(name: str, tmp_path: Path) -> None:
         read_image(tmp_path / name)
 
 
+def test_metadata_of_a_zarr_that_is_no_text(tmp_path: Path) -> None:
+    zarr = pytest.importorskip("zarr")
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=3)
+    group.create_array("0", data=VALUES)
+    group.attrs["ome"] = {"multiscales": [{"axes": [{"name": name} for name in "zyx"], "datasets": [{"path": "0"}]}]}
+    (tmp_path / "a.zarr" / "0" / "zarr.json").write_bytes(b'{"shape": "\x80"}')
+    refused(tmp_path / "a.zarr", "cannot be read as OME-Zarr")
+
+
 def test_what_may_not_be_read_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.mha").write_bytes(b"x")
     monkeypatch.setattr(os, "access", lambda *_: False)

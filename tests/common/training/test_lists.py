@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 
 import nibabel as nib
 import numpy as np
@@ -142,7 +143,7 @@ def test_a_list_in_another_encoding_is_told_so(tmp_path):
         list_images(tmp_path / "list.csv")
 
 
-@pytest.mark.parametrize("kind", ["no archive", "empty", "a damaged array", "objects", "a number"])
+@pytest.mark.parametrize("kind", ["no archive", "empty", "a damaged array", "a damaged name", "objects", "a number"])
 def test_archives_that_are_none_name_the_file_and_run_nothing(kind, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "a.npz"
@@ -154,6 +155,9 @@ def test_archives_that_are_none_name_the_file_and_run_nothing(kind, tmp_path, mo
         path.write_bytes(b"")
     elif kind == "a damaged array":
         path.write_bytes(path.read_bytes().replace(b"{'descr'", b"{{{{{{{{"))
+    elif kind == "a damaged name":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("x.npy", b"NUMPY" * 10)
     with pytest.raises(ValueError, match=r"a\.npz cannot be read as an \.npz of arrays"):
         list_images(path)
     assert [one.name for one in tmp_path.iterdir()] == ["a.npz"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import shutil
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 
 from warpzoo.errors import nearest
-from warpzoo.files import reading
+from warpzoo.files import reading, shortened
 
 SYSTEMS = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "sge": "SGECluster", "lsf": "LSFCluster"}
 SUBMITS = {"slurm": "sbatch", "pbs": "qsub", "sge": "qsub", "lsf": "bsub"}
@@ -43,20 +44,33 @@ def connected(cluster: str) -> Iterator[Any]:
         raise ValueError("cluster must not be given without Dask: pip install 'warpzoo[cluster]'.") from error
     text = str(cluster).strip()
     if re.match(r"(tcp|tls|ws|wss|ucx|ucxx)://", text):
-        try:
-            client = Client(text, timeout=SECONDS_TO_CONNECT, set_as_default=False)
-        except (OSError, TimeoutError, ValueError) as error:
-            raise ValueError(
-                f"cluster must be the address of a running scheduler, got {text}, where none answers within "
-                f"{SECONDS_TO_CONNECT} s."
-            ) from error
-        with client:
+        _reach(text)
+        with Client(text, timeout=SECONDS_TO_CONNECT, set_as_default=False) as client:
             _say_dashboard(client)
             yield client
         return
     with dask.config.set(SCHEDULING), _started(text) as started, Client(started, set_as_default=False) as client:
         _say_dashboard(client)
         yield client
+
+
+def _reach(address: str) -> None:
+    """Ends with one sentence where none answers. A Client that is not answered would also say so at the end."""
+    from distributed import Security
+    from distributed.core import connect
+
+    async def reached() -> None:
+        how = Security().get_connection_args("client")
+        comm = await connect(address, timeout=SECONDS_TO_CONNECT, **how)
+        await comm.close()
+
+    try:
+        asyncio.run(reached())
+    except (OSError, TimeoutError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"cluster must be the address of a running scheduler, got {address}, where none answers within "
+            f"{SECONDS_TO_CONNECT} s."
+        ) from error
 
 
 def _started(text: str) -> Any:
@@ -110,13 +124,32 @@ def _batch_system(path: Path) -> Any:
         started = getattr(dask_jobqueue, SYSTEMS[system])(**settings)
         started.job_script()
     except (TypeError, ValueError) as error:
-        reason = str(error).partition(". ")[0]
+        reason = " ".join(str(error).partition(". ")[0].split())
         raise ValueError(f"{path} must have settings of dask-jobqueue's {SYSTEMS[system]}: {reason}.") from error
     if shutil.which(SUBMITS[system]) is None:
         started.close()
         raise ValueError(f"{path} must be used where {SUBMITS[system]} is, which submits jobs; there is none here.")
-    started.scale(count)
+    _submit(started, -(-count // settings["processes"]), path)
     return started
+
+
+def _submit(started: Any, jobs: int, path: Path) -> None:
+    """Asks for jobs and waits until the batch system has taken them (`scale` would not say that it refuses)."""
+    from distributed.core import Status
+
+    for _ in range(jobs):
+        started.worker_spec.update(started.new_worker_spec())
+    try:
+        started.sync(lambda: started)
+    except (OSError, RuntimeError) as error:
+        refused = [job for job in started.workers.values() if job.status is Status.created]
+        for job in refused:
+            job.status = Status.closed  # there is nothing to wait for at the end
+        reason = shortened(" ".join(str(error).rpartition("stderr:")[2].split()) or "it does not say why", 300)
+        if len(refused) == jobs:
+            started.close()
+            raise ValueError(f"the batch system of {path} must take its jobs, but refuses: {reason}") from error
+        print(f"The batch system has taken {jobs - len(refused)} of {jobs} jobs: {reason}")
 
 
 def _say_dashboard(client: Any) -> None:

@@ -125,6 +125,42 @@ def test_jobs_of_a_batch_system(
         wait_for_end(int(job))
 
 
+def test_a_batch_system_that_refuses_jobs(
+    images: list[Path],
+    tmp_path: Path,
+    warpzoo: Callable[..., Any],
+    make_bundle: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All of them: one sentence before any work; some: the others do it."""
+    make_bundle("shift", [2.0, 0.0])
+    refusal = "echo 'sbatch: error: too many jobs' >&2\nexit 1\n"
+    (tmp_path / "scancel").write_text(SCANCEL)
+    (tmp_path / "sbatch").write_text(f"#!/bin/sh\n{refusal}")
+    for name in ("sbatch", "scancel"):
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("JOBS", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    Path("slurm.yaml").write_text("slurm: {workers: 2, memory: 1GB, queue: short}")
+    Path("pairs.csv").write_text("fixed,moving\n0.nii.gz,1.nii.gz\n")
+    options = ("register", "--pairs=pairs.csv", "--method=shift", "--noreport", "--cluster=slurm.yaml")
+    ended = warpzoo(*options)
+    assert ended.code == 1
+    assert ended.err == (
+        "warpzoo register: the batch system of slurm.yaml must take its jobs, but refuses: sbatch: error: too many "
+        "jobs\n"
+    )
+    assert not Path("registered").exists()
+    (tmp_path / "sbatch").write_text(SBATCH.replace("\n", f"\nif ! mkdir $JOBS/first; then\n{refusal}fi\n", 1))
+    ended = warpzoo(*options)
+    assert ended.code == 0, ended.err
+    assert "The batch system has taken 1 of 2 jobs: " in ended.out
+    assert "too many jobs" in ended.out
+    for job in Path("pids").read_text().split():
+        wait_for_end(int(job))
+
+
 def wait_for_end(group: int) -> None:
     for _ in range(900):
         try:
@@ -139,6 +175,8 @@ def wait_for_end(group: int) -> None:
     ("cluster", "words"),
     [
         ("tcp://127.0.0.1:9", "where none answers"),
+        ("tcp://127.0.0.1:port", "got tcp://127.0.0.1:port, where none answers"),
+        ("tls://127.0.0.1:9", "where none answers"),
         ("lokal", "cluster must be local, local:N"),
         ("local:0", "one worker or more"),
         ("none.yaml", "none.yaml does not exist"),
@@ -146,6 +184,7 @@ def wait_for_end(group: int) -> None:
         ("cores.yaml", "must have settings of dask-jobqueue's SLURMCluster"),
         ("list.yaml", "must hold one of slurm, pbs, sge, lsf"),
         ("time.yaml", 'walltime of time.yaml must be in quotes, such as "12:00:00", got 43200'),
+        ("empty.yaml", "empty.yaml must have settings of dask-jobqueue's SLURMCluster"),
         ("here.yaml", "here.yaml must be used where sbatch is"),
     ],
 )
@@ -164,6 +203,7 @@ def test_clusters_that_are_not_there(
     Path("cores.yaml").write_text("slurm: {memory: 1GB, coresandmore: 3}")
     Path("list.yaml").write_text("- slurm")
     Path("time.yaml").write_text("slurm: {memory: 1GB, walltime: 12:00:00}")
+    Path("empty.yaml").write_text("slurm: {}")
     Path("here.yaml").write_text("slurm: {memory: 1GB}")
     monkeypatch.setenv("PATH", str(tmp_path))
     ended = warpzoo("register", "--pairs", "pairs.csv", "--cluster", cluster)

@@ -6,9 +6,11 @@ import errno
 import os
 import secrets
 import socket
+import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 try:
     import fcntl
@@ -36,6 +38,10 @@ class FileError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__("".join(one if one.isprintable() else "\ufffd" for one in message))
+
+
+class InUseError(FileError):
+    """A folder that another command writes into."""
 
 
 class TooLargeError(FileError):
@@ -77,8 +83,9 @@ def remove_unfinished(folder: Path, names: Collection[str]) -> None:
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Within it, no other process that asks for the same, on any machine that sees the folder, writes there.
+def alone_in(folder: Path, patience: float = 0.0) -> Iterator[None]:
+    """Within it, no other process that asks for the same, on any machine that sees the folder, writes there; one that
+    does so now is waited for, for so many seconds.
 
     The lock is the system's own and ends with its process, however that ends; Windows has none of the kind. A folder
     that was made for it is removed if nothing is in it in the end.
@@ -87,28 +94,16 @@ def alone_in(folder: Path) -> Iterator[None]:
         yield
         return
     path, made = folder / ".in_use", not folder.exists()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 (closed below, after the lock's file is removed)
-    except OSError as error:
-        raise FileError(f"{folder} cannot be written to: {_way_out(error)}.") from error
-    with file:
+    until = time.monotonic() + patience
+    while True:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            raise FileError(
-                f"{folder} is in use by another command ({file.read() or 'which has just begun'}): wait for it, or "
-                f"choose another output folder."
-            ) from error
-        except OSError as error:  # a file system without locks: the user is trusted
-            if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+            file = _locked(path)
+            break
+        except InUseError:
+            if time.monotonic() >= until:
                 raise
-        if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
-            raise FileError(f"{folder} was in use by another command until now: try again.")
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+            time.sleep(0.05)
+    with file:
         try:
             yield
         finally:
@@ -116,6 +111,36 @@ def alone_in(folder: Path) -> Iterator[None]:
             if made:
                 with suppress(OSError):  # results are in it
                     folder.rmdir()
+
+
+def _locked(path: Path) -> TextIO:
+    """The lock's file, open, with this process in it."""
+    folder = path.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 (closed by who holds the lock)
+    except OSError as error:
+        raise FileError(f"{folder} cannot be written to: {_way_out(error)}.") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        with file:
+            file.seek(0)
+            raise InUseError(
+                f"{folder} is in use by another command ({file.read() or 'which has just begun'}): wait for it, or "
+                f"choose another output folder."
+            ) from error
+    except OSError as error:  # a file system without locks: the user is trusted
+        if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+            file.close()
+            raise
+    if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+        file.close()
+        raise InUseError(f"{folder} was in use by another command until now: try again.")
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}")
+    file.flush()
+    return file
 
 
 def check_kind(path: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from warpzoo.bundles import METADATA, Bundle
-from warpzoo.files import reading, whole_file
+from warpzoo.files import alone_in, reading, whole_file
 from warpzoo.sharing.archive import pack, sha1
 from warpzoo.sharing.card import card
 from warpzoo.sharing.exports import export_onnx, export_torchscript
@@ -115,7 +115,7 @@ def read_index(path: Path, missing: bool = True) -> dict[str, Any]:
 
 
 def add_to_index(path: Path, made: Release) -> None:
-    known = read_index(path)
-    known[made.name] = {"checksum": made.checksum, "source": made.path.name}
-    with whole_file(path) as temporary:
+    with alone_in(path.parent, patience=60), whole_file(path) as temporary:
+        known = read_index(path)
+        known[made.name] = {"checksum": made.checksum, "source": made.path.name}
         temporary.write_text(json.dumps(dict(sorted(known.items())), indent=4) + "\n", encoding="utf-8")

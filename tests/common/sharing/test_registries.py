@@ -9,6 +9,8 @@ import shutil
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -26,7 +28,7 @@ from warpzoo.commands.publish import publish
 from warpzoo.files import FileError
 from warpzoo.sharing.archive import pack, sha1
 from warpzoo.sharing.fetching import fetch
-from warpzoo.sharing.release import Release
+from warpzoo.sharing.release import Release, add_to_index
 
 from .conftest import Evil
 
@@ -183,6 +185,14 @@ def test_what_is_published_is_looked_through(
     with pytest.raises(FileError, match=r"cannot be read as a zip file|model.pt cannot be read as weights"):
         publish(str(tmp_path / "own" / made.path.name), "folder", str(shelf))
     assert files(tmp_path) == before
+
+
+def test_publishing_at_once_loses_no_entry(made: Release, tmp_path: Path) -> None:
+    versions = [replace(made, path=tmp_path / f"dirnet_v0.{number}.0.zip") for number in range(1, 17)]
+    with ThreadPoolExecutor(len(versions)) as threads:
+        list(threads.map(partial(add_to_index, tmp_path / "model_info.json"), versions))
+    assert set(json.loads((tmp_path / "model_info.json").read_text())) == {one.name for one in versions}
+    assert [one.name for one in tmp_path.iterdir()] == ["model_info.json"]
 
 
 def test_a_version_that_is_published_stays(made: Release, shelf: Path, files: Files, tmp_path: Path) -> None:

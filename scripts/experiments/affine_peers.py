@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor
 
 SEARCHED = 1000
@@ -23,6 +24,11 @@ SETTINGS = {
     "rotations of any angle and shifts of a deviation of 10 voxels",
 }
 PACKAGES = {"SimpleITK": "SimpleITK", "ANTs": "antspyx", "greedy": "picsl_greedy"}
+
+
+def centres_of_mass(fixed: Tensor, moving: Tensor) -> Tensor:
+    apart = np.subtract(*(ndimage.center_of_mass(image.numpy()) for image in (moving, fixed)))
+    return torch.from_numpy(apart).float().reshape(1, -1, *[1] * fixed.dim()).expand(1, -1, *fixed.shape)
 
 
 def simpleitk(fixed: Tensor, moving: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -168,6 +169,10 @@ def test_a_released_bundle_runs_alone(name: str, tmp_path: Path) -> None:
     whole = {".".join(one.relative_to(PACKAGE.parent).with_suffix("").parts) for one in PACKAGE.rglob("*.py")}
     assert there == whole
     assert {one.removesuffix(".__init__") for one in there} >= set(used_modules(ROOT / "bundles" / name))
+    links = {
+        page.parent / link for page in root.rglob("*.md") for link in re.findall(r"\]\(([^):]+)\)", page.read_text())
+    }
+    assert all(link.exists() and link.resolve().is_relative_to(root.resolve()) for link in links), links
     assert not any('"$import warpzoo' in path.read_text(encoding="utf-8") for path in configurations(root))
 
     def ended_with(*words: object) -> subprocess.CompletedProcess[str]:

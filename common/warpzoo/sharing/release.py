@@ -4,6 +4,7 @@ package."""
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
 import zipfile
@@ -22,6 +23,8 @@ from warpzoo.sharing.rules import broken_rules
 from warpzoo.sharing.vendoring import copy_package, is_released
 
 INDEX = "model_info.json"
+OUTSIDE = re.compile(r"\[([^\]]*)\]\(\.\./\.\./[^)]*\)")
+"""A link of a page in `docs` to what is outside the bundle; its text stays."""
 LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", "runs", ".*", "data")
 """What trainings and tests leave in a bundle's folder."""
 
@@ -93,6 +96,8 @@ def release(bundle: Bundle, output: Path) -> Release:
         export_torchscript(bundle, root / "models" / "model.ts")
         export_onnx(bundle, root / "models" / "model.onnx")
         (root / CARD).write_text(card(bundle), encoding="utf-8")
+        for page in (root / "docs").glob("*.md"):
+            page.write_text(OUTSIDE.sub(r"\1", page.read_text(encoding="utf-8")), encoding="utf-8")
         metadata = {**bundle.metadata, "eval_metrics": results(bundle)}
         text = json.dumps(metadata, indent=4, ensure_ascii=False) + "\n"
         (root / METADATA).write_text(text, encoding="utf-8")

@@ -131,8 +131,8 @@ def written_at_once(stack: Stack, path: Path, part: Part) -> Iterator[Written]:
 
 def end(stack: Stack, path: Path, final: Path) -> None:
     """Gives the file its name when all of its parts are written."""
-    _shared_format(stack).swept(path)
     check_free(final)
+    _shared_format(stack).completed(path)
     path.rename(final)
 
 

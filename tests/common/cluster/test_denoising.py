@@ -38,7 +38,7 @@ def noisy(tmp_path: Path) -> Path:
     clean = ndimage.gaussian_filter(random.random((5, 70, 90)), (0, 3, 3))
     values = random.poisson(400 * clean).astype(np.uint16)
     values[:2, 32:64, :60] = 0
-    return ome_zarr(tmp_path / "noisy.zarr", values, (2, 32, 30))
+    return ome_zarr(tmp_path / "noisy.zarr", values, (2, 32, 30), levels=3)
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -51,6 +51,8 @@ def test_files_are_those_of_one_process(client: Any, noisy: Path, tmp_path: Path
         assert done.steps == 3
         assert abs(done.mean_ratio - 1) < 0.05
     assert files_of(tmp_path / "here.zarr") == files_of(tmp_path / "there.zarr")
+    finest, *_, coarsest = zarr.open_group(tmp_path / "there.zarr", mode="r").arrays()
+    assert coarsest[1][...].mean() == pytest.approx(finest[1][...].mean(), rel=0.02)
     with pytest.raises(ValueError, match="there.zarr is there already"):
         denoise_stack(open_stack(noisy), tmp_path / "there.zarr", workers=Workers(client, 1), **LEARNT)
     assert not (tmp_path / "there.zarr.unfinished").exists()

@@ -101,17 +101,29 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 
 
 def ome_zarr(
-    path: Path, values: np.ndarray, chunks: tuple[int, ...], version: int = 2, shards: tuple[int, ...] | None = None
+    path: Path,
+    values: np.ndarray,
+    chunks: tuple[int, ...],
+    version: int = 2,
+    shards: tuple[int, ...] | None = None,
+    levels: int = 1,
 ) -> Path:
+    """An image with that many levels, each half as many rows and columns as the one before."""
     named = [{"name": name, "type": {"t": "time", "c": "channel"}.get(name, "space")} for name in "tczyx"]
     axes = {3: [named[0], *named[3:]], 4: [*named[:1], *named[2:]], 5: named}[values.ndim]
-    scale = [{"type": "scale", "scale": [1.0] * values.ndim}]
-    described = [{"version": "0.4", "axes": axes, "datasets": [{"path": "0", "coordinateTransformations": scale}]}]
+    scales = [[*[1.0] * (values.ndim - 2), *[2.0**level] * 2] for level in range(levels)]
+    datasets = [
+        {"path": str(level), "coordinateTransformations": [{"type": "scale", "scale": scale}]}
+        for level, scale in enumerate(scales)
+    ]
+    described = [{"version": "0.4", "axes": axes, "datasets": datasets}]
     attributes = {"multiscales": described} if version == 2 else {"ome": {"version": "0.5", "multiscales": described}}
     group = zarr.create_group(path, zarr_format=version, attributes=attributes)
     encoding = {"name": "v2", "separator": "/"} if version == 2 else None
-    array = group.create_array(
-        "0", shape=values.shape, dtype=values.dtype, chunks=chunks, shards=shards, chunk_key_encoding=encoding
-    )
-    array[...] = values
+    for level in range(levels):
+        like = values[..., :: 2**level, :: 2**level]
+        array = group.create_array(
+            str(level), shape=like.shape, dtype=like.dtype, chunks=chunks, shards=shards, chunk_key_encoding=encoding
+        )
+        array[...] = like
     return path

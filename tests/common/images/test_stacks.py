@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image as Picture
+from skimage.transform import downscale_local_mean
 
 from warpzoo.denoising.patches import open_stacks
 from warpzoo.images.stacks import check_output, create_like, open_stack
@@ -158,6 +159,36 @@ def test_ome_zarr_comes_back_as_it_was(tmp_path, version):
         assert described == {**multiscales[0], "datasets": multiscales[0]["datasets"][:1]}
     with pytest.raises(ValueError, match="is there already"):
         denoise_by_adding_one(tmp_path / "in.zarr", tmp_path / "out2.zarr", 2, channel=1)
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_ome_zarr_has_the_levels_of_the_image_read(tmp_path, version):
+    zarr = pytest.importorskip("zarr")
+    sides = {"0": (2, 5, 40, 33), "1": (2, 5, 20, 17), "2": (2, 3, 10, 8), "3": (2, 3, 7, 7), "4": (2, 1, 3, 3)}
+    scales = {
+        path: [{"type": "scale", "scale": [1.0, 5 / side[1], *[40 / side[2]] * 2]}] for path, side in sides.items()
+    }
+    levels = [{"path": path, "coordinateTransformations": scale} for path, scale in scales.items()]
+    described = [{"axes": [{"name": name} for name in "tzyx"], "datasets": levels, "name": "cells"}]
+    described[0]["axes"][0]["type"] = "time"
+    group = zarr.create_group(tmp_path / "in.zarr", zarr_format=version)
+    group.attrs.update({"multiscales": described} if version == 2 else {"ome": {"multiscales": described}})
+    shards = (1, 4, 32, 32) if version == 3 else None
+    for path, shape in sides.items():
+        group.create_array(path, shape=shape, chunks=(1, 2, 16, 16), shards=shards, dtype="uint16")
+    group["0"][:] = RANDOM.integers(0, 60000, sides["0"])
+    denoise_by_adding_one(tmp_path / "in.zarr", tmp_path / "out.zarr")
+    out = zarr.open_group(tmp_path / "out.zarr", mode="r")
+    expected = group["0"][:].astype(float) + 1
+    np.testing.assert_array_equal(out["0"][:], expected)
+    for path, steps, missing in (("1", (1, 1, 2, 2), (0, 0, 0, 1)), ("2", (1, 2, 2, 2), (0, 1, 0, 0))):
+        padded = np.pad(expected, [(0, more) for more in missing], mode="edge")
+        expected = np.rint(downscale_local_mean(padded, steps))[tuple(map(slice, sides[path]))]
+        np.testing.assert_array_equal(out[path][:], expected)
+        assert (out[path].chunks, out[path].shards, out[path].dtype) == (group[path].chunks, shards, np.uint16)
+    assert set(out.array_keys()) == {"0", "1", "2"}  # the next one is no whole number of times coarser
+    found = out.attrs.get("ome", out.attrs)["multiscales"][0]
+    assert found == {**described[0], "datasets": levels[:3]}
 
 
 @pytest.mark.parametrize("dims", [2, 3])

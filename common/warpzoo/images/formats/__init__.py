@@ -3,7 +3,7 @@
 `open_file(path, labels, channels)` gives a `Source`; with `channels` a picture's colours are an axis of it. Formats
 that are written have `write(file, path, values, like)` for one image at once, `created(source, path, dtype)` for a file
 that is written part by part, or both; those that several processes may write at once have `begun`, `reopened`, `units`
-and `swept` beside.
+and `completed` beside.
 """
 
 from __future__ import annotations

@@ -1,12 +1,14 @@
 """A template of hippocampi beside antspyx's `build_template` on the same volumes: how sharp it is, and its time.
 
 python scripts/template_beside_ants.py --data DATA [--subjects 20] [--skip 0] [--iterations 4] [--markdown FILE]
+python scripts/template_beside_ants.py --data DATA --test --methods affine,svf stn_affine:hippocampus,fcn_multires
 python scripts/template_beside_ants.py --data DATA --steps   # ours alone: where its seconds go
 
 DATA holds hippocampus/images (MSD Task04). Both get the same volumes, scaled to the same intensities, and one thread.
 The judge is ANTs: its SyN registers each subject to each template, and the mean correlation of template and warped
 subjects says how much of them the template shows; edges are the mean slope of the template over its standard deviation.
-Settings were chosen on volumes from the 100th on (--skip 100). Needs the packages of the extra `peers`.
+Settings were chosen on volumes from the 100th on (--skip 100); --test takes the test subjects of fcn_multires, which no
+network has seen. Times are without imports and loading a network's weights. Needs the packages of the extra `peers`.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import ants
 import numpy as np
 import torch
 
+from warpzoo.bundles import open_bundle
 from warpzoo.cohorts import template as rounds
 from warpzoo.cohorts.many import recipe_of
 from warpzoo.cohorts.template import normalised
@@ -75,12 +78,18 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--subjects", type=int, default=20)
     parser.add_argument("--skip", type=int, default=0)
+    parser.add_argument("--test", action="store_true")
+    parser.add_argument("--methods", nargs="+", default=["affine,svf"])
     parser.add_argument("--iterations", type=int, default=4)
     parser.add_argument("--markdown", type=Path)
     parser.add_argument("--steps", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    files = sorted((options.data / "hippocampus/images").glob("*.nii.gz"))[options.skip :][: options.subjects]
+    files = sorted((options.data / "hippocampus/images").glob("*.nii.gz"))
+    if options.test:
+        config = open_bundle(Path(__file__).parents[1] / "bundles" / "fcn_multires").config("train")
+        files = [file for file in files if file.name in config.get_parsed_content("test_subjects")]
+    files = files[options.skip :][: options.subjects]
     with tempfile.TemporaryDirectory() as folder:
         inputs = []
         for file in files:
@@ -89,16 +98,18 @@ def main() -> None:
         rows, steps = {}, dict[str, float]()
         if options.steps:
             timed(steps)
-        begun = time.process_time()
-        out = Path(folder, "template")
-        build_template(subjects_of(inputs), out, recipe_of("affine,svf", threads=1), options.iterations)
+        for number, method in enumerate(options.methods):
+            recipe, out = recipe_of(method, threads=1), Path(folder, f"template{number}")
+            steps.clear()
+            begun = time.process_time()
+            build_template(subjects_of(inputs), out, recipe, options.iterations)
+            seconds = time.process_time() - begun
+            if options.steps:
+                print(f"{method}: {len(files)} subjects, {machine()['processor']}: {seconds:.1f} s of the processor")
+                print(*(f"{name}: {seconds:.1f} s" for name, seconds in steps.items()), sep="\n")
+            rows[f"warpzoo template, {method}"] = (ants.image_read(str(out / "template.nii.gz")), seconds)
         if options.steps:
-            print(
-                f"{len(files)} subjects, {machine()['processor']}: {time.process_time() - begun:.1f} s of the processor"
-            )
-            print(*(f"{name}: {seconds:.1f} s" for name, seconds in steps.items()), sep="\n")
             return
-        rows["warpzoo template"] = (ants.image_read(str(out / "template.nii.gz")), time.process_time() - begun)
         subjects = [ants.image_read(str(file)) for file in inputs]
         begun = time.process_time()
         theirs = ants.build_template(image_list=subjects, random_seed=1)

@@ -42,7 +42,7 @@ from warpzoo.registration.pyramid import coarser, shrink
 from warpzoo.training import of_subjects
 
 REFINEMENT = 100
-COUNT = 6
+COUNT = 3
 """Pairs of each set."""
 COUNTS = {"anywhere": 20, "any rotation": 20}
 """Of these."""

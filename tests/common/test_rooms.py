@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "common" / "warpzoo"
 STOREYS = [
-    {"checks", "errors", "files", "record"},
+    {"checks", "durations", "errors", "files", "record"},
     {"geometry"},
     {"losses", "metrics", "networks", "data"},
     {"images"},

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
+from warpzoo.durations import seconds_of
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -22,10 +24,8 @@ class Budget:
         text = str(value).strip()
         if re.fullmatch(r"\d+", text):
             return cls(int(text))
-        if re.fullmatch(r"\d+(\.\d+)?\s*s", text):
-            return cls(float(text[:-1]), seconds=True)
-        if re.fullmatch(r"\d+(\.\d+)?\s*min", text):
-            return cls(60 * float(text[:-3]), seconds=True)
+        if text[-1:].isalpha() and (seconds := seconds_of(text)) is not None:
+            return cls(seconds, seconds=True)
         raise ValueError(
             f"{name} must be a number of iterations such as 50, or a time such as 10s or 3min, got {text!r}."
         )
@@ -45,8 +45,7 @@ def time_limit(value: str | float | None) -> float | None:
     """Seconds, from a number or a text such as "20s" or "2min"."""
     if value is None:
         return None
-    text = str(value).strip()
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|min)?", text)
-    if found is None or isinstance(value, bool) or not float(found[1]):
+    seconds = None if isinstance(value, bool) else seconds_of(str(value))
+    if seconds is None:
         raise ValueError(f"budget must be a time above 0 such as 20s or 2min, got {value!r}.")
-    return float(found[1]) * (60 if found[2] == "min" else 1)
+    return seconds

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import signal
 import threading
 import time
@@ -16,18 +15,15 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from warpzoo.checks import check_truth
-
-UNITS = {"s": 1, "sec": 1, "seconds": 1, "m": 60, "min": 60, "minutes": 60, "h": 3600, "hours": 3600}
+from warpzoo.durations import amount_of, seconds_of
 
 
 def parse_budget(budget: str | float) -> tuple[float, str]:
     """ "60s", "2 min", 60 → (seconds, "seconds"); "2000 steps" → (2000, "steps")."""
-    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+|[0-9]+\.)\s*([a-z]*)\s*", str(budget).lower())
-    if match and float(match[1]) > 0:
-        if match[2] in ("step", "steps"):
-            return math.ceil(float(match[1])), "steps"
-        if match[2] in UNITS or not match[2]:
-            return float(match[1]) * UNITS.get(match[2], 1), "seconds"
+    if (found := amount_of(str(budget))) and found[1] in ("step", "steps"):
+        return math.ceil(found[0]), "steps"
+    if (seconds := seconds_of(str(budget))) is not None:
+        return seconds, "seconds"
     raise ValueError(f"budget must be a time such as 60s or 10min, or steps such as 2000steps, got {budget!r}.")
 
 

@@ -33,7 +33,10 @@ def parabola(x: torch.Tensor) -> torch.Tensor:
     return (x - 3).square().sum()
 
 
-@pytest.mark.parametrize(("value", "amount", "seconds"), [(50, 50, False), ("7", 7, False), ("2.5s", 2.5, True)])
+@pytest.mark.parametrize(
+    ("value", "amount", "seconds"),
+    [(50, 50, False), ("7", 7, False), ("2.5s", 2.5, True), ("20 minutes", 1200, True), ("1.5h", 5400, True)],
+)
 def test_budgets(value: str | int, amount: float, seconds: bool) -> None:
     assert Budget.read("refine", value) == Budget(amount, seconds)
     assert not Budget.read("refine", 0)

@@ -154,14 +154,14 @@ def test_an_optimisation_ends_with_the_time(heart: Image) -> None:
     assert ended.likeness["svf"].total > ended.likeness["start"].total
 
 
-@pytest.mark.parametrize("value", [0, -1, "0s", "soon", "1m", "1h", True, "1e3"])
+@pytest.mark.parametrize("value", [0, -1, "0s", "soon", "1 mile", "1d", True, "1e3"])
 def test_bad_budgets(value: Any) -> None:
     with pytest.raises(ValueError, match="budget must be a time above 0 such as 20s or 2min, got"):
         time_limit(value)
 
 
 def test_the_budget_of_a_user() -> None:
-    assert [time_limit(value) for value in (None, 20, "20", "20s", "0.5 s", "2min")] == [None, 20, 20, 20, 0.5, 120]
+    assert [time_limit(value) for value in (None, 20, "20", "20s", "0.5 s", "2min", "1h")] == [None, 20, 20, 20, 0.5, 120, 3600]
     image = beating_heart((64, 64), seed=3).image.numpy()
     result = warpzoo.register(image, np.roll(image, 3, 0), method="affine,svf", budget="0.000001 s")
     assert result.registration.notes == ("The time of 1e-06 s was up, and affine, svf did not run.",)

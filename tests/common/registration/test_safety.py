@@ -161,7 +161,16 @@ def test_bad_budgets(value: Any) -> None:
 
 
 def test_the_budget_of_a_user() -> None:
-    assert [time_limit(value) for value in (None, 20, "20", "20s", "0.5 s", "2min", "1h")] == [None, 20, 20, 20, 0.5, 120, 3600]
+    for value, seconds in (
+        (None, None),
+        (20, 20),
+        ("20", 20),
+        ("20s", 20),
+        ("0.5 s", 0.5),
+        ("2min", 120),
+        ("1h", 3600),
+    ):
+        assert time_limit(value) == seconds
     image = beating_heart((64, 64), seed=3).image.numpy()
     result = warpzoo.register(image, np.roll(image, 3, 0), method="affine,svf", budget="0.000001 s")
     assert result.registration.notes == ("The time of 1e-06 s was up, and affine, svf did not run.",)

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import floor, log10
+from math import ceil, floor, log10
 
 WIDE, TALL = 900, 200
+ROUNDED = 1e-6
+"""Of a tick's step."""
 MOST_POINTS = 2000
 """Of a line: more could not be told apart."""
 
@@ -68,5 +70,4 @@ def ticks(low: float, high: float, most: int) -> list[float]:
     rough = (high - low) / most or 1.0
     power = 10.0 ** floor(log10(rough))
     step = next(power * one for one in (1, 2, 5, 10) if power * one >= rough)
-    first = -int(-low // step)
-    return [number * step for number in range(first, int(high // step) + 1)]
+    return [number * step for number in range(ceil(low / step - ROUNDED), floor(high / step + ROUNDED) + 1)]

@@ -17,9 +17,9 @@ from experiments.whole_pairs import Case, by_tool, cropped, deformed, inverted, 
 from warpzoo.record import checksum, commit, write_json
 
 OURS = ("fast", "usual", "best")
-ALIKE = (*OURS, "affine,svf", "greedy", "ANTs SyN", "elastix")
-BETWEEN = (*OURS, "affine,svf, mi", "greedy, NMI", "ANTs SyN", "elastix")
-"""Tools between contrasts: ANTs SyN and elastix take mutual information by themselves."""
+ALIKE = (*OURS, "affine,svf", "greedy", "ANTs SyN", "elastix", "convexAdam")
+BETWEEN = (*OURS, "affine,svf, mi", "greedy, NMI", "ANTs SyN", "elastix", "convexAdam")
+"""Tools between contrasts: ANTs SyN and elastix take mutual information by themselves, convexAdam descriptors."""
 KINDS: Mapping[str, tuple[str, ...]] = {
     "known deformation": ALIKE,
     "inverted": BETWEEN,
@@ -28,7 +28,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
 }
 SEED = 11
 """Settings were chosen on pairs of seed 100."""
-PACKAGES = {"greedy": "picsl-greedy", "ANTs": "antspyx", "elastix": "itk-elastix"}
+PACKAGES = {"greedy": "picsl-greedy", "ANTs": "antspyx", "elastix": "itk-elastix", "convexAdam": "convexAdam"}
 
 
 def run(options: Options) -> dict[str, Any]:
@@ -73,7 +73,8 @@ def page(result: Mapping[str, Any], command: str) -> str:
             "and Colin27, cut to 115 × 157 × 129 voxels, under a deformation of 4 voxels and a small affine map, with "
             "other noise, gamma and bias field; the network has seen both in training, deformed in other ways. "
             "*Inverted* and *remapped* have another contrast on one side: intensities turned round, or sent along a "
-            "random curve up and down. Hippocampi are of test subjects, different ones in a pair, on their own grids.",
+            "random curve up and down. Hippocampi are of test subjects, different ones in a pair, on their own grids. "
+            "convexAdam has no affine stage: it begins where the headers place the images.",
             "\n".join(table(result["rows"])),
         ]
     )

@@ -275,6 +275,38 @@ def by_elastix(step: str) -> list[list[str]]:
     return [[sys.executable, "-c", TRANSFORMIX, step]]
 
 
+CONVEX_ADAM = """
+import numpy as np
+import SimpleITK as sitk
+import torch
+from convexAdam.convex_adam_MIND import convex_adam_pt
+torch.set_num_threads(1)
+fixed, moving = (sitk.ReadImage(f"{side}.nii.gz", sitk.sitkFloat32) for side in ("fixed", "moving"))
+both = [sitk.GetArrayFromImage(image) for image in (fixed, sitk.Resample(moving, fixed))]
+voxels = convex_adam_pt(*both)[..., ::-1]  # of z, y, x
+turn = np.array(fixed.GetDirection()).reshape(3, 3) * fixed.GetSpacing()
+field = sitk.GetImageFromArray(np.ascontiguousarray(voxels.astype(np.float64) @ turn.T), isVector=True)
+field.CopyInformation(fixed)
+sitk.WriteImage(field, "field.nii.gz")
+found = sitk.DisplacementFieldTransform(field)
+sitk.WriteImage(sitk.Resample(moving, fixed, found), "warped.nii.gz")
+"""
+CONVEX_ADAM_APPLY = """
+import SimpleITK as sitk
+from sys import argv
+found = sitk.DisplacementFieldTransform(sitk.ReadImage("field.nii.gz", sitk.sitkVectorFloat64))
+image = sitk.ReadImage(argv[1] + ".nii.gz")
+sitk.WriteImage(sitk.Resample(image, sitk.ReadImage("fixed.nii.gz"), found), f"warped_{argv[1]}.nii.gz")
+"""
+
+
+def by_convex_adam(step: str) -> list[list[str]]:
+    """Its default settings, on the fixed grid, from where the headers place the images; it has no affine stage."""
+    if step == "register":
+        return [[sys.executable, "-c", CONVEX_ADAM]]
+    return [[sys.executable, "-c", CONVEX_ADAM_APPLY, step]]
+
+
 TOOLS: Mapping[str, Callable[[str], list[list[str]]]] = {
     "fast": by_warpzoo("--quality", "fast"),
     "usual": by_warpzoo("--quality", "usual"),
@@ -287,6 +319,7 @@ TOOLS: Mapping[str, Callable[[str], list[list[str]]]] = {
     "ANTs SyN": by_ants("SyN"),
     "ANTs SyNCC": by_ants("SyNCC"),
     "elastix": by_elastix,
+    "convexAdam": by_convex_adam,
 }
 """What each runs for `register`, and then to warp an image by what it has found."""
 

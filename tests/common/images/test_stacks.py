@@ -187,6 +187,11 @@ def test_ome_zarr_has_the_levels_of_the_image_read(tmp_path, version):
         np.testing.assert_array_equal(out[path][:], expected)
         assert (out[path].chunks, out[path].shards, out[path].dtype) == (group[path].chunks, shards, np.uint16)
     assert set(out.array_keys()) == {"0", "1", "2"}  # the next one is no whole number of times coarser
+    levels.insert(1, levels[0])
+    group.attrs.update({"multiscales": described} if version == 2 else {"ome": {"multiscales": described}})
+    denoise_by_adding_one(tmp_path / "in.zarr", tmp_path / "twice.zarr")
+    assert set(zarr.open_group(tmp_path / "twice.zarr", mode="r").array_keys()) == {"0"}
+    del levels[1]
     found = out.attrs.get("ome", out.attrs)["multiscales"][0]
     assert found == {**described[0], "datasets": levels[:3]}
 

@@ -140,7 +140,7 @@ def _levels_of(source: Source) -> list[Any]:
     for dataset in group.attrs.get("ome", group.attrs)["multiscales"][0]["datasets"][1:]:
         try:
             level = group[dataset["path"]]
-            coarser = all(
+            coarser = level.shape != levels[-1].shape and all(
                 1 <= side <= before and side in (before // step, -(-before // step))
                 for side, before, step in zip(level.shape, levels[-1].shape, _steps(levels[-1], level), strict=True)
             )

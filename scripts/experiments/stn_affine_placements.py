@@ -44,7 +44,7 @@ from warpzoo.training import of_subjects
 REFINEMENT = 100
 COUNT = 3
 """Pairs of each set."""
-COUNTS = {"anywhere": 20, "any rotation": 20}
+COUNTS = {"different subjects": 10, "anywhere": 20, "any rotation": 20}
 """Of these."""
 PAPER = {
     "cubes": (0.764, 0.937, 0.889, 0.820),

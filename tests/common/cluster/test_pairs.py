@@ -101,14 +101,12 @@ for job in "$@"; do kill -TERM -- "-$job"; done
 """
 
 
-def test_jobs_of_a_batch_system(
-    images: list[Path],
-    tmp_path: Path,
-    warpzoo: Callable[..., Any],
-    make_bundle: Callable[..., Path],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """With a stand-in for Slurm's commands: what dask-jobqueue submits is run by a shell."""
+@pytest.fixture
+def slurm(
+    images: list[Path], tmp_path: Path, make_bundle: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """A stand-in for Slurm's commands, which runs what dask-jobqueue submits by a shell, in the folder of the images;
+    its `sbatch`."""
     make_bundle("shift", [2.0, 0.0])
     for name, script in (("sbatch", SBATCH), ("scancel", SCANCEL)):
         (tmp_path / name).write_text(script)
@@ -116,6 +114,10 @@ def test_jobs_of_a_batch_system(
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setenv("JOBS", str(tmp_path))
     monkeypatch.chdir(tmp_path)
+    return tmp_path / "sbatch"
+
+
+def test_jobs_of_a_batch_system(slurm: Path, warpzoo: Callable[..., Any]) -> None:
     Path("slurm.yaml").write_text("slurm: {workers: 1, memory: 1GB, queue: short, walltime: '00:10:00'}")
     Path("pairs.csv").write_text("fixed,moving\n0.nii.gz,1.nii.gz\n1.nii.gz,2.nii.gz\n")
     ended = warpzoo("register", "--pairs=pairs.csv", "--method=shift", "--noreport", "--cluster=slurm.yaml")
@@ -125,23 +127,10 @@ def test_jobs_of_a_batch_system(
         wait_for_end(int(job))
 
 
-def test_a_batch_system_that_refuses_jobs(
-    images: list[Path],
-    tmp_path: Path,
-    warpzoo: Callable[..., Any],
-    make_bundle: Callable[..., Path],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_batch_system_that_refuses_jobs(slurm: Path, warpzoo: Callable[..., Any]) -> None:
     """All of them: one sentence before any work; some: the others do it."""
-    make_bundle("shift", [2.0, 0.0])
     refusal = "echo 'sbatch: error: too many jobs' >&2\nexit 1\n"
-    (tmp_path / "scancel").write_text(SCANCEL)
-    (tmp_path / "sbatch").write_text(f"#!/bin/sh\n{refusal}")
-    for name in ("sbatch", "scancel"):
-        (tmp_path / name).chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    monkeypatch.setenv("JOBS", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
+    slurm.write_text(f"#!/bin/sh\n{refusal}")
     Path("slurm.yaml").write_text("slurm: {workers: 2, memory: 1GB, queue: short}")
     Path("pairs.csv").write_text("fixed,moving\n0.nii.gz,1.nii.gz\n")
     options = ("register", "--pairs=pairs.csv", "--method=shift", "--noreport", "--cluster=slurm.yaml")
@@ -152,7 +141,7 @@ def test_a_batch_system_that_refuses_jobs(
         "jobs\n"
     )
     assert not Path("registered").exists()
-    (tmp_path / "sbatch").write_text(SBATCH.replace("\n", f"\nif ! mkdir $JOBS/first; then\n{refusal}fi\n", 1))
+    slurm.write_text(SBATCH.replace("\n", f"\nif ! mkdir $JOBS/first; then\n{refusal}fi\n", 1))
     ended = warpzoo(*options)
     assert ended.code == 0, ended.err
     assert "The batch system has taken 1 of 2 jobs: " in ended.out

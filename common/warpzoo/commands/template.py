@@ -42,7 +42,8 @@ def template(
         start: the image to begin with, or mean: the subjects' mean, with their centres of mass on one another.
         cluster: who registers the subjects, such as local, local:4, tcp://host:8786 or slurm.yaml; as for
             `warpzoo register`.
-        similarity: the measure that rigid, affine, ffd, svf and refine maximise: ncc, lncc, mse or mi.
+        similarity: the measure that rigid, affine, ffd, svf and refine maximise: ncc, lncc, mse, mi or
+            mind.
         refine: optimisation of a network's transform, in iterations such as 40, or seconds such as 10s.
         weights: file of weights for the (last) network, instead of the shipped ones.
         variant: the (last) network's variant.

@@ -1,8 +1,9 @@
-"""Losses: similarity of images, regularity of displacement fields, agreement of both directions of a pair, blind-spot
-denoising, sums over resolutions."""
+"""Losses: similarity of images and descriptors that hold between contrasts, regularity of displacement fields,
+agreement of both directions of a pair, blind-spot denoising, sums over resolutions."""
 
 from warpzoo.losses.agreement import Agreement
 from warpzoo.losses.blind_spot import BlindSpotLoss, Positivity
+from warpzoo.losses.descriptors import self_similarity
 from warpzoo.losses.multi_resolution import MultiResolutionLoss
 from warpzoo.losses.regularisation import (
     BendingEnergy,
@@ -38,4 +39,5 @@ __all__ = [
     "local_normalised_cross_correlation",
     "mattes_mutual_information",
     "normalised_cross_correlation",
+    "self_similarity",
 ]

@@ -136,7 +136,7 @@ def register(
             (channels, *spatial).
         landmarks_weight: of the landmarks' mean squared distance, in voxels of the fixed image, beside the similarity
             (some 0 to 1): above 0, they drive rigid, affine, ffd, svf and refinement.
-        similarity: what rigid, affine, ffd, svf and refinement maximise: ncc, lncc, mse or mi.
+        similarity: what rigid, affine, ffd, svf and refinement maximise: ncc, lncc, mse, mi or mind.
         refine: iterations, or seconds such as "10s", of optimisation after the last network's pass.
         adapt: iterations or seconds of training the last network on this pair before its pass.
         budget: seconds after which no further method begins and what optimises ends with its best.

@@ -10,6 +10,7 @@ from warpzoo.geometry.composition import identity
 from warpzoo.geometry.transforms import Transform, resample
 from warpzoo.images.image import Image
 from warpzoo.losses import mattes_mutual_information
+from warpzoo.networks import central_gradient
 from warpzoo.registration.guidance import Guidance
 from warpzoo.registration.pyramid import coarser, continued, pyramid
 from warpzoo.registration.similarities import in_windows
@@ -25,10 +26,12 @@ SHARE_LOST = 0.025
 
 @dataclass(frozen=True)
 class Likeness:
-    """Correlation in windows, 0 to 1, and mutual information, from 0."""
+    """Correlation in windows, 0 to 1, mutual information, from 0, and `edges`: how far what grows brighter in one image
+    does in the other, from 1, everywhere, to -1, where one is dark in which the other is bright."""
 
     windows: float
     information: float
+    edges: float = 1.0
 
     def __str__(self) -> str:
         return f"{self.windows:.3f} in windows, mutual information {self.information:.3f}"
@@ -67,4 +70,16 @@ def likeness(
     return Likeness(
         float(in_windows(reference, warped, mask).mean()),
         float(mattes_mutual_information(reference, warped, mask=mask).mean()),
+        _same_edges(reference, warped, mask),
     )
+
+
+def _same_edges(fixed: Tensor, warped: Tensor, mask: Tensor | None) -> float:
+    """`Likeness.edges`; 1 where there are none."""
+    products = fixed.new_zeros(fixed.shape)
+    for channel in range(fixed.shape[1]):
+        one, other = (central_gradient(image[:, channel : channel + 1]) for image in (fixed, warped))
+        products[:, channel] = (one * other).sum(1)
+    counted = products if mask is None else products * mask
+    total = float(counted.abs().sum())
+    return float(counted.sum()) / total if total else 1.0

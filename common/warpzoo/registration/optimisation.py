@@ -25,13 +25,19 @@ from warpzoo.registration.methods import OPTIMISED
 from warpzoo.registration.placement import PARTS, place
 from warpzoo.registration.preflight import VOXELS_LOOKED_AT
 from warpzoo.registration.pyramid import ImagePyramid, coarser, pyramid
-from warpzoo.registration.similarities import SIMILARITIES, check_similarity
+from warpzoo.registration.similarities import MOST_DESCRIBED, SEEN, SIMILARITIES, check_similarity
 
 DEFORMATIONS: dict[str, type[Model]] = {"ffd": FreeFormModel, "svf": VelocityModel}
 USUAL = {"rigid": "ncc", "affine": "ncc", "ffd": "lncc", "svf": "lncc"}
 """The similarity that each method maximises if none is named."""
 BETWEEN_CONTRASTS = "mi"
 """And of images whose contrasts may differ, of which windows are compared only where they are alike enough."""
+DESCRIBED = "mind"
+"""What is held against windows where contrasts seem to differ: better of one anatomy, worse of two."""
+SAME_CONTRAST = 0.8
+"""Edges that go the same way from which on that is not tried."""
+DESCRIBED_DIMS = 3
+"""In a plane too little lies around a point."""
 UNLIKE = 0.45
 """Correlation in windows below which they are not, where an optimisation starts."""
 SHARE_GAINED = 0.05
@@ -124,12 +130,15 @@ class Optimisation:
             resolution=self.resolution,
             most=self.most_voxels,
         )
-        found = run(begun, similarity)
+        rate = partial(likeness, fixed, moving, guidance=guidance)
+        if before is None or self.is_timed or before.edges >= SAME_CONTRAST or fixed.grid.dims != DESCRIBED_DIMS:
+            by_windows = partial(run, begun, None)
+        else:
+            by_windows = partial(_by_windows_or_descriptors, partial(run, begun), rate)
+        found = by_windows() if before is not None and similarity is None else run(begun, similarity)
         if similarity != BETWEEN_CONTRASTS or self.similarity or self.is_timed:
             return found
-        rate = partial(likeness, fixed, moving, guidance=guidance)
         if before is not None:
-            by_windows = partial(run, begun)
             return _held_against_windows(found, before, None if levels is None else start, fixed, by_windows, rate)
         near = partial(run, identity(fixed.grid))
         return found if start is not None else _held_against_near(found, self.name, fixed, moving, near, rate)
@@ -172,9 +181,10 @@ class Refinement:
             return optimise("affine", *pair, start, self.similarity, self.budget, **steered)
         if isinstance(first, BSpline) and first.order == 3 and are_parallel(first.grid, fixed.grid):
             known = composed(*rest) if rest else None
-            measure = SIMILARITIES[self.similarity or USUAL["svf"]]
+            chosen = self.similarity or USUAL["svf"]
+            measure = SIMILARITIES[chosen]
             with Descent(self.budget, self.name) as descent:
-                images_from = ImagePyramid(*pair, known, guidance, self.resolution)
+                images_from = ImagePyramid(*pair, known, guidance, self.resolution, SEEN.get(chosen))
                 found = refine_spline(first, images_from, measure, descent, REFINED_LEVELS)
             return descent.finished(composed(found, known))
         return optimise("svf", *pair, start, self.similarity, self.budget, REFINED_LEVELS, **steered)
@@ -227,6 +237,13 @@ def _held_against_windows(
     if gained > (0.0 if noise else max(0.0, SHARE_INFORMED * most)):
         return seen
     return start if start is not None and astray else found
+
+
+def _by_windows_or_descriptors(
+    run: Callable[[str | None], Transform], rate: Callable[[Transform], Likeness]
+) -> Transform:
+    """By that of both by which images share more information, which neither has maximised."""
+    return max((run(similarity) for similarity in (None, DESCRIBED)), key=lambda found: rate(found).information)
 
 
 def is_far(found: Transform, fixed: Image, moving: Image) -> bool:
@@ -300,9 +317,13 @@ def optimise(
     """
     if method not in OPTIMISED:
         raise ValueError(f"method must be one of {', '.join(OPTIMISED)}, got {method!r}.")
-    measure = SIMILARITIES[check_similarity(similarity or USUAL[method])]
+    chosen = check_similarity(similarity or USUAL[method])
+    if chosen in SEEN and method in PARTS:
+        chosen = BETWEEN_CONTRASTS
+    most = min(most, MOST_DESCRIBED) if chosen in SEEN else most
+    measure = SIMILARITIES[chosen]
     with Descent(budget or BUDGET[method], title or method) as descent:
-        pair = ImagePyramid(fixed, fixed_grid, moving, moving_grid, start, guidance, resolution)
+        pair = ImagePyramid(fixed, fixed_grid, moving, moving_grid, start, guidance, resolution, SEEN.get(chosen))
         if method in DEFORMATIONS:
             found = deform(DEFORMATIONS[method], pair, measure, descent, levels, most)
         else:

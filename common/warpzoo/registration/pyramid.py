@@ -6,7 +6,7 @@ voxels of its fixed grid to those of its moving grid.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from math import ceil, prod
 from typing import NamedTuple
@@ -33,7 +33,8 @@ class ImagePyramid:
     transform between them.
 
     `start` is where the fixed points lie in the moving space, as far as is known. What lies outside a mask is replaced
-    by a smooth continuation of what lies inside, so that nothing of it is seen at coarse levels or in windows.
+    by a smooth continuation of what lies inside, so that nothing of it is seen at coarse levels or in windows. `seen`
+    says what of each image is compared at a level, if not its intensities.
     """
 
     def __init__(
@@ -45,9 +46,10 @@ class ImagePyramid:
         start: Transform | None = None,
         guidance: Guidance | None = None,
         resolution: float | None = None,
+        seen: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         known = guidance or Guidance()
-        self.resolution = resolution
+        self.resolution, self.seen = resolution, seen
         masks = [None if (mask := known.mask(side)) is None else mask.to(fixed.device) for side in ("fixed", "moving")]
         self.fixed_mask, self.moving_mask = masks
         self.guidance = known
@@ -71,6 +73,8 @@ class ImagePyramid:
             field = shrink(self.field, grid.shape) / _per_axis(ratio, self.field)
         matrix = np.linalg.inv(moving_grid.affine) @ self.world @ grid.affine
         fixed, moving = shrink(self.fixed, grid.shape), shrink(self.moving, moving_grid.shape)
+        if self.seen is not None:
+            fixed, moving = self.seen(fixed), self.seen(moving)
         fixed_mask, moving_mask = (
             shrink_mask(self.fixed_mask, grid.shape),
             shrink_mask(self.moving_mask, moving_grid.shape),

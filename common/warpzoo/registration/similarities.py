@@ -7,12 +7,19 @@ from math import prod
 
 from torch import Tensor
 
-from warpzoo.losses import local_normalised_cross_correlation, mattes_mutual_information, normalised_cross_correlation
+from warpzoo.losses import (
+    local_normalised_cross_correlation,
+    mattes_mutual_information,
+    normalised_cross_correlation,
+    self_similarity,
+)
 
 Similarity = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 WINDOW = 9
 BINS = 8, 32
 """Fewest and most."""
+DESCRIBED = 4.0
+"""How much descriptors weigh against the smoothness of what a level adds."""
 
 
 def in_windows(fixed: Tensor, warped: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -34,12 +41,23 @@ def shared_information(fixed: Tensor, warped: Tensor, mask: Tensor | None = None
     return mattes_mutual_information(fixed, warped, min(BINS[1], max(BINS[0], bins)), mask)
 
 
+def of_descriptors(fixed: Tensor, warped: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Of what `SEEN` makes of two images."""
+    return DESCRIBED * squared_error(fixed, warped, mask)
+
+
 SIMILARITIES: dict[str, Similarity] = {
     "ncc": normalised_cross_correlation,
     "lncc": in_windows,
     "mse": squared_error,
     "mi": shared_information,
+    "mind": of_descriptors,
 }
+SEEN: dict[str, Callable[[Tensor], Tensor]] = {"mind": self_similarity}
+"""What a similarity compares of each level's images where that is not their intensities; it does not turn with them, so
+that a deformation is found by it, and a placement is not."""
+MOST_DESCRIBED = 2**21
+"""Voxels at which they are compared, at most: each has a dozen."""
 
 
 def check_similarity(name: str) -> str:

@@ -47,7 +47,7 @@ QUALITIES: Mapping[str, Quality] = {
     "best": Quality(2, 2**22, {2: (400, 3), 3: (80, 2)}, 2**23),
 }
 USUAL_QUALITY = "usual"
-SMOOTHING = 3.0
+SMOOTHING = 6.0
 """Voxels, of what the network has found before the velocity is optimised."""
 
 

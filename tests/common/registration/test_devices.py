@@ -75,7 +75,7 @@ def test_optimisation(dims: int, chain: str) -> None:
     check(dims, lambda device: [Optimisation(name, budget=BUDGET, device=device) for name in chain.split(",")])
 
 
-@pytest.mark.parametrize("similarity", ["ncc", "lncc", "mse", "mi"])
+@pytest.mark.parametrize("similarity", ["ncc", "lncc", "mse", "mi", "mind"])
 def test_similarities(similarity: str) -> None:
     check(2, lambda device: [Optimisation(name, similarity, BUDGET, device) for name in ("affine", "svf")])
 

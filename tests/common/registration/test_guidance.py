@@ -155,7 +155,7 @@ def masked_pair(dims: int) -> tuple[Image, Image, Guidance]:
     [
         *[(Optimisation(name, budget=Budget(12)), 2) for name in ("rigid", "affine", "ffd", "svf")],
         *[(Optimisation("affine", similarity, Budget(12)), 2) for similarity in ("lncc", "mse", "mi")],
-        *[(Optimisation("svf", similarity, Budget(12)), 2) for similarity in ("ncc", "mse", "mi")],
+        *[(Optimisation("svf", similarity, Budget(12)), 2) for similarity in ("ncc", "mse", "mi", "mind")],
         *[(Optimisation(name, budget=Budget(8)), 3) for name in ("rigid", "svf")],
         (Refinement(Budget(8)), 2),
     ],

@@ -182,13 +182,13 @@ def test_never_worse_than_the_start(seed: int, monkeypatch: pytest.MonkeyPatch) 
     assert likeness(found) >= likeness(start) - 1e-4
 
 
-@pytest.mark.parametrize("similarity", ["ncc", "lncc", "mse", "mi"])
+@pytest.mark.parametrize("similarity", ["ncc", "lncc", "mse", "mi", "mind"])
 def test_similarities(similarity: str) -> None:
-    """Each finds a shift of three voxels; information even where bright is dark."""
+    """Each finds a shift of three voxels; information and descriptors even where bright is dark."""
     grid = Grid((48, 44))
     fixed = torch.from_numpy(content(grid.shape))[None, None]
     moving = fixed.roll(3, 2)
-    if similarity == "mi":
+    if similarity in ("mi", "mind"):
         moving = 1000 - moving
     found = optimise("svf", fixed, grid, moving, grid, similarity=similarity).field(grid)
     bright = fixed[0, 0] > 150
@@ -197,7 +197,7 @@ def test_similarities(similarity: str) -> None:
 
 def test_unknown_names() -> None:
     image, grid = torch.rand(1, 1, 20, 20), Grid((20, 20))
-    with pytest.raises(ValueError, match="similarity must be one of ncc, lncc, mse, mi, got 'ssim'"):
+    with pytest.raises(ValueError, match="similarity must be one of ncc, lncc, mse, mi, mind, got 'ssim'"):
         optimise("svf", image, grid, image, grid, similarity="ssim")
     with pytest.raises(ValueError, match="method must be one of rigid, .*got 'syn'"):
         optimise("syn", image, grid, image, grid)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -61,6 +62,26 @@ def moved(image: Image, voxels: float) -> Image:
 
 def shift_of(transform: Transform, grid: Grid) -> float:
     return float(transform.field(grid)[0, 0].mean())
+
+
+@pytest.mark.parametrize(
+    ("contrast", "edges"), [(lambda x: 0.3 * x + 7, 1.0), (lambda x: 5 - 2 * x, -1.0), (torch.zeros_like, 1.0)]
+)
+def test_edges_that_go_the_same_way(
+    heart: Image, contrast: Callable[[torch.Tensor], torch.Tensor], edges: float
+) -> None:
+    other = replace(heart, array=contrast(heart.array))
+    assert likeness(heart, other, None, Guidance()).edges == pytest.approx(edges, abs=1e-4)
+
+
+def test_edges_within_masks_count(heart: Image) -> None:
+    half = torch.zeros_like(heart.array)
+    half[:, :48] = 1
+    other = replace(heart, array=torch.where(half > 0, -heart.array, heart.array))
+    masks = [{"fixed": replace(heart, array=part)} for part in (half, 1 - half)]
+    upper, lower = (likeness(heart, other, None, Guidance(masks)).edges for masks in masks)
+    assert upper < -0.9
+    assert lower > 0.9
 
 
 @pytest.mark.parametrize(

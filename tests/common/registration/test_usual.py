@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ import warpzoo
 from warpzoo.bundles import find_bundle
 from warpzoo.geometry.composition import parts_of
 from warpzoo.geometry.grid import Grid
-from warpzoo.geometry.transforms import Affine, Composition, DisplacementField
+from warpzoo.geometry.transforms import Affine, Composition, DisplacementField, Transform
 from warpzoo.images.image import Image
 from warpzoo.registration import find_methods, optimisation
 from warpzoo.registration.budget import Budget
@@ -106,6 +107,39 @@ def test_what_is_unlike_in_windows_is_compared_by_mutual_information() -> None:
             errors[contrast, between] = np.linalg.norm(found - known, axis=0).mean()
     assert errors["one", True] == errors["one", False]
     assert errors["two", True] < 0.5 * errors["two", False]
+
+
+def volume_and_its_deformed(contrast: Callable[[np.ndarray], np.ndarray]) -> tuple[list[Image], np.ndarray]:
+    """A volume under a known deformation, in another contrast, with a little noise on both sides."""
+    shape, rng = (40, 38, 36), np.random.default_rng(0)
+    moving, known = smooth(shape), 0.5 * known_displacement(shape)
+    fixed = contrast(ndimage.map_coordinates(moving, np.indices(shape) + known, order=1))
+    noisy = [(one + rng.normal(0, 30, shape)).astype(np.float32) for one in (fixed, moving)]
+    return [Image.in_memory(torch.from_numpy(one)[None], Grid(shape), "a") for one in noisy], known
+
+
+@pytest.mark.parametrize("up_and_down", [False, True])
+def test_descriptors_are_tried_where_edges_go_other_ways_and_information_decides(
+    monkeypatch: pytest.MonkeyPatch, up_and_down: bool
+) -> None:
+    def contrast(values: np.ndarray) -> np.ndarray:
+        return 3000 * np.abs(np.sin(values / 3000 * 1.5 * np.pi)) if up_and_down else 0.8 * values + 100
+
+    pair, known = volume_and_its_deformed(contrast)
+    monkeypatch.setattr(optimisation, "UNLIKE", 0.0)  # of a coarse look: windows are alike enough
+    run, tried = optimisation.optimise, []
+
+    def optimise(method: str, *arguments: Any, **options: Any) -> Transform:
+        found = run(method, *arguments, **options)
+        error = np.linalg.norm(found.field(pair[0].grid)[0].numpy() - known, axis=0).mean()
+        tried.append((arguments[-1], float(error)))
+        return found
+
+    monkeypatch.setattr(optimisation, "optimise", optimise)
+    found = Optimisation("svf", budget=Budget(60), between_contrasts=True)(*pair, None)
+    error = np.linalg.norm(found.field(pair[0].grid)[0].numpy() - known, axis=0).mean()
+    assert [similarity for similarity, _ in tried] == ([None, "mind"] if up_and_down else [None])
+    assert error == pytest.approx(min(error for _, error in tried))
 
 
 def test_noise_around_few_cells_is_not_fitted_by_mutual_information() -> None:

@@ -36,6 +36,8 @@ DESCRIBED = "mind"
 """What is held against windows where contrasts seem to differ: better of one anatomy, worse of two."""
 SAME_CONTRAST = 0.8
 """Edges that go the same way from which on that is not tried."""
+SHARE_KEPT = 0.9
+"""Of the information that images share by windows, which by descriptors must be there: they change less."""
 DESCRIBED_DIMS = 3
 """In a plane too little lies around a point."""
 UNLIKE = 0.45
@@ -242,8 +244,9 @@ def _held_against_windows(
 def _by_windows_or_descriptors(
     run: Callable[[str | None], Transform], rate: Callable[[Transform], Likeness]
 ) -> Transform:
-    """By that of both by which images share more information, which neither has maximised."""
-    return max((run(similarity) for similarity in (None, DESCRIBED)), key=lambda found: rate(found).information)
+    """By descriptors unless images share clearly more information by windows: neither has maximised that."""
+    seen, described = run(None), run(DESCRIBED)
+    return described if rate(described).information >= SHARE_KEPT * rate(seen).information else seen
 
 
 def is_far(found: Transform, fixed: Image, moving: Image) -> bool:

@@ -28,10 +28,10 @@ def in_windows(fixed: Tensor, warped: Tensor, mask: Tensor | None = None) -> Ten
 
 def squared_error(fixed: Tensor, warped: Tensor, mask: Tensor | None = None) -> Tensor:
     """Minus half the mean squared difference: of standardised images, the correlation but for a constant."""
-    squares = (fixed - warped).square().flatten(1)
+    squares = (fixed - warped).square().mean(1).flatten(1)
     if mask is None:
         return -0.5 * squares.mean(1)
-    weights = mask.expand_as(warped).flatten(1)
+    weights = mask.expand(len(warped), *mask.shape[1:]).flatten(1)
     return -0.5 * (squares * weights).sum(1) / weights.sum(1)
 
 
@@ -56,7 +56,7 @@ SIMILARITIES: dict[str, Similarity] = {
 SEEN: dict[str, Callable[[Tensor], Tensor]] = {"mind": self_similarity}
 """What a similarity compares of each level's images where that is not their intensities; it does not turn with them, so
 that a deformation is found by it, and a placement is not."""
-MOST_DESCRIBED = 2**21
+MOST_DESCRIBED = 2**20
 """Voxels at which they are compared, at most: each has a dozen."""
 
 

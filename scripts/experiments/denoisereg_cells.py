@@ -26,6 +26,7 @@ from warpzoo.metrics import psnr
 from warpzoo.registration import find_methods, register_pair
 from warpzoo.registration.budget import Budget
 from warpzoo.registration.optimisation import Refinement
+from warpzoo.registration.sequence import AFTER_NOISE
 
 SNRS = (3.0, 1.5, 0.5)
 SEQUENCES = ("B1", "A1", "B3", "A2", "B2", "B4")
@@ -33,8 +34,6 @@ SEED = 70_000_000
 """Of the first sequence: no training, and no validation, uses any near it."""
 REFINEMENT = 60
 """Iterations."""
-COARSE = 6.0
-"""Pixels, chosen on sequences of seeds from 60,000,000: the texture of nuclei changes, their shape is smooth."""
 TRUE = "the true affine part"
 
 
@@ -75,7 +74,7 @@ ROWS = {
     "DenoiseReg, refined, + VoxelMorph": Row("refine,voxelmorph_dense:cells", denoised=True, start=True),
     "DenoiseReg, refined, + fcn_multires": Row("refine,fcn_multires:any_2d", denoised=True, start=True),
     "DenoiseReg, refined, + svf": Row("refine,svf", denoised=True, start=True),
-    "DenoiseReg, refined, + svf, coarse": Row("refine,svf", denoised=True, start=True, resolution=COARSE),
+    "DenoiseReg, refined, + svf, coarse": Row("refine,svf", denoised=True, start=True, resolution=AFTER_NOISE),
 }
 PAPER = {
     "unregistered": ("30.74", "49.55", "10.50", "7.95"),
@@ -235,8 +234,8 @@ def page(result: Mapping[str, Any], command: str) -> str:
         "*Denoised* rows are given what the network has made of the frames. *DenoiseReg* is one call of the bundle on "
         f"the noisy frames; *refined*: then {REFINEMENT} iterations of `affine` on the denoised ones; *VoxelMorph*, "
         "*fcn_multires*, *svf*: then a deformation, on the denoised ones, or, with *, on the noisy ones; *coarse*: one "
-        f"that ends at voxels of {COARSE:g} pixels (`--resolution {COARSE:g}`). Networks have "
-        "learnt from simulated nuclei of other seeds, but for fcn_multires, which registers any two images. *In the "
+        f"that ends at voxels of {AFTER_NOISE:g} pixels, as in `warpzoo sequence`, chosen on sequences of seeds from "
+        "60,000,000. Networks have learnt from simulated nuclei of other seeds, but for fcn_multires, which registers any two images. *In the "
         "paper*: A1, A2, B contour and B interior, of the real sequences at their own noise: the order of rows can be "
         f"compared, not the numbers. *{TRUE[0].upper()}{TRUE[1:]}* is what no affine row can be better than by much.",
         f"![First frame, last frame, denoised, registered]({PICTURE})",

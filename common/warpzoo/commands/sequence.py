@@ -63,8 +63,8 @@ def sequence(
             are kept as model.pt.
         refine: how often, at each of some resolutions, the matrix that a network gives is refined on the frames; 0 for
             not at all.
-        resolution: pixels, at which svf and ffd compare frames in the end; default: the frames' own. Where texture
-            changes or noise is left, a few pixels (6 for large nuclei) are more accurate.
+        resolution: pixels, at which svf and ffd compare frames in the end; default: 6 after a network that denoises,
+            as texture changes and noise is left, otherwise the frames' own.
         consistent: whether frames are registered to each other as well, and all matrices solved together, unless the
             method finds none but rotations or shifts (rigid, phase_correlation).
         time_axis: which axis is time, counted from 0, the slowest first, if the file does not say.

@@ -26,6 +26,7 @@ from warpzoo.registration.alignment import Alignment
 from warpzoo.registration.budget import Budget
 from warpzoo.registration.methods import find_methods
 from warpzoo.registration.network import NetworkMethod
+from warpzoo.registration.optimisation import Optimisation
 from warpzoo.registration.pair import Method
 from warpzoo.registration.sequence_training import train_on_frames
 from warpzoo.registration.settling import linear_count
@@ -36,6 +37,9 @@ LEARNT = "model.pt"
 """The weights of a network that was trained on the frames."""
 STEPS = "20"
 """Of refinement at each level."""
+AFTER_NOISE = 6.0
+"""Pixels at which frames are compared in the end for a deformation, once a network has denoised them: what is finer is
+texture that changes, and what is left of the noise."""
 
 
 def usual_method(dims: int) -> str:
@@ -60,6 +64,11 @@ def sequence_methods(
 ) -> list[Method]:
     """The methods of a chain, with a refinement of the matrix that a network gives, before what finds deformations."""
     methods = find_methods(chain, similarity, 0, 0, weights, variant, device, resolution)
+    cleaned = False
+    for number, method in enumerate(methods):
+        cleaned |= isinstance(method, NetworkMethod) and method.denoises
+        if cleaned and resolution is None and isinstance(method, Optimisation) and not method.linear:
+            methods[number] = replace(method, resolution=AFTER_NOISE)
     budget, count = Budget.read("refine", refine), linear_count(methods)
     if budget.seconds:
         raise ValueError(f"refine must be a number of steps at each level, such as {STEPS}, got {refine!r}.")

@@ -243,6 +243,16 @@ def test_a_deformation_may_end_at_coarser_pixels(tmp_path: Path) -> None:
     assert 3 < min(ended) <= max(ended) <= 4.5  # pixels, whatever their size
 
 
+def test_after_a_network_that_denoises_a_deformation_ends_coarser(denoiser: str, tmp_path: Path) -> None:
+    def ended(method: str, **settings: float) -> float:
+        package.register_sequence(drifting()[:2], method, **settings).save(tmp_path / "out")
+        return float(max(json.loads((tmp_path / "out/metrics.json").read_text())["resolution"]["svf"]))
+
+    assert 4.5 < ended(f"{denoiser},svf") <= 6.5
+    assert ended(f"{denoiser},svf", resolution=3) <= 3.5
+    assert ended("affine,svf") == 1
+
+
 def test_one_channel_is_registered_and_all_are_warped(tmp_path: Path) -> None:
     frames = drifting(4)
     both = np.stack([np.zeros_like(frames), frames], 1)

@@ -235,7 +235,8 @@ def page(result: Mapping[str, Any], command: str) -> str:
         f"the noisy frames; *refined*: then {REFINEMENT} iterations of `affine` on the denoised ones; *VoxelMorph*, "
         "*fcn_multires*, *svf*: then a deformation, on the denoised ones, or, with *, on the noisy ones; *coarse*: one "
         f"that ends at voxels of {AFTER_NOISE:g} pixels, as in `warpzoo sequence`, chosen on sequences of seeds from "
-        "60,000,000. Networks have learnt from simulated nuclei of other seeds, but for fcn_multires, which registers any two images. *In the "
+        "60,000,000. Networks have learnt from simulated nuclei of other seeds, but for fcn_multires, which registers "
+        "any two images. *In the "
         "paper*: A1, A2, B contour and B interior, of the real sequences at their own noise: the order of rows can be "
         f"compared, not the numbers. *{TRUE[0].upper()}{TRUE[1:]}* is what no affine row can be better than by much.",
         f"![First frame, last frame, denoised, registered]({PICTURE})",

@@ -48,6 +48,7 @@ from warpzoo.training import PairDataset, not_of_subjects, of_subjects
 
 OTHER_BUNDLE = "voxelmorph_dense"
 FIRST_STAGE = "stn_affine:hippocampus"
+SPLINE = "dirnet:hippocampus"
 REFINEMENT = 30
 ADAPTATION = 20
 NETWORKS = {
@@ -76,6 +77,7 @@ ROWS = {
     "adapted": "ours + adapt",
     OTHER_BUNDLE: OTHER_BUNDLE,
     "placed_spline": "stn_affine, ffd",
+    "placed_dirnet": "stn_affine, dirnet",
     "optimised": "affine, svf (no network)",
 }
 """What each method is called in the table."""
@@ -85,7 +87,10 @@ METRICS = (*(f"dice_{name}" for name in STRUCTURES), "folding", "folding_corners
 CORRELATED = ("no_pooling", "coarse", "multi_resolution", "ours")
 CORRELATED_PAIRS = 200
 PICTURE = "figures/hippocampus.png"
-MISSING = {"ants": "not installed", **dict.fromkeys(("placed_spline", "twice", "placed_twice"), "not measured")}
+MISSING = {
+    "ants": "not installed",
+    **dict.fromkeys(("placed_spline", "placed_dirnet", "twice", "placed_twice"), "not measured"),
+}
 """Why a row may have no numbers, if not for lack of weights."""
 PICTURED = ("before", "ants", "placed", "placed_refined")
 COMPARED = ("ours", "twice", "placed", "placed_twice", "refined", "placed_refined")
@@ -128,7 +133,8 @@ def available_methods(options: Options) -> dict[str, Sequence[Method]]:
     for row, after in (("placed", "ours"), ("placed_twice", "twice"), ("placed_refined", "refined")):
         if after in methods:
             methods[row] = [*find_methods(FIRST_STAGE, device="cpu"), *methods[after]]
-    methods["placed_spline"] = find_methods(f"{FIRST_STAGE},ffd", device="cpu")
+    for row, spline in (("placed_spline", "ffd"), ("placed_dirnet", SPLINE)):
+        methods[row] = find_methods(f"{FIRST_STAGE},{spline}", device="cpu")
     return methods | {"optimised": find_methods("affine,svf", device="cpu")}
 
 
@@ -258,7 +264,8 @@ def page(result: dict[str, Any], command: str) -> str:
         "*multi-resolution* are the paper's networks (`variants/paper.json`), the last one its method; *ours* is the "
         "bundle's default, which predicts a velocity; how long each was trained is recorded beside its weights. "
         "*Twice* is the same network once more on what it has registered. "
-        f"*stn_affine* is one pass of `{FIRST_STAGE}` before it. "
+        f"*stn_affine* is one pass of `{FIRST_STAGE}` before it, *dirnet* one of `{SPLINE}`, which predicts the "
+        "control points of a B-spline. "
         f"*Refine* optimises the transform on the pair ({REFINEMENT} iterations from the network's answer), "
         f"*adapt* trains the network further on it ({ADAPTATION} iterations). The paper's numbers are of other "
         "images (ADNI) and labels.",

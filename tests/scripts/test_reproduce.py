@@ -229,7 +229,7 @@ def test_hippocampi_are_measured_and_averaged(
     assert len(result["pairs"]) == 2  # three test subjects, two of them onto the first
     assert all(pair.endswith(result["fixed"]) for pair in result["pairs"])
     rows = result["rows"]
-    placed = {"placed", "placed_twice", "placed_refined", "placed_spline"}
+    placed = {"placed", "placed_twice", "placed_refined", "placed_spline", "placed_dirnet"}
     assert set(rows) == {"before", "coarse", "plain", "ours", "twice", *placed, "refined", "adapted", "optimised"}
     for row in ("coarse", "plain"):  # the displacement is right for the first pair, and wrong for the second
         for structure in ("whole", "anterior", "posterior"):

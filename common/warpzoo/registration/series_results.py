@@ -30,10 +30,13 @@ from warpzoo.registration.series_measures import Moments, Registered, flags, mat
 from warpzoo.report.film import Film
 from warpzoo.report.numbers import by_frames
 from warpzoo.report.planes import planes_of
+from warpzoo.training.memory import give_back_freed_memory
 from warpzoo.transforms import Landmarks, warp_points, write_points, write_transform
 
 FOLDERS = {"transforms": "transform", "displacements": "displacement"}
 ANIMATION = "animation.gif"
+TRIMMED = 20
+"""Frames after which what they have needed goes back to the system."""
 
 
 class Names(NamedTuple):
@@ -188,6 +191,8 @@ def _write_frames(
             if rows[-1]["ok"]:
                 moments.add(registration, registered.seen)
                 before = registered
+            if frame % TRIMMED == TRIMMED - 1:
+                give_back_freed_memory()
     if points:
         together = Landmarks(
             torch.cat([one.points for one in points]), tuple(row for one in points for row in one.rows)

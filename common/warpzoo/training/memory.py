@@ -1,4 +1,4 @@
-"""Memory that training asks for again and again."""
+"""Memory that a process has freed: a training keeps it, what goes through many frames gives it back."""
 
 from __future__ import annotations
 
@@ -18,3 +18,9 @@ def keep_freed_memory() -> bool:
         return False
     mallopt = ctypes.CDLL(None).mallopt
     return bool(mallopt(MMAP_MAX, 0)) and bool(mallopt(TRIM_THRESHOLD, -1))
+
+
+def give_back_freed_memory() -> None:
+    """To the system, where it has none of it otherwise: glibc keeps what lies between things that are still in use."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)

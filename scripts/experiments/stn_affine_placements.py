@@ -30,7 +30,7 @@ from experiments.common import (
 )
 from warpzoo.bundles import open_bundle
 from warpzoo.data.placements import PlacedPair, anywhere, copies, cracked_cubes, longitudinal, placed, random_placement
-from warpzoo.geometry.affine import affine_field
+from warpzoo.geometry.affine import affine_field, invert_affine
 from warpzoo.geometry.sampling import warp_labels
 from warpzoo.images.image import read_image
 from warpzoo.images.orientation import canonical
@@ -44,7 +44,8 @@ from warpzoo.training import of_subjects
 REFINEMENT = 100
 COUNT = 3
 """Pairs of each set."""
-COUNTS = {"different subjects": 10, "anywhere": 20, "any rotation": 20}
+EXCHANGED = ", exchanged"
+COUNTS = {"different subjects": 10, "anywhere": 20, "any rotation": 20, f"any rotation{EXCHANGED}": 20}
 """Of these."""
 PAPER = {
     "cubes": (0.764, 0.937, 0.889, 0.820),
@@ -65,6 +66,7 @@ SETS = {
     "different subjects": "hippocampi of different test subjects in random placements (up to 30°), 1 mm",
     "anywhere": "one brain at 2 mm, up to 45° about any axis, scales 0.8 to 1.25, shears 0.1, shifts 20 %, at once",
     "any rotation": "the same at 60 to 180°, shifts to 16 %",
+    f"any rotation{EXCHANGED}": "these pairs with the turned brain as the fixed image",
 }
 METRICS = ("error", "dice", "hausdorff", "information", "seconds")
 FAILED = 1.0
@@ -160,7 +162,13 @@ def pairs_of(name: str, data: Path, count: int, seed: int) -> Iterator[PlacedPai
         "any rotation": lambda image, labels, seed: anywhere(image, labels, 180, 60, 0.16, seed),
     }
     for number in range(count):
-        yield make[name](image, labels, 1000 * seed + number)
+        pair = make[name.removesuffix(EXCHANGED)](image, labels, 1000 * seed + number)
+        yield exchanged(pair) if name.endswith(EXCHANGED) else pair
+
+
+def exchanged(pair: PlacedPair) -> PlacedPair:
+    """The same with the fixed image as the moving one."""
+    return PlacedPair(pair.moving, pair.fixed, pair.moving_labels, pair.fixed_labels, invert_affine(pair.truth))
 
 
 def brain(path: Path, step: int) -> tuple[Tensor, Tensor]:

@@ -43,8 +43,10 @@ TRUST_RATE = 100.0
 """How many times as fast as a weight the trust in the key points is learnt."""
 PLAIN = 0.3
 """Of what the best turn lacks to a correlation of 1 it must be ahead of none: bodies look much the same from behind."""
-CANDIDATES = 4
-"""The plain matrix and the best of the turned ones, which all passes go on from."""
+PLAINS = 2
+"""Matrices of images as they are: from the fixed to the moving one, and back."""
+CANDIDATES = 5
+"""These and the best of the turned ones, which all passes go on from."""
 REWEIGHTED = 0.1
 """Half of the longest side: a key point that is so far from where the fit takes it counts half."""
 
@@ -133,7 +135,7 @@ class KeyPointAffine(nn.Module):
     """Key points in each image by one encoder, and the affine map between them in closed form.
 
     Each pass looks at the moving image as the ones before have placed it. Before the first, `turns` tries the quarter
-    turns of the moving image as well and goes on from what makes the images most alike.
+    turns of either image as well and goes on from what makes the images most alike.
 
     Args:
         spatial_dims: 2 or 3.
@@ -171,7 +173,7 @@ class KeyPointAffine(nn.Module):
         self.last = nn.Sequential(*_convolution(spatial_dims, channels[1], channels[1]))
         self.points = KeyPoints(channels[1], points, stride=4)
         self.trust = nn.Parameter(torch.zeros(()))
-        self.candidates = CANDIDATES
+        self.candidates, self.plains = CANDIDATES, PLAINS
         self.register_buffer("turned", _turns(spatial_dims), persistent=False)
         tag_architecture(self, "key_points")
         channels_last_weights(self)
@@ -191,13 +193,12 @@ class KeyPointAffine(nn.Module):
         image = self.standardise(image)
         moving, fixed = image[:, :1], image[:, 1:]
         batch = image.shape[0]
-        points, trusted = self.look(image.transpose(0, 1).flatten(0, 1)[:, None])
-        here, confidence = points[batch:], trusted[batch:]
-        matrix = self._fitted(here, confidence, points[:batch], trusted[:batch])
         turning = self.turns and not self.training
+        points, trusted = self.look(torch.cat([fixed, moving]))
+        matrix = self._fitted(points[:batch], trusted[:batch], points[batch:], trusted[batch:])
+        backwards = torch.zeros(batch, dtype=torch.bool, device=image.device)
         if turning:
-            matrix = self._candidates(fixed, moving, here, confidence, matrix)
-            fixed, moving = _repeated(fixed, self.candidates), _repeated(moving, self.candidates)
+            fixed, moving, matrix, backwards = self._candidates(fixed, moving, points, trusted)
         found = [matrix]
         for _ in range(1, self.passes):
             before = matrix.detach()
@@ -210,27 +211,39 @@ class KeyPointAffine(nn.Module):
         if turning:
             alike = _alike(fixed, moving, matrix).reshape(self.candidates, batch)
             best = self._in_favour(alike).argmax(0) * batch + torch.arange(batch, device=alike.device)
-            found = [one.index_select(0, best) for one in found]
+            found = [_forwards(one.index_select(0, best), backwards.index_select(0, best)) for one in found]
         return found
 
-    def _candidates(self, fixed: Tensor, moving: Tensor, here: Tensor, confidence: Tensor, plain: Tensor) -> Tensor:
-        """The plain matrix and, of those that the key points of the turned moving images give, the ones by which the
-        images are most alike, (candidates · batch, dims, dims + 1)."""
+    def _candidates(
+        self, fixed: Tensor, moving: Tensor, points: Tensor, trusted: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Fixed and moving images, the plain matrices both ways and, of those that the key points give once one image
+        is turned, the ones by which the images are most alike, and which of them are backwards, from the moving to the
+        fixed image: (candidates · batch, …) each.
+
+        The image that is turned is the moving one of a pair, whichever it is: least squares forgive errors of its
+        points, and what the network has learnt from is fixed images that lie as they should.
+        """
         count, batch = self.turned.shape[0], fixed.shape[0]
-        shape = list(fixed.shape[2:])
-        turn = self.turned[:, None].repeat(1, batch, 1, 1).flatten(0, 1)
-        fixed, moving = _repeated(fixed, count), _repeated(moving, count)
-        points, trusted = self.look(warp(moving, affine_field(turn, shape)))
-        fitted = self._fitted(_repeated(here, count), _repeated(confidence, count), points, trusted)
+        turn = self.turned[:, None].repeat(1, 2 * batch, 1, 1).flatten(0, 1)
+        fixed, moving = torch.cat([fixed, moving]), torch.cat([moving, fixed])
+        others = torch.cat([points[batch:], points[:batch]]), torch.cat([trusted[batch:], trusted[:batch]])
+        plain = self._fitted(points, trusted, others[0], others[1])
+        turned = warp(_repeated(moving, count), affine_field(turn, list(fixed.shape[2:])))
+        there, trusted_there = self.look(turned)
+        fitted = self._fitted(_repeated(points, count), _repeated(trusted, count), there, trusted_there)
         matrix = self._trusted(compose_matrices(fitted, turn))
-        alike = _alike(fixed, moving, matrix).reshape(count, batch)
-        best = alike.topk(self.candidates - 1, 0)[1] * batch + torch.arange(batch, device=alike.device)
-        return torch.cat([plain, matrix.index_select(0, best.flatten())])
+        alike = _alike(_repeated(fixed, count), _repeated(moving, count), matrix).reshape(2 * count, batch)
+        rows = alike.topk(self.candidates - self.plains, 0)[1]
+        best = (rows * batch + torch.arange(batch, device=alike.device)).flatten()
+        pair = torch.cat([torch.arange(2 * batch, device=alike.device), best % (2 * batch)])
+        matrix = torch.cat([plain, matrix.index_select(0, best)])
+        return fixed.index_select(0, pair), moving.index_select(0, pair), matrix, pair >= batch
 
     def _in_favour(self, alike: Tensor) -> Tensor:
-        """Of the plain matrix, which comes first, (candidates, batch)."""
+        """Of the plain matrices, which come first, (candidates, batch)."""
         ahead = self.plain * (1 - alike.max(0, keepdim=True)[0]).clamp(min=0)
-        return torch.cat([alike[:1] + ahead, alike[1:]])
+        return torch.cat([alike[: self.plains] + ahead, alike[self.plains :]])
 
     def look(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """The key points of images (batch, 1, *spatial) and how much each is to be trusted."""
@@ -288,6 +301,14 @@ def _turns(dims: int) -> Tensor:
             if torch.linalg.det(turn) > 0 and not torch.equal(turn, torch.eye(dims)):
                 found.append(torch.cat([turn, torch.zeros(dims, 1)], 1))
     return torch.stack(found)
+
+
+def _forwards(matrix: Tensor, backwards: Tensor) -> Tensor:
+    """The inverse of those matrices that are backwards."""
+    dims = matrix.shape[1]
+    linear = inverse_of_small(matrix[:, :, :dims])
+    back = torch.cat([linear, -torch.matmul(linear, matrix[:, :, dims:])], 2)
+    return torch.where(backwards[:, None, None], back, matrix)
 
 
 def _repeated(one: Tensor, count: int) -> Tensor:

@@ -15,9 +15,11 @@ from monai.utils import optional_import
 from scipy import ndimage
 
 from warpzoo.commands.register import register
+from warpzoo.data.placements import cracked_cubes
 from warpzoo.geometry.grid import Grid
 from warpzoo.geometry.transforms import Affine
 from warpzoo.images.image import Image, read_image
+from warpzoo.registration import find_methods
 from warpzoo.registration.network import NetworkMethod
 
 SMALL = {
@@ -239,6 +241,23 @@ def test_the_volume_stays_bounded_after_all_passes(bundle, name):
     assert float(volumes.min()) >= 0.2 - 1e-3
     with pytest.raises(ValueError, match="passes must be a whole number of 1 or more, got 0"):
         type(network)(3, passes=0, **options)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_images_exchanged_give_the_inverse_however_they_lie(seed):
+    """The same is found from either image, upside down or not; the shipped weights, blocks turned by SciPy."""
+    network = find_methods("stn_affine", device="cpu")[0].ready()
+    block = cracked_cubes((48, 48, 48), seed=seed).fixed.numpy()
+    block[:, :24] *= 0.5
+    angles = np.random.default_rng(seed).uniform(60, 180, 3)
+    turned = block
+    for axes, angle in zip(((0, 1), (1, 2), (0, 2)), angles, strict=True):
+        turned = ndimage.rotate(turned, angle, axes, reshape=False, order=1)
+    pair = torch.from_numpy(np.stack([turned, block]))[None].float()
+    with torch.no_grad():
+        there, back = (np.vstack([network.matrices(one)[-1][0].numpy(), [0, 0, 0, 1]]) for one in (pair, pair.flip(1)))
+    assert np.abs(there @ back - np.eye(4)).max() < 1e-3
+    assert np.abs(there - np.eye(4)).max() > 0.2
 
 
 def test_an_image_that_shows_nothing_has_no_centre(bundle):

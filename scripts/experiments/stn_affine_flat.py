@@ -93,8 +93,8 @@ def page(result: Mapping[str, Any], command: str) -> str:
         f"brains, *refine* the optimiser `affine` from there ({REFINEMENT} iterations at most), *affine* the same from "
         "its own search. Scales 0.8 to 1.25, shears 0.1 and shifts to 20 %, at once. The error is the mean distance, "
         "in pixels, from where the true map takes what the fixed image's labels show (the left ventricle, the brain); "
-        f"above {FAILED:g} it is a failure. *Ours*, *refine* and *affine* were measured in a later run than the others, "
-        "on a quieter machine: compare times among these.",
+        f"above {FAILED:g} it is a failure. *Ours*, *refine* and *affine* were measured in a later run than the "
+        "others, on a quieter machine: compare times among these.",
     ]
     for name, rows in result["sets"].items():
         kind = name.split(",")[0]

@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -143,9 +141,7 @@ def run_in_processes(jobs, folder, processes=2):
 
 def command(jobs, folder, processes):
     path = folder / "jobs.json"
-    with ExitStack() as held:  # all at once: a port that is let go may be had again
-        ports = [held.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for _ in jobs]
-    path.write_text(json.dumps([{**one, "port": port} for one, port in zip(jobs, ports, strict=True)]))
+    path.write_text(json.dumps(jobs))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     return [*torchrun, str(Path(__file__).with_name("trainings_in_turn.py")), str(path)]
 

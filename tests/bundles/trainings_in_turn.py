@@ -1,7 +1,7 @@
 """What `torchrun` runs in tests: trainings one after the other, as each takes less time than the start of a process.
 
 python -m torch.distributed.run --standalone --nproc_per_node=2 trainings_in_turn.py jobs.json, a list of
-{"root": a bundle's folder, "options": overrides of its train.json, "port": a free one, ["killed": the step to end at]}
+{"root": a bundle's folder, "options": overrides of its train.json, ["killed": the step to end at]}
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from ignite.engine import Events
 from monai.bundle import ConfigWorkflow
@@ -46,8 +47,20 @@ def train(root: str, options: dict[str, object], killed: int | None = None) -> N
         workflow.finalize()
 
 
-if __name__ == "__main__":
-    os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"  # in it the next group would meet the keys of the last
-    for job in json.loads(Path(sys.argv[1]).read_text()):
-        os.environ["MASTER_PORT"] = str(job.pop("port"))
+def in_turn(jobs: list[dict[str, Any]]) -> None:
+    """Each in a store of its own: in that of `torchrun` a group would meet the keys of the one before.
+
+    The first process opens it, at a port that the system gives, and says in that of `torchrun` which.
+    """
+    agent = distributed.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+    opened = []  # kept to the end: the other process may be in one still
+    for turn, job in enumerate(jobs):
+        if os.environ["RANK"] == "0":
+            opened += [distributed.TCPStore(os.environ["MASTER_ADDR"], 0, is_master=True, wait_for_workers=False)]
+            agent.set(f"port {turn}", str(opened[-1].port))
+        os.environ["MASTER_PORT"] = agent.get(f"port {turn}").decode()
         train(**job)
+
+
+if __name__ == "__main__":
+    in_turn(json.loads(Path(sys.argv[1]).read_text()))

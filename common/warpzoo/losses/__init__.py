@@ -3,7 +3,7 @@ agreement of both directions of a pair, blind-spot denoising, sums over resoluti
 
 from warpzoo.losses.agreement import Agreement
 from warpzoo.losses.blind_spot import BlindSpotLoss, Positivity
-from warpzoo.losses.descriptors import self_similarity
+from warpzoo.losses.descriptors import DESCRIPTORS, self_similarity
 from warpzoo.losses.multi_resolution import MultiResolutionLoss
 from warpzoo.losses.regularisation import (
     BendingEnergy,
@@ -23,6 +23,7 @@ from warpzoo.losses.similarity import (
 )
 
 __all__ = [
+    "DESCRIPTORS",
     "Agreement",
     "BendingEnergy",
     "BlindSpotLoss",

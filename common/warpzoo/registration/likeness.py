@@ -21,7 +21,11 @@ LESS = 1e-3
 MUCH_LESS = 0.02
 """Of one of them."""
 SHARE_LOST = 0.025
-"""Of what windows correlate, which is little between contrasts."""
+"""Of what windows correlate, which is little between contrasts,"""
+SHARE_GAINED = 4
+"""or how many times that of mutual information must be gained for it,"""
+LITTLE_BUT_NOISE = 0.15
+"""but where windows correlate less, mutual information has little else to see."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +48,14 @@ class Likeness:
         """Whether it is more by both measures together, and by neither much less: windows alone find something alike in
         any two images, and mutual information grows with what is made of noise, by which windows lose."""
         lost = max(other.windows - self.windows, other.information - self.information)
-        kept = self.windows > (1 - SHARE_LOST) * other.windows
-        return self.total > other.total + LESS and lost < MUCH_LESS and kept
+        return self.total > other.total + LESS and lost < MUCH_LESS and self._keeps_windows_of(other)
+
+    def _keeps_windows_of(self, other: Likeness) -> bool:
+        lost = other.windows - self.windows
+        if lost < SHARE_LOST * other.windows:
+            return True
+        gained = self.information - other.information
+        return self.windows >= LITTLE_BUT_NOISE and gained * other.windows > SHARE_GAINED * lost * other.information
 
     @property
     def total(self) -> float:

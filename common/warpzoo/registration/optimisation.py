@@ -20,7 +20,7 @@ from warpzoo.registration.deformation import FreeFormModel, Model, VelocityModel
 from warpzoo.registration.descent import Descent
 from warpzoo.registration.guidance import Guidance
 from warpzoo.registration.label_maps import are_labels, as_channels
-from warpzoo.registration.likeness import Likeness, likeness
+from warpzoo.registration.likeness import LITTLE_BUT_NOISE, Likeness, likeness
 from warpzoo.registration.methods import OPTIMISED
 from warpzoo.registration.placement import PARTS, place
 from warpzoo.registration.preflight import VOXELS_LOOKED_AT
@@ -38,8 +38,8 @@ SAME_CONTRAST = 0.8
 """Edges that go the same way from which on that is not tried."""
 SHARE_KEPT = 0.9
 """Of the information that images share by windows, which by descriptors must be there: they change less."""
-DESCRIBED_DIMS = 3
-"""In a plane too little lies around a point."""
+SHARE_KEPT_IN_PLANE = 0.98
+"""The same in 2-D, of what mutual information itself has reached, where windows have found nothing more."""
 UNLIKE = 0.45
 """Correlation in windows below which they are not, where an optimisation starts."""
 SHARE_GAINED = 0.05
@@ -50,8 +50,6 @@ ASTRAY = 0.02
 """Of the longest side, on average, by which what a network has found is not made better, but lost,"""
 STILL_UNLIKE = 0.2
 """if windows correlate less after it."""
-LITTLE_BUT_NOISE = 0.15
-"""Correlation in windows after it, below which mutual information has little else to see."""
 OF_LABELS = "mse"
 """And of label maps."""
 BUDGET = {"rigid": Budget(200), "affine": Budget(300), "ffd": Budget(200), "svf": Budget(200)}
@@ -133,7 +131,8 @@ class Optimisation:
             most=self.most_voxels,
         )
         rate = partial(likeness, fixed, moving, guidance=guidance)
-        if before is None or self.is_timed or before.edges >= SAME_CONTRAST or fixed.grid.dims != DESCRIBED_DIMS:
+        in_plane = fixed.grid.dims == 2
+        if before is None or self.is_timed or before.edges >= SAME_CONTRAST or in_plane:
             by_windows = partial(run, begun, None)
         else:
             by_windows = partial(_by_windows_or_descriptors, partial(run, begun), rate)
@@ -141,7 +140,8 @@ class Optimisation:
         if similarity != BETWEEN_CONTRASTS or self.similarity or self.is_timed:
             return found
         if before is not None:
-            return _held_against_windows(found, before, None if levels is None else start, fixed, by_windows, rate)
+            held = _held_against_windows(found, before, None if levels is None else start, fixed, by_windows, rate)
+            return _held_against_descriptors(held, partial(run, begun), rate) if in_plane and held is found else held
         near = partial(run, identity(fixed.grid))
         return found if start is not None else _held_against_near(found, self.name, fixed, moving, near, rate)
 
@@ -247,6 +247,15 @@ def _by_windows_or_descriptors(
     """By descriptors unless images share clearly more information by windows: neither has maximised that."""
     seen, described = run(None), run(DESCRIBED)
     return described if rate(described).information >= SHARE_KEPT * rate(seen).information else seen
+
+
+def _held_against_descriptors(
+    found: Transform, run: Callable[[str], Transform], rate: Callable[[Transform], Likeness]
+) -> Transform:
+    """By mutual information, or with descriptors beside it where images of one anatomy share as much: it is exact where
+    edges are, and of two anatomies, whose edges differ, it shares less."""
+    described = run(DESCRIBED)
+    return described if rate(described).information >= SHARE_KEPT_IN_PLANE * rate(found).information else found
 
 
 def is_far(found: Transform, fixed: Image, moving: Image) -> bool:

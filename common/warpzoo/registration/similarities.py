@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import prod
 
+import torch
 from torch import Tensor
 
 from warpzoo.losses import (
+    DESCRIPTORS,
     local_normalised_cross_correlation,
     mattes_mutual_information,
     normalised_cross_correlation,
@@ -18,8 +20,10 @@ Similarity = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 WINDOW = 9
 BINS = 8, 32
 """Fewest and most."""
-DESCRIBED = 4.0
-"""How much descriptors weigh against the smoothness of what a level adds."""
+DESCRIBED = {2: 2.0, 3: 4.0}
+"""How much descriptors weigh against the smoothness of what a level adds, in 2-D and in 3-D,"""
+INFORMED = 0.5
+"""and in 2-D, where less lies around a point, mutual information beside them."""
 
 
 def in_windows(fixed: Tensor, warped: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -41,9 +45,20 @@ def shared_information(fixed: Tensor, warped: Tensor, mask: Tensor | None = None
     return mattes_mutual_information(fixed, warped, min(BINS[1], max(BINS[0], bins)), mask)
 
 
+def described(image: Tensor) -> Tensor:
+    """What is compared by `mind`: descriptors, before which in 2-D the image is."""
+    descriptors = self_similarity(image)
+    return torch.cat([image, descriptors], 1) if image.dim() == 4 else descriptors
+
+
 def of_descriptors(fixed: Tensor, warped: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Of what `SEEN` makes of two images."""
-    return DESCRIBED * squared_error(fixed, warped, mask)
+    """Of what `described` makes of two images."""
+    dims = fixed.dim() - 2
+    channels = fixed.shape[1] // (1 + DESCRIPTORS[dims]) if dims == 2 else 0
+    alike = DESCRIBED[dims] * squared_error(fixed[:, channels:], warped[:, channels:], mask)
+    if not channels:
+        return alike
+    return alike + INFORMED * shared_information(fixed[:, :channels], warped[:, :channels], mask)
 
 
 SIMILARITIES: dict[str, Similarity] = {
@@ -53,11 +68,11 @@ SIMILARITIES: dict[str, Similarity] = {
     "mi": shared_information,
     "mind": of_descriptors,
 }
-SEEN: dict[str, Callable[[Tensor], Tensor]] = {"mind": self_similarity}
+SEEN: dict[str, Callable[[Tensor], Tensor]] = {"mind": described}
 """What a similarity compares of each level's images where that is not their intensities; it does not turn with them, so
 that a deformation is found by it, and a placement is not."""
 MOST_DESCRIBED = 2**20
-"""Voxels at which they are compared, at most: each has a dozen."""
+"""Voxels at which they are compared, at most: each has a dozen, or two."""
 
 
 def check_similarity(name: str) -> str:

@@ -138,8 +138,9 @@ def page(result: Mapping[str, Any], command: str) -> str:
             "other brains and these very cells. greedy (affine from image centres, then its deformation, windows of "
             "9², 100x50x10 iterations), ANTsPy's `SyN` and `SyNCC` are as they are, elastix as in the table of dirnet; "
             "it begins without an affine stage. What keeps noise among few cells from being fitted was chosen on two "
-            "of these images, with other seeds and with these: of that, the rows of cells are no test. Peers were "
-            "measured before, in a run of their own.",
+            "of these images, with other seeds and with these, and what decides between mutual information and "
+            "descriptors on all seven with other seeds (and on other slices and other hearts): of that, the rows of "
+            "cells are no test. Peers were measured before, in a run of their own.",
             "\n".join(lines),
         ]
     )

@@ -110,7 +110,7 @@ def register(
             voxels of the fixed image, weighs beside the similarity, such as 0.1.
         similarity: the measure that rigid, affine, ffd, svf and refine maximise: ncc (default of rigid and affine),
             lncc (default of the others), mse, or for images of different modalities mi or, where they show the same
-            anatomy, mind (descriptors of self-similarity; rigid and affine then maximise mi).
+            anatomy, mind (descriptors of self-similarity, in 2-D beside mi; rigid and affine then maximise mi).
         interpolation: of the images that are written: linear, cubic (B-spline) or nearest; label maps are always taken
             from the nearest voxel.
         outside: value beyond the moving image's edge; default: its least value, 0 for label maps.

@@ -252,7 +252,7 @@ def register_pair(
     alike: dict[str, Likeness] = {}
     first = entered = time.perf_counter()
     for number, method in enumerate(methods):
-        findings += preflight(fixed, moving, method.expectations, placed=transform is not None)
+        findings += preflight(fixed, moving, method.expectations, transform is not None, method.name)
         raise_if(findings, strict)
         if number == 0 and compared and not are_labels(fixed, moving):
             alike["start"] = best = likeness(fixed, moving, start, guidance)

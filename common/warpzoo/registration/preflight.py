@@ -36,7 +36,11 @@ VOXELS_LOOKED_AT = 2**15
 
 
 def preflight(
-    fixed: Image, moving: Image, expectations: Mapping[str, Any] | None = None, placed: bool = False
+    fixed: Image,
+    moving: Image,
+    expectations: Mapping[str, Any] | None = None,
+    placed: bool = False,
+    name: str = "this method",
 ) -> list[Finding]:
     """What is doubtful about a pair; empty if nothing is.
 
@@ -46,6 +50,7 @@ def preflight(
             how far it can follow, in the world's unit (infinity for methods that find any placement). Other keys,
             which metadata may have for people to read, are left alone.
         placed: whether an earlier transform brings the images together, so that the headers need not.
+        name: of the method, to be told from others of a chain.
     """
     known = expectations or {}
     if fixed.grid.dims != moving.grid.dims:
@@ -59,7 +64,7 @@ def preflight(
         return [fatal(message, way_out)]
     dims = known.get("spatial_dims")
     if dims is not None and fixed.grid.dims != dims:
-        message = f"{fixed.header.path} is {fixed.grid.dims}-D; this method takes {dims}-D images only."
+        message = f"{fixed.header.path} is {fixed.grid.dims}-D; {name} takes {dims}-D images only."
         return [fatal(message, f"Choose a method for {fixed.grid.dims}-D images: `warpzoo methods` lists them.")]
     if len(fixed.array) != len(moving.array):
         message = f"{fixed.header.path} has {len(fixed.array)} channels and {moving.header.path} {len(moving.array)}."
@@ -106,7 +111,7 @@ def broken_values(image: Image) -> Iterator[Finding]:
         )
     elif bool(array.amin() == array.amax()):
         yield fatal(
-            f"{path} has the same value, {float(array.amax()):g}, everywhere: there is nothing to align.",
+            f"{path} has the same value, {float(array.amax()) + 0.0:g}, everywhere: there is nothing to align.",
             "Look at the file in a viewer; it may be an empty export or the wrong channel.",
         )
 

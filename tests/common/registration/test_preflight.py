@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import warpzoo
 from warpzoo.errors import Finding, raise_if
 from warpzoo.geometry.grid import Grid
 from warpzoo.images.image import Header, Image
@@ -76,6 +77,8 @@ def test_wrong_dimension():
     flat, volume = file(picture(SHAPES[0]), name="a.png"), file(picture(SHAPES[1]), name="b.nii")
     only(preflight(flat, volume, EXPECTED[2]), "error", "a.png is 2-D and b.nii 3-D")
     only(preflight(volume, volume, EXPECTED[2]), "error", "b.nii is 3-D; this method takes 2-D", "warpzoo methods")
+    with pytest.raises(ValueError, match="3-D; dirnet takes 2-D images only"):
+        warpzoo.register(*[picture((20, 18, 16))[0].numpy()] * 2, method="dirnet,svf")
 
 
 @pytest.mark.parametrize("shape", SHAPES)

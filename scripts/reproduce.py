@@ -4,6 +4,7 @@ python scripts/reproduce.py dirnet                                    # every ex
 python scripts/reproduce.py dirnet --only digits --data my/data
 python scripts/reproduce.py dirnet --subset validation --output runs  # while developing
 python scripts/reproduce.py fcn_multires --limit 2 --output runs      # a quick check
+python scripts/reproduce.py any                                       # those of fcn_multires of any two images
 """
 
 from __future__ import annotations
@@ -40,15 +41,15 @@ from experiments.common import SUBSETS, Options
 from warpzoo.record import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
+ANY: dict[str, ModuleType] = {
+    "any": fcn_multires_any,
+    "any_2d": fcn_multires_any_2d,
+    "left_out": fcn_multires_left_out,
+}
 EXPERIMENTS: dict[str, dict[str, ModuleType]] = {
     "denoisereg": {"cells": denoisereg_cells, "volumes": denoisereg_volumes, "trained": denoisereg_trained},
     "dirnet": {"cardiac": dirnet_cardiac, "digits": dirnet_digits},
-    "fcn_multires": {
-        "hippocampus": fcn_multires_hippocampus,
-        "any": fcn_multires_any,
-        "any_2d": fcn_multires_any_2d,
-        "left_out": fcn_multires_left_out,
-    },
+    "fcn_multires": {"hippocampus": fcn_multires_hippocampus, **ANY},
     "psf_blindspot": {
         "filters": psf_blindspot_filters,
         "fields": psf_blindspot_fields,
@@ -63,9 +64,10 @@ EXPERIMENTS: dict[str, dict[str, ModuleType]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     methods = parser.add_subparsers(dest="method", required=True, metavar="method")
-    for method, experiments in EXPERIMENTS.items():
-        options = methods.add_parser(method, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-        docs, models = (ROOT / "bundles" / method / folder for folder in ("docs", "models"))
+    for name, experiments in {**EXPERIMENTS, "any": ANY}.items():
+        options = methods.add_parser(name, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        bundle = ROOT / "bundles" / ("fcn_multires" if name == "any" else name)
+        docs, models = (bundle / folder for folder in ("docs", "models"))
         options.add_argument("--only", choices=list(experiments), help="one experiment; the others' results are kept")
         options.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of the data")
         options.add_argument(
@@ -75,16 +77,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.add_argument("--limit", type=positive, help="only the first so many pairs")
         options.add_argument("--seed", type=int, default=0, help="of random numbers")
         options.add_argument("--output", type=Path, help=f"folder of the results (default: {docs.relative_to(ROOT)})")
-        options.set_defaults(docs=docs)
+        options.set_defaults(bundle=bundle, docs=docs, experiments=list(experiments))
     chosen = parser.parse_args(arguments)
     if chosen.output is None and (chosen.subset != "test" or chosen.limit):
         parser.error("--subset and --limit need an --output folder: the bundle's docs are for all test subjects.")
     try:
         reproduce(
-            chosen.method,
-            [chosen.only] if chosen.only else list(EXPERIMENTS[chosen.method]),
+            chosen.bundle.name,
+            [chosen.only] if chosen.only else chosen.experiments,
             Options(
-                bundle=ROOT / "bundles" / chosen.method,
+                bundle=chosen.bundle,
                 data=chosen.data,
                 weights=chosen.weights,
                 output=chosen.output or chosen.docs,

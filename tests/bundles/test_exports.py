@@ -16,15 +16,7 @@ from warpzoo.geometry.grid import Grid
 from warpzoo.registration import find_methods
 from warpzoo.registration.network import NetworkMethod, in_passes
 
-CHAIN = "fcn_multires:any,fcn_multires:any"
-
-
-@pytest.fixture(params=["onnx", "ts"])
-def exported(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    path = tmp_path / f"twice.{request.param}"
-    monkeypatch.setattr(sys, "argv", ["warpzoo", "export", CHAIN, "--output", str(path)])
-    main()
-    return path
+SIZES = {"fcn_multires:any": [21, 26, 19], "fcn_multires:any_2d": [53, 46]}
 
 
 def moved(image: np.ndarray, displacement: np.ndarray) -> np.ndarray:
@@ -32,12 +24,20 @@ def moved(image: np.ndarray, displacement: np.ndarray) -> np.ndarray:
     return map_coordinates(image, np.indices(image.shape) + displacement, order=1, mode="nearest")
 
 
-def test_it_gives_two_looks_of_the_network_composed(exported: Path) -> None:
-    (method,) = find_methods(CHAIN, device="cpu")
+@pytest.mark.parametrize("suffix", ["onnx", "ts"])
+@pytest.mark.parametrize("network", SIZES)
+def test_it_gives_two_looks_of_the_network_composed(
+    network: str, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported = tmp_path / f"twice.{suffix}"
+    monkeypatch.setattr(sys, "argv", ["warpzoo", "export", f"{network},{network}", "--output", str(exported)])
+    main()
+    (method,) = find_methods(f"{network},{network}", device="cpu")
     assert isinstance(method, NetworkMethod)
-    random = torch.Generator().manual_seed(0)
-    coarse = torch.rand(1, 2, 5, 6, 5, generator=random)
-    image = 50 * torch.nn.functional.interpolate(coarse, size=[21, 26, 19], mode="trilinear", align_corners=True)
+    size = SIZES[network]
+    coarse = torch.rand(1, 2, *[5, 6, 5][: len(size)], generator=torch.Generator().manual_seed(0))
+    mode = {2: "bilinear", 3: "trilinear"}[len(size)]
+    image = 50 * torch.nn.functional.interpolate(coarse, size=size, mode=mode, align_corners=True)
     if exported.suffix == ".onnx":
         (found,) = InferenceSession(str(exported)).run(["pred"], {"image": image.numpy()})
     else:
@@ -50,7 +50,7 @@ def test_it_gives_two_looks_of_the_network_composed(exported: Path) -> None:
     assert np.abs(expected - first[1:]).max() > 0.5
     np.testing.assert_allclose(found[0, 1:], expected, atol=0.01)
     np.testing.assert_allclose(found[0, 0], moved(image[0, 0].numpy(), found[0, 1:]), atol=0.05)
-    grid = Grid(list(image.shape[2:]), np.eye(4))
+    grid = Grid(list(image.shape[2:]), np.eye(1 + len(size)))
     registered = in_passes(method.ready(), image, grid, 2).field(grid)[0].numpy()
     assert np.abs(found[0, 1:] - registered).mean() < 0.03  # there velocities are interpolated
 

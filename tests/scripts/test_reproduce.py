@@ -463,7 +463,7 @@ def test_any_two_images_in_2d(reproduce: ModuleType, tmp_path: Path, monkeypatch
     monkeypatch.setattr(fcn_multires_any_2d, "OURS", ("fast",))
     monkeypatch.setattr(fcn_multires_any_2d, "CHAINS", {})
     monkeypatch.setattr(fcn_multires_any_2d, "PEERS", {"truth": lambda *_: torch.from_numpy(known)[None]})
-    arguments = ["fcn_multires", "--only", "any_2d", "--data", str(tmp_path), "--output", str(tmp_path / "out")]
+    arguments = ["any", "--only", "any_2d", "--data", str(tmp_path), "--output", str(tmp_path / "out")]
     assert reproduce.main(arguments) == 0
     rows = {row["tool"]: row for row in json.loads((tmp_path / "out" / "results.json").read_text())["any_2d"]["rows"]}
     shown = case.fixed > 0.2 * np.percentile(case.fixed, 99)

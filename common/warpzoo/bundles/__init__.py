@@ -67,6 +67,10 @@ class Bundle:
         """The variant, such as 3d, that makes it one for images of so many dimensions, if it is one for others."""
         return [] if dims == self.spatial_dims else [f"{dims}d"]
 
+    def dims_of(self, variants: Sequence[str] = ()) -> int:
+        """The dimensions of the images that it takes with these variants."""
+        return int(self.settings("inference", variants).get("spatial_dims", self.spatial_dims))
+
     def weights(self, variants: Sequence[str] = ()) -> Path:
         """Where the shipped weights of the last of these variants are, or those of the bundle itself."""
         return self.root / "models" / f"{variants[-1] if variants else 'model'}.pt"

@@ -116,7 +116,7 @@ class NetworkForAny:
 
     @cached_property
     def dims(self) -> int:
-        return int(self.bundle.settings("inference", [self.variant]).get("spatial_dims", self.bundle.spatial_dims))
+        return self.bundle.dims_of([self.variant])
 
     @cached_property
     def method(self) -> NetworkMethod:

@@ -68,7 +68,7 @@ def _write_torchscript(bundle: Bundle, path: Path, variants: Sequence[str], pass
         warnings.simplefilter("ignore")
         torch.jit.save(torch.jit.script(network), str(path), _extra_files=stored)
         again = torch.jit.load(str(path))
-        for number, image in enumerate(examples(bundle)):
+        for number, image in enumerate(examples(bundle, variants)):
             _check(path, again(image), network(image), number)
 
 
@@ -79,8 +79,8 @@ def export_onnx(bundle: Bundle, path: Path, variants: Sequence[str] = (), passes
         from onnxruntime import InferenceSession
     except ImportError as error:
         raise ValueError(f"ONNX must have onnx and onnxruntime installed ({error}): {WAY_OUT}.") from error
-    network, images, dims = trained_network(bundle, variants, passes), examples(bundle), bundle.spatial_dims
-    dynamic = {0: "batch"} | {2 + axis: f"size_{axis}" for axis in range(dims)}
+    network, images = trained_network(bundle, variants, passes), examples(bundle, variants)
+    dynamic = {0: "batch"} | {2 + axis: f"size_{axis}" for axis in range(bundle.dims_of(variants))}
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
@@ -105,12 +105,13 @@ def trained_network(bundle: Bundle, variants: Sequence[str] = (), passes: int = 
     return (network if passes == 1 else Passes(network, passes)).eval()
 
 
-def examples(bundle: Bundle) -> list[Tensor]:
-    """Smooth positive images of two sizes and batches, as the metadata describe the network's input."""
+def examples(bundle: Bundle, variants: Sequence[str] = ()) -> list[Tensor]:
+    """Smooth positive images of two sizes and batches, with the channels that the metadata state."""
     image: dict[str, Any] = bundle.metadata["network_data_format"]["inputs"]["image"]
-    mode = {2: "bilinear", 3: "trilinear"}[bundle.spatial_dims]
+    dims = bundle.dims_of(variants)
+    mode = {2: "bilinear", 3: "trilinear"}[dims]
     made = []
-    for batch, size in zip((2, 1), SIZES[bundle.spatial_dims], strict=True):
+    for batch, size in zip((2, 1), SIZES[dims], strict=True):
         random = torch.Generator().manual_seed(batch)
         coarse = torch.rand(batch, image["num_channels"], *[5] * len(size), generator=random)
         fine: Tensor = nn.functional.interpolate(coarse, size=list(size), mode=mode, align_corners=True)

@@ -25,7 +25,7 @@ from warpzoo.registration.computing import computing
 from warpzoo.registration.methods import find_methods, is_usual, method_of
 from warpzoo.registration.network import NetworkMethod
 from warpzoo.registration.pair import Method, register_pair
-from warpzoo.registration.results import chosen_outputs, read_numbers, summary, write_list, write_results
+from warpzoo.registration.results import chosen_outputs, read_numbers, stages, summary, write_list, write_results
 from warpzoo.registration.usual import USUAL_QUALITY, NetworkForAny
 
 if TYPE_CHECKING:
@@ -145,6 +145,8 @@ def register_files(files: Mapping[str, Any], folder: Path, recipe: Recipe, inter
     numbers = read_numbers(folder)
     for warning in [] if files["id"] else numbers["warnings"]:
         print(f"warning: {warning}")
+    if not files["id"] and (gained := stages(numbers)):
+        print(gained)
     return summary(numbers)
 
 

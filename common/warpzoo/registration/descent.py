@@ -29,6 +29,10 @@ SUFFICIENT = 1e-4
 """Part of what the slope promises that a step must bring."""
 
 
+class InterruptedAgain(KeyboardInterrupt):
+    """A second Ctrl-C: nothing is to be kept."""
+
+
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C ended an optimisation; `transform` is the best that it had found, the start if it had found nothing."""
 
@@ -77,7 +81,7 @@ class Descent:
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         if self.interrupted:
-            signal.default_int_handler(number, frame)
+            raise InterruptedAgain
         self.interrupted = True
 
     def finished(self, transform: Transform) -> Transform:

@@ -25,7 +25,7 @@ from warpzoo.geometry.grid import Grid
 from warpzoo.geometry.transforms import DisplacementField, Transform, resample
 from warpzoo.images.image import Image
 from warpzoo.images.resampling import Resampling
-from warpzoo.registration.descent import Interrupted
+from warpzoo.registration.descent import Interrupted, InterruptedAgain
 from warpzoo.registration.guidance import Guidance
 from warpzoo.registration.inverse import Inverse
 from warpzoo.registration.label_maps import are_labels
@@ -100,6 +100,7 @@ class Registration:
     seconds: spent in each method, and on the checks before them as "check".
     resolution: the spacing of the finest voxels that each method compared.
     likeness: how alike the images are at the start and after each method.
+    left_out: the methods whose transform was not taken, as it made the images no more alike.
     notes: what happened on the way: a sentence if Ctrl-C ended an optimisation, whose best is the transform then, or if
         the time was up.
     interrupted: whether Ctrl-C did.
@@ -116,6 +117,7 @@ class Registration:
     seconds: Mapping[str, float] = field(default_factory=dict)
     resolution: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     likeness: Mapping[str, Likeness] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     interrupted: bool = False
 
@@ -247,44 +249,58 @@ def register_pair(
         findings.append(warning(message, "Optimise on the pair as well (--refine 40 or --adapt 40)."))
     findings += [finding for image in companions.also.values() for finding in looks_like_labels(image)]
     seconds = {"check": 0.0}
-    transform, notes, interrupted = begin or start, [], False
+    transform, notes, interrupted, left_out = begin or start, [], False, []
     resolution: dict[str, tuple[float, ...]] = {}
     alike: dict[str, Likeness] = {}
     first = entered = time.perf_counter()
     for number, method in enumerate(methods):
-        findings += preflight(fixed, moving, method.expectations, transform is not None, method.name)
-        raise_if(findings, strict)
-        if number == 0 and compared and not are_labels(fixed, moving):
-            alike["start"] = best = likeness(fixed, moving, start, guidance)
-        if finest := getattr(method, "finest", None):
-            resolution[method.name] = finest(fixed, transform).spacing
-        begun = time.perf_counter()
-        seconds["check"] += begun - entered
-        if budget is not None:
-            left = budget - (begun - first)
-            if left <= 0:
-                notes.append(_ended(f"The time of {budget:g} s was up", methods[number:]))
-                break
-            if hasattr(method, "within"):
-                method = method.within(left)
         before = transform
         try:
-            transform = method(fixed, moving, transform, guidance)
-        except Interrupted as stop:
-            if not interruptible:
-                raise KeyboardInterrupt from stop
-            transform, interrupted = stop.transform, True
-            found = f"{method.name} was interrupted: the transform is the best that it had found so far"
-            notes.append(_ended(found, methods[number + 1 :]))
-        entered = time.perf_counter()
-        seconds[method.name] = seconds.get(method.name, 0.0) + entered - begun
-        if alike:
-            alike[method.name] = reached = likeness(fixed, moving, transform, guidance)
-            if not gaining or reached.is_above(best):
-                best = reached
-            else:
+            findings += preflight(fixed, moving, method.expectations, transform is not None or number > 0, method.name)
+            raise_if(findings, strict)
+            if number == 0 and compared and not are_labels(fixed, moving):
+                alike["start"] = best = likeness(fixed, moving, start, guidance)
+            if finest := getattr(method, "finest", None):
+                resolution[method.name] = finest(fixed, transform).spacing
+            begun = time.perf_counter()
+            seconds["check"] += begun - entered
+            if budget is not None:
+                left = budget - (begun - first)
+                if left <= 0:
+                    notes.append(_ended(f"The time of {budget:g} s was up", methods[number:]))
+                    break
+                if hasattr(method, "within"):
+                    method = method.within(left)
+            try:
+                transform = method(fixed, moving, transform, guidance)
+            except Interrupted as stop:
+                if not interruptible:
+                    raise KeyboardInterrupt from stop
+                transform, interrupted = stop.transform, True
+            entered = time.perf_counter()
+            seconds[method.name] = seconds.get(method.name, 0.0) + entered - begun
+            worse = False
+            if alike:
+                alike[method.name] = reached = likeness(fixed, moving, transform, guidance)
+                worse = gaining and not reached.is_above(best)
+                best = best if worse else reached
+            if worse:
                 transform = before
-        if interrupted:
+                left_out.append(method.name)
+            if interrupted:
+                found = "was left out, as it made the images no more alike" if worse else "is kept"
+                notes.append(
+                    _ended(f"{method.name} was interrupted: the best that it had found {found}", methods[number + 1 :])
+                )
+                break
+        except InterruptedAgain:
+            raise
+        except KeyboardInterrupt:
+            if not interruptible or (number == 0 and transform is before):
+                raise
+            transform, interrupted = before if number else transform, True
+            missing = [one for one in methods[number:] if one.name not in seconds]
+            notes.append(_ended("It was interrupted: what had been found before is kept", missing))
             break
     if alike:
         transform, doubts = checked(
@@ -305,6 +321,7 @@ def register_pair(
         seconds,
         resolution,
         alike,
+        tuple(left_out),
         tuple(notes),
         interrupted,
     )

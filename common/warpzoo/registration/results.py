@@ -86,6 +86,7 @@ def write_results(
             "threads": torch.get_num_threads(),
             "resolution": {name: list(spacing) for name, spacing in registration.resolution.items()},
             "likeness": likeness_of(registration),
+            "left_out": list(registration.left_out),
             "warnings": [*registration.notes, *map(str, findings)],
             **_provenance(registration, files),
             "files": names_from(folder, files),
@@ -115,6 +116,7 @@ def draw_report(path: str | Path, registration: Registration, files: Mapping[str
             "seconds": registration.seconds,
             "resolution": registration.resolution,
             "likeness": likeness_of(registration),
+            "left_out": registration.left_out,
         },
         _provenance(registration, files or {}),
         findings=registration.findings,
@@ -150,6 +152,16 @@ def summary(numbers: Mapping[str, Any]) -> str:
     if "tre" in numbers:
         parts.append(f"target registration error {numbers['tre_before']:.2f} -> {numbers['tre']:.2f}")
     return ", ".join(parts) + (" (interrupted)" if numbers["interrupted"] else "")
+
+
+def stages(numbers: Mapping[str, Any]) -> str:
+    """What each method of a chain gained, by correlation in windows and mutual information together."""
+    alike = {name: one["windows"] + one["information"] for name, one in numbers.get("likeness", {}).items()}
+    said = [
+        f"{name.replace(',', ', ')} {total:.3f}{' (left out)' if name in numbers['left_out'] else ''}"
+        for name, total in alike.items()
+    ]
+    return f"alike: {', '.join(said)}" if len(said) > 2 else ""
 
 
 def write_list(folder: Path, ids: Sequence[str], done: Collection[str], failures: Mapping[str, str]) -> None:

@@ -98,8 +98,13 @@ def tables_of(metrics: Mapping[str, Any], unit: str) -> list[Table]:
     if apart:
         tables.append(Table(f"Disagreement of both ways ({unit})", apart))
     if metrics.get("likeness"):
-        stages = [(spaced(stage), *map(shown, measures.values())) for stage, measures in metrics["likeness"].items()]
-        tables.append(Table("Alike after", stages, ("", "correlation in windows", "mutual information")))
+        left_out = metrics.get("left_out", ())
+        stages = [
+            (spaced(stage) + (" (left out)" if stage in left_out else ""), *map(shown, measures.values()))
+            for stage, measures in metrics["likeness"].items()
+        ]
+        heads = ("", "correlation in windows", "mutual information", "edges the same way")
+        tables.append(Table("Alike after", stages, heads))
     if metrics.get("resolution"):
         rows = [
             (spaced(name), " × ".join(f"{side:.3g}" for side in sides)) for name, sides in metrics["resolution"].items()

@@ -16,7 +16,7 @@ import torch
 
 from warpzoo.geometry.transforms import Affine, BSpline, Composition, Velocity
 from warpzoo.images.image import Image, read_image
-from warpzoo.registration import deformation, network, optimisation
+from warpzoo.registration import deformation, network, optimisation, pair
 from warpzoo.registration.budget import Budget
 from warpzoo.registration.descent import PATIENCE, Adam, Curvature, Descent, Interrupted
 from warpzoo.registration.engine import FilePairs, RegistrationEvaluator, RegistrationInferer
@@ -254,6 +254,24 @@ def test_nothing_is_lost_between_levels(
     else:
         assert isinstance(registration.transform, Composition)
         assert any(isinstance(part, Velocity) for part in registration.transform.parts)
+
+
+@pytest.mark.usefixtures("python_handler")
+@pytest.mark.parametrize(("at", "kept"), [(1, None), (2, "affine"), (3, "affine")])
+def test_nothing_is_lost_while_images_are_compared(
+    images: tuple[Image, Image], at: int, kept: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the start, after the first method and after the second, whose transform is then not known to gain."""
+    monkeypatch.setattr(pair, "likeness", ctrl_c(pair.likeness, at))
+    chain = [Optimisation("affine", budget=Budget(10)), Optimisation("ffd", budget=Budget(5)), Optimisation("svf")]
+    if kept is None:
+        with pytest.raises(KeyboardInterrupt):
+            register_pair(*images, chain, gaining=True)
+        return
+    registration = register_pair(*images, chain, gaining=True)
+    assert registration.interrupted
+    assert isinstance(registration.transform, Affine)
+    assert registration.notes[0].endswith(f"and {'svf' if at == 3 else 'ffd, svf'} did not run.")
 
 
 @pytest.mark.usefixtures("python_handler")

@@ -209,6 +209,7 @@ def test_what_makes_images_less_alike_is_left_out(make_bundle: Callable[..., Pat
     assert "wild:any" in result.registration.method
     alike = result.registration.likeness
     assert alike["wild:any"].windows < alike["affine"].windows
+    assert "wild:any" in result.registration.left_out
     assert float(result.registration.displacement.displacement[0, 0].abs().mean()) < 0.5
 
 
@@ -224,6 +225,19 @@ def test_only_what_a_network_has_found_is_smoothed() -> None:
     np.testing.assert_allclose(first.displacement.numpy(), expected, atol=1e-6)
     assert rest[0] is known
     assert torch.allclose(rest[1].world_matrix(), matrix.world_matrix())
+
+
+def test_the_command_says_what_each_stage_gained(warpzoo: Callable, tmp_path: Path) -> None:
+    image = smooth((32, 30))
+    for name, array in (("a", image), ("b", np.roll(image, 3, 0)), ("c", image)):
+        sitk.WriteImage(sitk.GetImageFromArray(array.astype(np.float32)), str(tmp_path / f"{name}.nii.gz"))
+    for moving, left_out in (("b", 0), ("c", 3)):  # of equal images nothing makes more
+        said = warpzoo("register", tmp_path / "a.nii.gz", tmp_path / f"{moving}.nii.gz", "--output", tmp_path / moving)
+        line = next(line for line in said.out.splitlines() if line.startswith("alike: start "))
+        assert [name in line for name in ("affine", "any_2d", "svf")] == [True] * 3
+        numbers = json.loads((tmp_path / moving / "metrics.json").read_text())
+        assert line.count("(left out)") == len(numbers["left_out"])
+        assert len(numbers["left_out"]) == left_out if left_out else len(numbers["left_out"]) < 3
 
 
 def test_the_command_takes_a_quality(warpzoo: Callable, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import torch
 from warpzoo.errors import Finding, fatal, warning
 from warpzoo.geometry.grid import Grid, voxels_between
 from warpzoo.geometry.transforms import Affine, Transform, resample
-from warpzoo.images.content import FEW_VALUES, SATURATED, centre_of, thinned, whole_numbers, window
+from warpzoo.images.content import FEW_VALUES, SATURATED, centre_of, outlying, thinned, whole_numbers, window
 from warpzoo.images.image import Image
 from warpzoo.registration.label_maps import are_labels
 from warpzoo.registration.pyramid import coarser, pyramid
@@ -31,6 +31,8 @@ SPACING_RATIO = 1.5
 SIZE_RATIO = 2
 RIGHT_ANGLES = 1e-3
 """Cosine between two axes that are at right angles but for rounding."""
+LEAST_SIDE = 3
+"""Voxels below which a side has no gradient."""
 VOXELS_LOOKED_AT = 2**15
 """Of the fixed image, to see whether a start brings the images together."""
 
@@ -71,6 +73,8 @@ def preflight(
         return [fatal(message, "Give images with the same channels, in the same order.")]
     if broken := [finding for image in (fixed, moving) for finding in broken_values(image)]:
         return broken
+    if thin := [finding for image in (fixed, moving) for finding in too_thin(image)]:
+        return thin
     findings = [finding for image in (fixed, moving) for finding in of_header(image)] + [*world_units(fixed, moving)]
     findings += sheared(fixed)
     if not are_labels(fixed, moving):
@@ -116,6 +120,16 @@ def broken_values(image: Image) -> Iterator[Finding]:
         )
 
 
+def too_thin(image: Image) -> Iterator[Finding]:
+    """A side along which nothing can be told."""
+    if min(image.grid.shape) < LEAST_SIDE:
+        yield fatal(
+            f"{image.header.path} has {' × '.join(map(str, image.grid.shape))} voxels: each side must have "
+            f"{LEAST_SIDE} or more.",
+            "A slice of a volume can be saved as an image of its own, and registered in 2-D.",
+        )
+
+
 def of_header(image: Image) -> Iterator[Finding]:
     """What the reader found doubtful: no orientation, or two that differ."""
     for doubt in image.header.warnings:
@@ -148,6 +162,12 @@ def of_values(image: Image, known: Mapping[str, Any]) -> Iterator[Finding]:
                 f"values can be: bright parts are cut off, and what lies in them is not aligned.",
                 "Export the original again with more bits or a wider window, if there is one.",
             )
+    if far := outlying(image.array):
+        yield warning(
+            f"{path} has values of up to {far[0]:g}, nearly all below {far[1]:g}: beside the few largest all others "
+            "look the same.",
+            "Clip the image to what belongs in it, or leave the few out by a mask of the pair.",
+        )
     if min(grid.shape) < SMALLEST_SIDE:
         yield warning(
             f"{path} is tiny, {size} voxels: along its shortest side there is too little to tell a displacement.",

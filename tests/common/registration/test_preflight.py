@@ -73,6 +73,21 @@ def test_constant_images(shape):
     only(preflight(file(array, name="f.nrrd"), file(picture(shape))), "error", "f.nrrd", "the same value, 7,")
 
 
+def test_one_voxel_that_hides_all_others():
+    hot = picture((60, 48))
+    hot[0, 20, 20] = 1e6
+    only(preflight(file(hot, dtype="float32"), file(picture((60, 48)))), "warning", "values of up to 1e+06", "Clip")
+    hot[0, 20, 20] = 1e4
+    assert preflight(file(hot, dtype="float32"), file(picture((60, 48)))) == []
+
+
+@pytest.mark.parametrize("shape", [(2, 40, 36), (1, 64)])
+def test_sides_of_one_or_two_voxels(shape):
+    thick = file(picture((5, 40, 36)[-len(shape) :]))
+    for pair in ((file(picture(shape)), thick), (thick, file(picture(shape)))):
+        only(preflight(*pair), "error", f"{' × '.join(map(str, shape))} voxels: each side must have 3", "2-D")
+
+
 def test_wrong_dimension():
     flat, volume = file(picture(SHAPES[0]), name="a.png"), file(picture(SHAPES[1]), name="b.nii")
     only(preflight(flat, volume, EXPECTED[2]), "error", "a.png is 2-D and b.nii 3-D")

@@ -24,6 +24,8 @@ from warpzoo.registration.likeness import Likeness, likeness
 from warpzoo.registration.optimisation import Optimisation
 from warpzoo.registration.pair import register_pair
 
+from .conftest import smooth
+
 
 @dataclass(frozen=True)
 class Shift:
@@ -202,3 +204,11 @@ def test_the_budget_of_a_user() -> None:
     image = beating_heart((64, 64), seed=3).image.numpy()
     result = warpzoo.register(image, np.roll(image, 3, 0), method="affine,svf", budget="0.000001 s")
     assert result.registration.notes == ("The time of 1e-06 s was up, and affine, svf did not run.",)
+
+
+def test_images_that_share_nothing_are_said() -> None:
+    noise, brain = np.random.default_rng(0).normal(size=(96, 96)), smooth((96, 96))
+    found = warpzoo.register(noise.astype(np.float32), brain, quality="fast").registration.findings
+    assert [str(one) for one in found if "hardly anything in common" in str(one)]
+    alike = warpzoo.register(np.roll(brain, 2, 0), brain, quality="fast").registration.findings
+    assert not [str(one) for one in alike if "hardly anything in common" in str(one)]

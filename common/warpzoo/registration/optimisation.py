@@ -232,13 +232,25 @@ def _held_against_windows(
     informed = rate(found)
     astray = start is not None and apart(found, start, fixed) > ASTRAY
     noise = informed.windows < (STILL_UNLIKE if astray else LITTLE_BUT_NOISE)
-    if informed.windows >= (1 + SHARE_GAINED) * before.windows and not noise:
+    sure = informed.windows >= (1 + SHARE_GAINED) * before.windows and not noise
+    described = fixed.grid.dims == 3 and before.edges < SAME_CONTRAST
+    if sure and not described:
         return found
     seen = by_windows()
-    gained, most = (one.information - before.information for one in (rate(seen), informed))
+    reached = rate(seen)
+    if described and _gains(reached, before):  # which mutual information does where it is wrong as well
+        return seen
+    if sure:
+        return found
+    gained, most = (one.information - before.information for one in (reached, informed))
     if gained > (0.0 if noise else max(0.0, SHARE_INFORMED * most)):
         return seen
     return start if start is not None and astray else found
+
+
+def _gains(found: Likeness, before: Likeness) -> bool:
+    """Whether images are more alike by both measures."""
+    return found.windows > before.windows and found.information > before.information
 
 
 def _by_windows_or_descriptors(

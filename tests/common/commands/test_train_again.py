@@ -184,7 +184,10 @@ def test_a_run_that_goes_on_alone_takes_no_other_settings(stopped):
         train(output=str(stopped), resume=True, epochs=9, labels="labels", learning_rate=0.5)
     with pytest.raises(ValueError, match="learning rate was planned for 3 epochs and would rise again in 9"):
         train(output=str(stopped), resume=True, epochs=9)
-    assert files(stopped) == before
+    after = files(stopped)
+    assert after.keys() == before.keys()
+    for path, content in before.items():  # the stopped run's writer of events is alive in this process, and may go on
+        assert after[path].startswith(content) if "tensorboard" in path.parts else after[path] == content
 
 
 def test_a_dry_run_of_a_repetition_looks_through_the_images_and_does_nothing(ended, tmp_path, capsys):

@@ -157,10 +157,11 @@ def summary(numbers: Mapping[str, Any]) -> str:
 def stages(numbers: Mapping[str, Any]) -> str:
     """What each method of a chain gained, by correlation in windows and mutual information together."""
     alike = {name: one["windows"] + one["information"] for name, one in numbers.get("likeness", {}).items()}
-    said = [
-        f"{name.replace(',', ', ')} {total:.3f}{' (left out)' if name in numbers['left_out'] else ''}"
-        for name, total in alike.items()
-    ]
+    said = []
+    for name, total in alike.items():
+        first, *again = name.split(",")
+        looks = f" ({1 + len(again)} times)" if again else ""
+        said.append(f"{first}{looks} {total:.3f}{' (left out)' if name in numbers['left_out'] else ''}")
     return f"alike: {', '.join(said)}" if len(said) > 2 else ""
 
 

@@ -61,19 +61,18 @@ def usual_methods(
     quality: Quality, networks: Sequence[Method], similarity: str | None, device: str, resolution: float | None
 ) -> list[Method]:
     """The chain for any two images, of a quality."""
-    from warpzoo.registration.optimisation import Optimisation
+    from warpzoo.registration.contrasts import BetweenContrasts
 
     return [
-        Optimisation("affine", similarity, device=device, resolution=resolution, between_contrasts=True),
+        BetweenContrasts("affine", similarity, device=device, resolution=resolution),
         *networks,
         *(
-            Optimisation(
+            BetweenContrasts(
                 "svf",
                 similarity,
                 Budget(iterations),
                 device,
                 resolution,
-                between_contrasts=True,
                 most_voxels=quality.compared,
                 smoothing=SMOOTHING,
                 levels=levels,

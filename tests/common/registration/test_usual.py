@@ -19,8 +19,9 @@ from warpzoo.geometry.composition import parts_of
 from warpzoo.geometry.grid import Grid
 from warpzoo.geometry.transforms import Affine, Composition, DisplacementField, Transform
 from warpzoo.images.image import Image
-from warpzoo.registration import find_methods, optimisation
+from warpzoo.registration import contrasts, find_methods, optimisation
 from warpzoo.registration.budget import Budget
+from warpzoo.registration.contrasts import BetweenContrasts
 from warpzoo.registration.optimisation import Optimisation, smoothed
 from warpzoo.registration.usual import NetworkForAny
 
@@ -102,7 +103,7 @@ def test_what_is_unlike_in_windows_is_compared_by_mutual_information() -> None:
     for contrast, image in (("one", straight), ("two", fixed)):
         pair = [Image.in_memory(torch.from_numpy(one)[None], Grid(shape), "a") for one in (image, moving)]
         for between in (False, True):
-            method = Optimisation("svf", between_contrasts=between)
+            method = (BetweenContrasts if between else Optimisation)("svf")
             found = method(*pair, None).field(pair[0].grid)[0].numpy()
             errors[contrast, between] = np.linalg.norm(found - known, axis=0).mean()
     assert errors["one", True] == errors["one", False]
@@ -131,7 +132,7 @@ def test_descriptors_are_tried_where_edges_go_other_ways_and_information_decides
         return 3000 * np.abs(np.sin(values / 3000 * 1.5 * np.pi)) if up_and_down else 0.8 * values + 100
 
     pair, known = volume_and_its_deformed(contrast)
-    monkeypatch.setattr(optimisation, "UNLIKE", 0.0 if windows else 1.0)  # whatever a coarse look says
+    monkeypatch.setattr(contrasts, "UNLIKE", 0.0 if windows else 1.0)  # whatever a coarse look says
     run, tried = optimisation.optimise, []
 
     def optimise(method: str, *arguments: Any, **options: Any) -> Transform:
@@ -141,7 +142,7 @@ def test_descriptors_are_tried_where_edges_go_other_ways_and_information_decides
         return found
 
     monkeypatch.setattr(optimisation, "optimise", optimise)
-    found = Optimisation("svf", budget=Budget(60), between_contrasts=True)(*pair, None)
+    found = BetweenContrasts("svf", budget=Budget(60))(*pair, None)
     error = np.linalg.norm(found.field(pair[0].grid)[0].numpy() - known, axis=0).mean()
     assert [similarity for similarity, _ in tried] == expected
     assert error == pytest.approx(min(error for _, error in tried))
@@ -168,7 +169,7 @@ def test_in_a_plane_descriptors_are_tried_beside_mutual_information_which_decide
         return found
 
     monkeypatch.setattr(optimisation, "optimise", optimise)
-    found = Optimisation("svf", budget=Budget(60), between_contrasts=True)(*pair, None)
+    found = BetweenContrasts("svf", budget=Budget(60))(*pair, None)
     if one_anatomy:
         apart = {name: one.field(pair[0].grid)[0].numpy() - known for name, one in tried.items()}
         error = {name: np.linalg.norm(one, axis=0).mean() for name, one in apart.items()}
@@ -191,7 +192,7 @@ def test_noise_around_few_cells_is_not_fitted_by_mutual_information() -> None:
         found = method(*pair, start).field(pair[0].grid)[0].numpy()
         return float(np.linalg.norm(found - known, axis=0)[there > 0.2 * there.max()].mean())
 
-    usual, information = Optimisation("svf", None, Budget(60), between_contrasts=True), Optimisation("svf", "mi")
+    usual, information = BetweenContrasts("svf", None, Budget(60)), Optimisation("svf", "mi")
     assert error(usual) < 0.7 * error(information)
 
 
@@ -303,7 +304,7 @@ def test_a_far_placement_must_make_images_more_alike_than_a_near_one(
         return Affine.from_world(shift, pair[0].grid) if start is None else start  # type: ignore[return-value]
 
     monkeypatch.setattr(optimisation, "optimise", optimise)
-    found = Optimisation("affine", budget=budget, between_contrasts=True)(*pair, None)
+    found = BetweenContrasts("affine", budget=budget)(*pair, None)
     moved = float(found.field(pair[0].grid).abs().max())
     assert [*calls, "far" if moved > 6 else "near"] == expected
 
@@ -329,7 +330,7 @@ def test_a_deformation_by_mutual_information_that_goes_astray_is_not_taken(
         return times(-6.0) if arguments[-1] == "mi" else times(seen)
 
     monkeypatch.setattr(optimisation, "optimise", optimise)
-    monkeypatch.setattr(optimisation, "UNLIKE", 1.0)
-    found = Optimisation("svf", levels=2, between_contrasts=True)(*pair, times(0.5))
+    monkeypatch.setattr(contrasts, "UNLIKE", 1.0)
+    found = BetweenContrasts("svf", levels=2)(*pair, times(0.5))
     wanted = times({"windows": seen, "start": 0.5}[expected])
     assert torch.equal(found.field(pair[0].grid), wanted.field(pair[0].grid))

@@ -106,6 +106,12 @@ class Grid:
         ratio = np.array(self._shape) / np.array(shape)
         return Grid(shape, self._affine @ _scale_and_shift(ratio, 0.5 * (ratio - 1)))
 
+    def part(self, region: Sequence[slice]) -> Grid:
+        """The grid of some of the voxels: those of slices with a start and a stop, each within its axis."""
+        first = np.array([one.start for one in region], dtype=np.float64)
+        shape = [one.stop - one.start for one in region]
+        return Grid(shape, self._affine @ _scale_and_shift(np.ones(self.dims), first))
+
     def with_spacing(self, spacing: float | Sequence[float]) -> Grid:
         """A grid of another spacing with the same centre and nearly the same box: the number of voxels is rounded."""
         ratio = np.array(check_spacing("spacing", spacing, self.dims)) / self.spacing

@@ -33,7 +33,7 @@ class Budget:
     def within(self, seconds: float) -> Budget:
         return replace(self, limit=min(self.limit, seconds))
 
-    def spent(self, iterations: int, seconds: float) -> float:
+    def spent(self, iterations: float, seconds: float) -> float:
         """Which part of it that is."""
         return max((seconds if self.seconds else iterations) / self.amount, seconds / self.limit)
 

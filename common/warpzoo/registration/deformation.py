@@ -6,8 +6,9 @@ grid parallel to the fixed one whose points lie where `warpzoo.geometry.bspline`
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
+from functools import partial
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -25,11 +26,12 @@ from warpzoo.geometry.velocity import integrate_velocity
 from warpzoo.losses import Diffusion, FoldingPenalty
 from warpzoo.networks import central_gradient
 from warpzoo.registration.descent import Descent
-from warpzoo.registration.pyramid import ImagePyramid, Level, coarser
+from warpzoo.registration.pyramid import AT_ONCE, ImagePyramid, Level, coarser
 from warpzoo.registration.similarities import Similarity
+from warpzoo.registration.tiles import of_region, plan_tiles
 
-MOST_VOXELS = 2**23
-"""Of the finest level; larger images are registered at a coarser one."""
+MOST_VOXELS = AT_ONCE
+"""Of the finest level unless more are asked for; larger images are registered at a coarser one."""
 LEARNING_RATE = 0.2
 FINEST_LEARNING_RATE = 0.5
 """Both in voxels of the level. At the finest little is left to go wrong, and few iterations are affordable."""
@@ -186,22 +188,85 @@ def deform(
     similarity: Similarity,
     descent: Descent,
     levels: int | None = None,
-    most: int = MOST_VOXELS,
+    most: int | None = MOST_VOXELS,
+    at_once: int = AT_ONCE,
+    smoother: float = 1.0,
 ) -> Transform | None:
     """What is to come before the pair's start for a higher similarity at the finest level, which has at most so many
-    voxels; None if nothing does."""
-    steps = pair.steps(most)[-levels if levels else 0 :]
-    lattice = lattice_of(pair.fixed_grid, [round(kind.spacing * one) for one in steps[0]])
-    coefficients = pair.fixed.new_zeros(1, lattice.dims, *lattice.shape)
-    for step, rate, until in _parts(pair, steps, descent):
-        level, coarse = pair.level(step), lattice
+    voxels; None if nothing does.
+
+    Levels of more than `at_once` voxels are worked on in tiles; `levels` is how many of the finest others there are.
+    `smoother` is how many times smoother than usual what a level adds must be.
+    """
+    steps = pair.steps(most)
+    whole = sum(prod(coarser(pair.fixed_grid, step).shape) <= at_once for step in steps)
+    first = max(0, whole - levels) if levels else 0
+    finest = whole - first - 1
+    lattice = lattice_of(pair.fixed_grid, [round(kind.spacing * one) for one in steps[first]])
+    coefficients, found = pair.fixed.new_zeros(1, lattice.dims, *lattice.shape), False
+    for number, (step, rate, until) in enumerate(_parts(pair, steps[first:], descent)):
+        coarse = lattice
         lattice = lattice_of(pair.fixed_grid, [round(kind.spacing * one) for one in step])
         coefficients = refined(coefficients, coarse, lattice)
+        smoothness = smoother * SMOOTHNESS * max(step)
+        if number > finest:
+            run = partial(_descend_in_tiles, kind, pair, step, lattice, coefficients, similarity, smoothness)
+            found |= run(descent, rate, until, at_once)
+            continue
+        level = pair.level(step)
         model = kind(lattice, level)
         mask = level.covered(model(coefficients))
-        descend(model, similarity, mask, SMOOTHNESS * max(step), coefficients, descent, rate, until)
-    before, after = (model.agreement(at, similarity, mask) for at in (0 * coefficients, coefficients))
-    return kind.transform(coefficients, lattice, pair.fixed_grid) if bool(after > before) else None
+        descend(model, similarity, mask, smoothness, coefficients, descent, rate, until)
+        if number == finest:
+            before, after = (model.agreement(at, similarity, mask) for at in (0 * coefficients, coefficients))
+            found = bool(after > before)
+            coefficients *= found
+    return kind.transform(coefficients, lattice, pair.fixed_grid) if found else None
+
+
+def _descend_in_tiles(
+    kind: type[Model],
+    pair: ImagePyramid,
+    step: Sequence[float],
+    lattice: Grid,
+    coefficients: Tensor,
+    similarity: Similarity,
+    smoothness: float,
+    descent: Descent,
+    rate: float,
+    until: float,
+    at_once: int,
+) -> bool:
+    """As `descend`, on a level that is too large for it; returns whether a tile has found anything."""
+    images, begun, found = pair.images(step), descent.spent, False
+    tiles, positions = plan_tiles(images.grid.shape, at_once), axis_positions(lattice, images.grid)
+    known = coefficients.clone()
+    for number, tile in enumerate(tiles, start=1):
+        if descent.spent >= until:
+            break
+        points = tuple(_around(at, region) for at, region in zip(positions, tile.region, strict=True))
+        began = of_region(known, points)
+        own, unit = began.clone(), voxels_per(lattice, images.grid).max()
+        level = pair.part(images, tile.region, float(own.abs().amax() * unit))
+        model = kind(lattice.part(points), level)
+        counted = level.reached(model(own))
+        if not bool(counted.any()):
+            continue
+        mask = None if bool(counted.all()) else counted.to(level.fixed)
+        with descent.shared(len(tiles)):
+            end = begun + (until - begun) * number / len(tiles)
+            descend(model, similarity, mask, smoothness, own, descent, rate, end)
+        share = tile.share([at[part] for at, part in zip(positions, points, strict=True)]).to(own)
+        of_region(coefficients, points).add_(share * (own - began))
+        found |= not torch.equal(own, began)
+    return found
+
+
+def _around(positions: Tensor, region: slice) -> slice:
+    """The points along an axis that lie in a region, and the next one on each side."""
+    step = float(positions[1] - positions[0]) if len(positions) > 1 else float("inf")
+    near = ((positions >= region.start - step) & (positions < region.stop + step)).nonzero()
+    return slice(int(near[0]), int(near[-1]) + 1)
 
 
 def refine_spline(
@@ -243,6 +308,7 @@ def descend(
 ) -> None:
     """Changes the coefficients in place, at a rate in voxels of the level, until that part of the budget is spent."""
     known = coefficients.clone()
+    smoothness *= model.level.thickness
 
     def loss() -> Tensor:
         cost = smoothness * Diffusion()(coefficients - known) + NO_FOLDS * model.folding(coefficients)
@@ -259,7 +325,7 @@ def _parts(
 
     Iterations that a level leaves go to the next; to the finest the fewer of them, the larger it is.
     """
-    small = min(1.0, SMALL / math.prod(coarser(pair.fixed_grid, steps[-1]).shape))
+    small = min(1.0, SMALL / prod(coarser(pair.fixed_grid, steps[-1]).shape))
     shares = np.cumsum([1.0] * (len(steps) - 1) + [max(FINEST_SHARE, small)])
     *ends, _ = (shares / shares[-1]).tolist()
     for step, end in zip(steps, ends, strict=False):

@@ -6,7 +6,8 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 
 import torch
@@ -58,7 +59,8 @@ class Descent:
     def __init__(self, budget: Budget, title: str) -> None:
         self.budget = budget
         self.title = title
-        self.iterations = 0
+        self.iterations = 0.0
+        self.share = 1.0
         self.interrupted = False
         self.begun: float | None = None
 
@@ -98,6 +100,16 @@ class Descent:
         seconds = 0.0 if self.begun is None else time.perf_counter() - self.begun
         return self.budget.spent(self.iterations, seconds)
 
+    @contextmanager
+    def shared(self, parts: int) -> Iterator[None]:
+        """Within it an iteration counts as that part of one, of so many parts of an image; none ends early, with what
+        its last, small steps would have found still missing."""
+        self.share = 1 / parts
+        try:
+            yield
+        finally:
+            self.share = 1.0
+
     def minimise(
         self,
         loss: Callable[[], Tensor],
@@ -117,7 +129,7 @@ class Descent:
         try:
             begun = self.spent
             while True:
-                going = self.spent < until and not _stalled(recent, first)
+                going = self.spent < until and not (self.share == 1 and _stalled(recent, first))
                 with torch.set_grad_enabled(going):  # the last look is at where the last step has led
                     value = loss()
                 now = float(value.detach())
@@ -190,7 +202,7 @@ class Descent:
         self.begun = time.perf_counter() if self.begun is None else self.begun
 
     def _count(self) -> None:
-        self.iterations += 1
+        self.iterations += self.share
         self.bar.update(int(1000 * min(self.spent, 1.0)) - self.bar.n)
 
 

@@ -21,8 +21,15 @@ from warpzoo.registration.guidance import Guidance
 from warpzoo.registration.label_maps import are_labels, as_channels
 from warpzoo.registration.methods import OPTIMISED
 from warpzoo.registration.placement import PARTS, place
-from warpzoo.registration.pyramid import ImagePyramid, coarser, pyramid
-from warpzoo.registration.similarities import MOST_DESCRIBED, SEEN, SIMILARITIES, check_similarity
+from warpzoo.registration.pyramid import AT_ONCE, ImagePyramid, coarser, finest_at_once, pyramid
+from warpzoo.registration.similarities import (
+    DESCRIBED_AT_ONCE,
+    MOST_DESCRIBED,
+    SEEN,
+    SIMILARITIES,
+    SMOOTHER,
+    check_similarity,
+)
 
 DEFORMATIONS: dict[str, type[Model]] = {"ffd": FreeFormModel, "svf": VelocityModel}
 USUAL = {"rigid": "ncc", "affine": "ncc", "ffd": "lncc", "svf": "lncc"}
@@ -40,10 +47,11 @@ REFINED_LEVELS = 2
 class Optimisation:
     """A method without a network, see `optimise`.
 
-    most_voxels: of the finest level of a deformation if there is no resolution.
-    smoothing: of the deformation that it starts from, in voxels that it compares at its finest: what a network has
-        found is right at large and rough in detail, and detail that is there already is not undone.
-    levels: how many of the finest it goes through where it starts from a deformation; all of them if None.
+    most_voxels: of the finest level of a deformation if there is no resolution; any number if None.
+    smoothing: of the deformation that it starts from, in voxels that it compares at the finest level that is worked on
+        whole: what a network has found is right at large and rough in detail, and detail that is there already is not
+        undone.
+    levels: how many of the finest worked on whole it goes through where it starts from a deformation; all if None.
     dims: of the images that it is for; any if None.
     """
 
@@ -52,7 +60,7 @@ class Optimisation:
     budget: Budget | None = None
     device: str = "cpu"
     resolution: float | None = None
-    most_voxels: int = deformation.MOST_VOXELS
+    most_voxels: int | None = deformation.MOST_VOXELS
     smoothing: float = 0.0
     levels: int | None = None
     dims: int | None = None
@@ -91,7 +99,9 @@ class Optimisation:
         if begins_deformed(start):
             levels = self.levels
             if self.smoothing:
-                begun = smoothed(start, fixed.grid, self.smoothing * min(self.finest(fixed, start).spacing))
+                whole = finest_at_once(fixed.grid)
+                voxel = max(min(whole.spacing), min(self.finest(fixed, start).spacing))
+                begun = smoothed(start, whole, self.smoothing * voxel)
 
         def run(similarity: str | None) -> Transform:
             return optimise(
@@ -177,7 +187,7 @@ def smoothed(start: Transform, grid: Grid, length: float) -> Transform:
 
 
 def finest_level(
-    method: str, fixed: Grid, resolution: float | None, most_voxels: int = deformation.MOST_VOXELS
+    method: str, fixed: Grid, resolution: float | None, most_voxels: int | None = deformation.MOST_VOXELS
 ) -> Grid:
     """The grid that a method without a network compares images on at its finest level, `most_voxels` those of a
     deformation."""
@@ -198,7 +208,7 @@ def optimise(
     title: str | None = None,
     guidance: Guidance | None = None,
     resolution: float | None = None,
-    most: int = deformation.MOST_VOXELS,
+    most: int | None = deformation.MOST_VOXELS,
 ) -> Transform:
     """The transform from the fixed to the moving image, (1, channels, *spatial) each, on any grids.
 
@@ -213,7 +223,7 @@ def optimise(
         levels: how many of the finest to go through; all of them if there is no start.
         guidance: what steers it beside the images, fitted to them.
         resolution: of the finest level, see `find_methods`.
-        most: voxels of the finest level of a deformation if there is no resolution.
+        most: voxels of the finest level of a deformation if there is no resolution; any number if None.
 
     Example:
         >>> affine = optimise("affine", fixed, fixed_grid, moving, moving_grid)
@@ -224,12 +234,15 @@ def optimise(
     chosen = check_similarity(similarity or USUAL[method])
     if chosen in SEEN and method in PARTS:
         chosen = BETWEEN_CONTRASTS
-    most = min(most, MOST_DESCRIBED) if chosen in SEEN else most
+    at_once = AT_ONCE
+    if chosen in SEEN:
+        most, at_once = min(most or MOST_DESCRIBED, MOST_DESCRIBED), DESCRIBED_AT_ONCE
     measure = SIMILARITIES[chosen]
     with Descent(budget or BUDGET[method], title or method) as descent:
         pair = ImagePyramid(fixed, fixed_grid, moving, moving_grid, start, guidance, resolution, SEEN.get(chosen))
         if method in DEFORMATIONS:
-            found = deform(DEFORMATIONS[method], pair, measure, descent, levels, most)
+            smoother = SMOOTHER.get(chosen, {}).get(fixed_grid.dims, 1.0)
+            found = deform(DEFORMATIONS[method], pair, measure, descent, levels, most, at_once, smoother)
         else:
             found = place(method, pair, measure, descent, searching=start is None)
     return descent.finished(identity(fixed_grid) if found is None and start is None else composed(found, start))

@@ -23,9 +23,12 @@ from warpzoo.geometry.sampling import displacement_at, inside_of, sample, sample
 from warpzoo.geometry.separable import along_axes
 from warpzoo.geometry.transforms import Transform
 from warpzoo.registration.guidance import Guidance
+from warpzoo.registration.tiles import MARGIN, Region, of_region
 
 SMALLEST_SIDE = 8
 """Voxels of a side below which it is not halved any more."""
+AT_ONCE = 2**23
+"""Voxels of a level that is worked on whole, at most; larger ones are in tiles."""
 
 
 class ImagePyramid:
@@ -55,40 +58,89 @@ class ImagePyramid:
         self.guidance = known
         self.fixed, self.moving = _standardised(fixed, masks[0]), _standardised(moving, masks[1])
         self.fixed_grid, self.moving_grid = fixed_grid, moving_grid
-        field, self.world = split(start, fixed_grid.dims)
-        self.field = None if field is None else field.field(fixed_grid).detach().to(self.fixed)
+        self.start, self.world = split(start, fixed_grid.dims)
+        whole = finest_at_once(fixed_grid)
+        self.field = None if self.start is None else self.start.field(whole).detach().to(self.fixed)
 
-    def steps(self, most: int, always: bool = False) -> list[list[float]]:
+    def steps(self, most: int | None, always: bool = False) -> list[list[float]]:
         """Its levels, see `pyramid`: down to `resolution` if that is given, of at most so many voxels if not, or
         always."""
         return pyramid(self.fixed_grid, most if always or self.resolution is None else None, self.resolution or 0.0)
 
     def level(self, steps: Sequence[float]) -> Level:
         """The pair with so many voxels of the fixed image in one along each axis, the moving one about as coarse."""
-        grid = coarser(self.fixed_grid, steps)
-        moving_grid = coarser(self.moving_grid, steps_to(self.moving_grid, min(grid.spacing)))
+        images = self.images(steps)
         field = None
         if self.field is not None:
-            ratio = np.array(self.fixed_grid.shape) / grid.shape
-            field = shrink(self.field, grid.shape) / _per_axis(ratio, self.field)
-        matrix = np.linalg.inv(moving_grid.affine) @ self.world @ grid.affine
-        fixed, moving = shrink(self.fixed, grid.shape), shrink(self.moving, moving_grid.shape)
-        if self.seen is not None:
-            fixed, moving = self.seen(fixed), self.seen(moving)
-        fixed_mask, moving_mask = (
+            ratio = np.array(self.field.shape[2:]) / images.grid.shape
+            field = shrink(self.field, images.grid.shape) / _per_axis(ratio, self.field)
+        return self._between(images, field)
+
+    def images(self, steps: Sequence[float]) -> Images:
+        """The images and masks of a level."""
+        grid = coarser(self.fixed_grid, steps)
+        moving_grid = coarser(self.moving_grid, steps_to(self.moving_grid, min(grid.spacing)))
+        return Images(
+            grid,
+            shrink(self.fixed, grid.shape),
             shrink_mask(self.fixed_mask, grid.shape),
+            moving_grid,
+            shrink(self.moving, moving_grid.shape),
             shrink_mask(self.moving_mask, moving_grid.shape),
         )
-        landmarks = self._landmarks(grid, moving_grid)
-        return Level(fixed, grid, moving, matrix, field, fixed_mask, moving_mask, landmarks)
 
-    def _landmarks(self, grid: Grid, moving_grid: Grid) -> LevelLandmarks | None:
-        if not self.guidance.landmarks_weight:
+    def part(self, images: Images, region: Region, reach: float) -> Level:
+        """A region of a level, and what of the moving image lies there if it is displaced by up to `reach` voxels."""
+        grid = images.grid.part(region)
+        field = None if self.start is None else self.start.field(grid).detach().to(self.fixed)
+        matrix = np.linalg.inv(images.moving_grid.affine) @ self.world @ grid.affine
+        there = _box(Level(images.fixed, grid, images.moving, matrix, field), reach)
+        seen = Images(
+            grid,
+            of_region(images.fixed, region),
+            None if images.fixed_mask is None else of_region(images.fixed_mask, region),
+            images.moving_grid.part(there),
+            of_region(images.moving, there),
+            None if images.moving_mask is None else of_region(images.moving_mask, there),
+        )
+        return self._between(seen, field, images)
+
+    def _between(self, seen: Images, field: Tensor | None, whole: Images | None = None) -> Level:
+        """What is to be compared, a part of the whole if that is given."""
+        matrix = np.linalg.inv(seen.moving_grid.affine) @ self.world @ seen.grid.affine
+        fixed, moving = seen.fixed, seen.moving
+        if self.seen is not None:
+            fixed, moving = self.seen(fixed), self.seen(moving)
+        landmarks = self._landmarks(seen, whole)
+        masks = seen.fixed_mask, seen.moving_mask
+        thickness = max(thickness_of(grid) for grid in (seen.grid, seen.moving_grid))
+        return Level(fixed, seen.grid, moving, matrix, field, *masks, landmarks, thickness)
+
+    def _landmarks(self, seen: Images, whole: Images | None) -> LevelLandmarks | None:
+        weight = self.guidance.landmarks_weight
+        if not weight:
             return None
-        ends = ((grid, self.guidance.points["fixed"]), (moving_grid, self.guidance.points["moving"]))
+        ends = ((seen.grid, self.guidance.points["fixed"]), (seen.moving_grid, self.guidance.points["moving"]))
         here, there = (one.to_voxels(landmarks.points).mT[None].to(self.fixed) for one, landmarks in ends)
-        unit = torch.tensor(moving_grid.affine[:-1, :-1] / min(self.fixed_grid.spacing)).to(self.fixed)
-        return LevelLandmarks(here, there, unit, self.guidance.landmarks_weight)
+        if whole is not None:  # the landmarks there, which weigh as they do beside the whole image
+            inside = inside_of(here, list(seen.grid.shape))[0, 0]
+            weight *= float(inside.float().mean()) * prod(whole.grid.shape) / prod(seen.grid.shape)
+            here, there = here[:, :, inside], there[:, :, inside]
+            if not weight:
+                return None
+        unit = torch.tensor(seen.moving_grid.affine[:-1, :-1] / min(self.fixed_grid.spacing)).to(self.fixed)
+        return LevelLandmarks(here, there, unit, weight)
+
+
+class Images(NamedTuple):
+    """Both images at one resolution, or a part of them, and their masks."""
+
+    grid: Grid
+    fixed: Tensor
+    fixed_mask: Tensor | None
+    moving_grid: Grid
+    moving: Tensor
+    moving_mask: Tensor | None
 
 
 class LevelLandmarks(NamedTuple):
@@ -106,7 +158,8 @@ class LevelLandmarks(NamedTuple):
 
 
 class Level:
-    """A pair at one resolution: `warped(displacement)` and which voxels are compared."""
+    """A pair at one resolution: `warped(displacement)` and which voxels are compared; `thickness` as of
+    `thickness_of`, of the image where it is larger."""
 
     def __init__(
         self,
@@ -118,8 +171,9 @@ class Level:
         fixed_mask: Tensor | None = None,
         moving_mask: Tensor | None = None,
         landmarks: LevelLandmarks | None = None,
+        thickness: float = 1.0,
     ) -> None:
-        self.landmarks = landmarks
+        self.landmarks, self.thickness = landmarks, thickness
         self.fixed, self.grid, self.moving, self.matrix, self.field = fixed, grid, moving, matrix, field
         self.fixed_mask, self.moving_mask = fixed_mask, moving_mask
         self.linear = torch.tensor(matrix[:-1, :-1]).to(fixed)
@@ -153,16 +207,20 @@ class Level:
 
     def covered(self, displacement: Tensor) -> Tensor | None:
         """Which voxels are compared, (1, 1, *shape) of 0 and 1; None if all are."""
-        parts = slabs(self.grid.shape, displacement.device)
-        counted = torch.cat(
-            [self.counted(self.coordinates(displacement[:, :, first:last], first), first) for first, last in parts], 2
-        )
+        counted = self.reached(displacement)
         if not bool(counted.any()) and (self.fixed_mask is not None or self.moving_mask is not None):
             raise ValueError(
                 "masks must meet where the optimisation starts, got no voxel of the fixed mask in the moving one; "
                 "begin with the method affine, or with an initial transform."
             )
         return None if bool(counted.all()) else counted.to(self.fixed)
+
+    def reached(self, displacement: Tensor) -> Tensor:
+        """The same as (1, 1, *shape) bool, even if none is."""
+        parts = slabs(self.grid.shape, displacement.device)
+        return torch.cat(
+            [self.counted(self.coordinates(displacement[:, :, first:last], first), first) for first, last in parts], 2
+        )
 
     def counted(self, coordinates: Tensor, first: int = 0) -> Tensor:
         """Which voxels of the planes from `first` on are compared if they lie there in the moving image,
@@ -225,6 +283,16 @@ def pyramid(grid: Grid, most: int | None, resolution: float = 0.0) -> list[list[
     return levels[::-1]
 
 
+def finest_at_once(grid: Grid) -> Grid:
+    """The grid of the finest level that is worked on whole, the image's own if it is not too large."""
+    return coarser(grid, pyramid(grid, AT_ONCE)[-1])
+
+
+def thickness_of(grid: Grid) -> float:
+    """How many cubes, whose side is the finest of a voxel, make one: slices that are thick say as much less."""
+    return prod(grid.spacing) / min(grid.spacing) ** grid.dims
+
+
 def steps_to(grid: Grid, target: float) -> list[int]:
     """The powers of two that bring each side's spacing nearest to the target without passing it."""
     steps = []
@@ -267,6 +335,22 @@ def continued(image: Tensor, mask: Tensor) -> Tensor:
     coarse = continued(shrink(image * mask, shape) / torch.where(known, share, torch.ones_like(share)), known.to(mask))
     mode = "bilinear" if image.dim() == 4 else "trilinear"
     return torch.where(mask > 0, image, F.interpolate(coarse, image.shape[2:], mode=mode, align_corners=False))
+
+
+def _box(level: Level, reach: float) -> Region:
+    """The voxels of the moving image in which the level lies, and so many of the level around them."""
+    least, most = [], []
+    for first, last in slabs(level.grid.shape, level.fixed.device):
+        still = level.fixed.new_zeros(1, level.grid.dims, last - first, *level.grid.shape[1:])
+        there = level.coordinates(still, first).flatten(2)[0]
+        least.append(there.amin(1))
+        most.append(there.amax(1))
+    around = level.linear.abs().sum(1) * (reach + MARGIN)
+    ends = torch.stack([torch.stack(least).amin(0) - around, torch.stack(most).amax(0) + around])
+    return tuple(
+        slice(max(0, min(int(low), size - MARGIN)), min(size, max(ceil(high) + 1, MARGIN)))
+        for low, high, size in zip(*ends.tolist(), level.moving.shape[2:], strict=True)
+    )
 
 
 def _at(field: Tensor, points: Tensor) -> Tensor:

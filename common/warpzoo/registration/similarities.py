@@ -72,7 +72,12 @@ SEEN: dict[str, Callable[[Tensor], Tensor]] = {"mind": described}
 """What a similarity compares of each level's images where that is not their intensities; it does not turn with them, so
 that a deformation is found by it, and a placement is not."""
 MOST_DESCRIBED = 2**20
-"""Voxels at which they are compared, at most: each has a dozen, or two."""
+"""Voxels at which they are compared, at most, if no resolution is given: each has a dozen, or two;"""
+DESCRIBED_AT_ONCE = 2**22
+"""and of those of a resolution, in one tile."""
+SMOOTHER = {"mi": {3: 4.0}}
+"""How many times smoother a deformation must be that maximises it, by the number of axes: it grows with what is made of
+noise, and of many voxels much can be."""
 
 
 def check_similarity(name: str) -> str:

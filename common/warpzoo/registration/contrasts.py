@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import torch
 
@@ -21,12 +21,14 @@ from warpzoo.registration.label_maps import are_labels
 from warpzoo.registration.likeness import LITTLE_BUT_NOISE, Likeness, likeness
 from warpzoo.registration.optimisation import BETWEEN_CONTRASTS, USUAL, Optimisation, begins_deformed
 from warpzoo.registration.preflight import VOXELS_LOOKED_AT
-from warpzoo.registration.pyramid import coarser, pyramid
+from warpzoo.registration.pyramid import coarser, pyramid, thickness_of
 
 DESCRIBED = "mind"
 """What is held against windows where contrasts seem to differ: better of one anatomy, worse of two."""
 SAME_CONTRAST = 0.8
 """Edges that go the same way from which on that is not tried."""
+THICK = 2.0
+"""Cubes in a voxel from which on neither is that: its neighbours along an axis lie too far away to describe it."""
 SHARE_KEPT = 0.9
 """Of the information that images share by windows, which by descriptors must be there: they change less."""
 SHARE_KEPT_IN_PLANE = 0.98
@@ -91,16 +93,17 @@ class BetweenContrasts(Optimisation):
         rate = partial(likeness, fixed, moving, guidance=guidance)
         run, before = self.prepared(fixed, moving, start, guidance), rate(start)
         in_plane = fixed.grid.dims == 2
-        if self.is_timed or in_plane or before.edges >= SAME_CONTRAST:
-            by_windows = partial(run, None)
-        else:
-            by_windows = partial(_by_windows_or_descriptors, run, rate)
-        if before.windows >= UNLIKE:
+        unlike = not (self.is_timed or in_plane or before.edges >= SAME_CONTRAST)
+        thick = max(thickness_of(image.grid) for image in (fixed, moving)) >= THICK
+        described = unlike and not thick
+        by_windows = cache(partial(_by_windows_or_descriptors, run, rate) if described else partial(run, None))
+        if before.windows >= UNLIKE and not (unlike and thick and not _gains(rate(by_windows()), before)):
             return by_windows()
         found = run(BETWEEN_CONTRASTS)
         if self.is_timed:
             return found
-        held = _held_against_windows(found, before, start if begins_deformed(start) else None, fixed, by_windows, rate)
+        known = start if begins_deformed(start) else None
+        held = _held_against_windows(found, before, known, fixed, by_windows, rate, described)
         return _held_against_descriptors(held, run, rate) if in_plane and held is found else held
 
 
@@ -111,14 +114,15 @@ def _held_against_windows(
     fixed: Image,
     by_windows: Callable[[], Transform],
     rate: Callable[[Transform], Likeness],
+    described: bool,
 ) -> Transform:
     """A deformation by mutual information, or by windows from the same beginning: the former grows with what is made of
-    noise. `start` is what a network has found, if one has."""
+    noise. `start` is what a network has found, if one has, `described` whether descriptors were held against windows
+    before."""
     informed = rate(found)
     astray = start is not None and apart(found, start, fixed) > ASTRAY
     noise = informed.windows < (STILL_UNLIKE if astray else LITTLE_BUT_NOISE)
     sure = informed.windows >= (1 + SHARE_GAINED) * before.windows and not noise
-    described = fixed.grid.dims == 3 and before.edges < SAME_CONTRAST
     if sure and not described:
         return found
     seen = by_windows()

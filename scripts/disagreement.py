@@ -3,7 +3,7 @@
     python scripts/disagreement.py --data DATA [--quality usual] [--seed 0]
 
 MNI152 and Colin27, each with itself under a known deformation, in the same and in two other contrasts, as in the table
-of any two images (`experiments.whole_pairs`), without a method. The correlation is Spearman's over the voxels that show
+of any two images (`experiments.pairs`), without a method. The correlation is Spearman's over the voxels that show
 something; beside it the errors (mean, 95th percentile) where the disagreement is less and more than its median.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from experiments.whole_pairs import Case, cropped, deformed, inverted, remapped
+from experiments.pairs import Case, cropped, deformed, inverted, remapped
 from scipy.stats import spearmanr
 
 import warpzoo

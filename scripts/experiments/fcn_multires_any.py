@@ -13,17 +13,22 @@ from typing import Any
 from tqdm import tqdm
 
 from experiments.common import Options, found_of, installed_version, read_config
-from experiments.whole_pairs import Case, by_tool, cropped, deformed, inverted, remapped, subjects, table
+from experiments.pairs import Case, cropped, deformed, inverted, remapped, subjects, thick
+from experiments.whole_pairs import by_tool, table
 from warpzoo.record import checksum, commit, write_json
 
 OURS = ("fast", "usual", "best")
 ALIKE = (*OURS, "affine,svf", "greedy", "ANTs SyN", "elastix", "convexAdam")
 BETWEEN = (*OURS, "affine,svf, mi", "greedy, NMI", "ANTs SyN", "elastix", "convexAdam")
 """Tools between contrasts: ANTs SyN and elastix take mutual information by themselves, convexAdam descriptors."""
+THICK, SLICES = 6, "slices of 6 mm"
 KINDS: Mapping[str, tuple[str, ...]] = {
     "known deformation": ALIKE,
     "inverted": BETWEEN,
     "remapped": BETWEEN,
+    f"known deformation, {SLICES}": ("usual", "affine,svf", "greedy", "ANTs SyN"),
+    f"inverted, {SLICES}": ("usual", *BETWEEN[3:]),
+    f"remapped, {SLICES}": ("usual", *BETWEEN[3:]),
     "hippocampus": (*ALIKE, "ANTs SyNCC"),  # which takes more than 25 minutes of a brain
 }
 SEED = 11
@@ -53,7 +58,8 @@ def cases(options: Options) -> Iterator[Case]:
     labels = cropped(brains / "mnia.nii.gz")[0]
     for name, own in (("mni", labels), ("ch2", None))[: options.limit]:
         case = deformed(*cropped(brains / f"{name}.nii.gz"), own, name, options.seed + SEED)
-        yield from (case, inverted(case), remapped(case, options.seed + SEED))
+        contrasts = case, inverted(case), remapped(case, options.seed + SEED)
+        yield from (*contrasts, *(thick(one, THICK) for one in contrasts))
     images = options.data / "hippocampus" / "images"
     records = [{"subject": path.name} for path in images.glob("*.nii.gz")]
     names = found_of(records, read_config(options).get_parsed_content(f"{options.subset}_subjects"))
@@ -73,8 +79,9 @@ def page(result: Mapping[str, Any], command: str) -> str:
             "and Colin27, cut to 115 × 157 × 129 voxels, under a deformation of 4 voxels and a small affine map, with "
             "other noise, gamma and bias field; the network has seen both in training, deformed in other ways. "
             "*Inverted* and *remapped* have another contrast on one side: intensities turned round, or sent along a "
-            "random curve up and down. Hippocampi are of test subjects, different ones in a pair, on their own grids. "
-            "convexAdam has no affine stage: it begins where the headers place the images.",
+            "random curve up and down. The moving image may have slices of 6 mm, of 1 mm in their plane. Hippocampi are of "
+            "test subjects, different ones in a pair, on their own grids. convexAdam has no affine stage: it begins where "
+            "the headers place the images.",
             "\n".join(table(result["rows"])),
         ]
     )

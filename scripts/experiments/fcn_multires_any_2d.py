@@ -24,7 +24,7 @@ from tqdm import tqdm
 from experiments import ants, elastix, greedy
 from experiments.common import Options, installed_version
 from experiments.fcn_multires_left_out import FOLDER
-from experiments.whole_pairs import Case, Volume, deformed, dice, inverted, remapped
+from experiments.pairs import Case, Volume, deformed, dice, inverted, remapped
 from warpzoo.bundles import find_bundle
 from warpzoo.geometry.grid import Grid
 from warpzoo.images.image import Image, read_image

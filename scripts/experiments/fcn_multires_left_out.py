@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from experiments.common import Options, installed_version
 from experiments.fcn_multires_any import PACKAGES, cases
-from experiments.whole_pairs import TOOLS, by_tool, by_warpzoo, table
+from experiments.tools import TOOLS, by_warpzoo
+from experiments.whole_pairs import by_tool, table
 
 UNSEEN = "usual, kind left out"
 FOLDER = Path(__file__).parent / "left_out"

@@ -37,13 +37,13 @@ STEP = 8
 Volume = NDArray[np.float32]
 
 
-def measured(method: str, threads: int, seed: int, shape: tuple[int, ...] = SHAPE) -> dict[str, Any]:
+def measured(options: Sequence[str], threads: int, seed: int, shape: tuple[int, ...] = SHAPE) -> dict[str, Any]:
     """Mean distance from the truth inside the body in mm, seconds by the clock and of the processor, memory in GB."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         displacement, body = write_pair(folder, shape, seed)
         files = ["--fixed", "fixed.nii.gz", "--moving", "moving.nii.gz", "--output", "out"]
-        how = ["--method", method, "--threads", str(threads)]
+        how = [*options, "--threads", str(threads)]
         begun = time.perf_counter()
         processor, memory = run([[sys.executable, "-m", "warpzoo", "register", *files, *how]], folder)
         seconds = time.perf_counter() - begun
@@ -52,7 +52,6 @@ def measured(method: str, threads: int, seed: int, shape: tuple[int, ...] = SHAP
         apart = np.linalg.norm(found - points - displacement[:, body].T * SPACING, axis=1)
         before = np.linalg.norm(displacement[:, body].T * SPACING, axis=1)
     return {
-        "method": method,
         "before_mm": float(before.mean()),
         "error_mm": float(apart.mean()),
         "seconds": seconds,

@@ -405,16 +405,16 @@ def test_any_two_images_by_every_tool_go_on_where_they_stopped(
     reproduce: ModuleType, hippocampi: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A tool here leaves the moving image where it is, and is 1 mm off; the third call is stopped."""
-    from experiments import fcn_multires_any, whole_pairs
+    from experiments import fcn_multires_any, pairs
 
     done: list[tuple[str, str]] = []
 
-    def by_tool(case: whole_pairs.Case, tool: str) -> dict[str, object]:
+    def by_tool(case: pairs.Case, tool: str) -> dict[str, object]:
         if len(done) == 2:
             done.append(("", ""))
             raise KeyboardInterrupt
         done.append((case.kind, tool))
-        dice = whole_pairs.dice(case.fixed_labels, case.moving_labels)
+        dice = pairs.dice(case.fixed_labels, case.moving_labels)
         return {"kind": case.kind, "pair": case.name, "tool": tool, "dice": dice} | {
             "error_mm": 1.0,
             "folds": 0.0,
@@ -422,9 +422,9 @@ def test_any_two_images_by_every_tool_go_on_where_they_stopped(
             "memory_gb": 0.5,
         }
 
-    def cases(_: object) -> list[whole_pairs.Case]:
+    def cases(_: object) -> list[pairs.Case]:
         files = sorted((hippocampi / "hippocampus" / "images").iterdir())[:2]
-        return [whole_pairs.subjects(*files), whole_pairs.subjects(*files[::-1])]
+        return [pairs.subjects(*files), pairs.subjects(*files[::-1])]
 
     monkeypatch.setattr(fcn_multires_any, "by_tool", by_tool)
     monkeypatch.setattr(fcn_multires_any, "cases", cases)
@@ -452,12 +452,28 @@ def test_any_two_images_by_every_tool_go_on_where_they_stopped(
     assert other not in json.loads((tmp_path / "out" / "results.json").read_text())["any"]["rows"]
 
 
+def test_thick_slices_lie_where_what_they_are_the_mean_of_lies(reproduce: ModuleType) -> None:
+    """The truth takes fixed voxels to the world, which has not moved: of a ramp, a slice's value is that of its place."""
+    from experiments import pairs
+
+    affine = np.array([[0, 0, 1.5, -4.0], [0, 2.0, 0, 3.0], [-1.0, 0, 0, 8.0], [0, 0, 0, 1]])
+    voxels = np.stack(np.indices((6, 5, 14)), -1)
+    world = voxels @ affine[:3, :3].T + affine[:3, 3]
+    case = pairs.Case("inverted", "a", world[..., 0], world[..., 0], affine, affine, moving_labels=world[..., 2])
+    made = pairs.thick(case, 4)
+    assert made.kind == "inverted, slices of 6 mm"
+    assert made.moving.shape == (6, 5, 3)
+    places = np.stack(np.indices(made.moving.shape), -1) @ made.moving_affine[:3, :3].T + made.moving_affine[:3, 3]
+    np.testing.assert_allclose(made.moving, places[..., 0])
+    np.testing.assert_allclose(made.moving_labels, places[..., 2])
+
+
 def test_any_two_images_in_2d(reproduce: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tool that knows the truth has no error, and none that of the deformation."""
-    from experiments import fcn_multires_any_2d, whole_pairs
+    from experiments import fcn_multires_any_2d, pairs
 
     image = gaussian_filter(np.random.default_rng(0).random((60, 64)), 3).astype(np.float32)
-    case = whole_pairs.deformed(image - image.min(), np.eye(3), None, "a", 3)
+    case = pairs.deformed(image - image.min(), np.eye(3), None, "a", 3)
     known = np.moveaxis(case.truth, -1, 0) - np.indices(case.fixed.shape)
     monkeypatch.setattr(fcn_multires_any_2d, "cases", lambda _: [case])
     monkeypatch.setattr(fcn_multires_any_2d, "OURS", ("fast",))
@@ -506,7 +522,7 @@ def test_a_large_pair_is_registered_from_files_to_files(reproduce: ModuleType, m
 
     monkeypatch.setattr(large_ct, "SHIFT", 1.5)
     monkeypatch.setattr(large_ct, "STEP", 4)
-    row = large_ct.measured("affine,svf", threads=1, seed=0, shape=(72, 72, 48))
+    row = large_ct.measured(["--method", "affine,svf"], threads=1, seed=0, shape=(72, 72, 48))
     assert 1 < row["before_mm"] < 3
     assert row["error_mm"] < 0.5 * row["before_mm"]
     assert row["memory_gb"] > 0.1
@@ -516,11 +532,11 @@ def test_volumes_of_a_kind_that_was_left_out(
     reproduce: ModuleType, hippocampi: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each kind is registered with the weights that have not seen it."""
-    from experiments import fcn_multires_left_out, whole_pairs
+    from experiments import fcn_multires_left_out, pairs
 
     used: dict[str, str] = {}
 
-    def by_tool(case: whole_pairs.Case, tool: str, tools: dict[str, Callable]) -> dict[str, object]:
+    def by_tool(case: pairs.Case, tool: str, tools: dict[str, Callable]) -> dict[str, object]:
         words = tools[tool]("register")[0]
         if tool == fcn_multires_left_out.UNSEEN:
             used[case.kind] = words[words.index("--weights") + 1]
@@ -528,8 +544,8 @@ def test_volumes_of_a_kind_that_was_left_out(
         measured = {"dice": 0.7, "folds": 0.0, "seconds": 2.0, "memory_gb": 0.5}
         return {"kind": case.kind, "pair": case.name, "tool": tool} | measured
 
-    def cases(_: object) -> list[whole_pairs.Case]:
-        case = whole_pairs.subjects(*sorted((hippocampi / "hippocampus" / "images").iterdir())[:2])
+    def cases(_: object) -> list[pairs.Case]:
+        case = pairs.subjects(*sorted((hippocampi / "hippocampus" / "images").iterdir())[:2])
         return [replace(case, kind=kind) for kind in ("known deformation", "inverted", "hippocampus")]
 
     monkeypatch.setattr(fcn_multires_left_out, "by_tool", by_tool)

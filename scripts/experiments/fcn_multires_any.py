@@ -79,9 +79,9 @@ def page(result: Mapping[str, Any], command: str) -> str:
             "and Colin27, cut to 115 × 157 × 129 voxels, under a deformation of 4 voxels and a small affine map, with "
             "other noise, gamma and bias field; the network has seen both in training, deformed in other ways. "
             "*Inverted* and *remapped* have another contrast on one side: intensities turned round, or sent along a "
-            "random curve up and down. The moving image may have slices of 6 mm, of 1 mm in their plane. Hippocampi are of "
-            "test subjects, different ones in a pair, on their own grids. convexAdam has no affine stage: it begins where "
-            "the headers place the images.",
+            "random curve up and down. *Slices of 6 mm* are the moving image's, 1 mm in their plane. Hippocampi are "
+            "of test subjects, different ones in a pair, on their own grids. convexAdam has no affine stage: it begins "
+            "where the headers place the images.",
             "\n".join(table(result["rows"])),
         ]
     )

@@ -453,7 +453,7 @@ def test_any_two_images_by_every_tool_go_on_where_they_stopped(
 
 
 def test_thick_slices_lie_where_what_they_are_the_mean_of_lies(reproduce: ModuleType) -> None:
-    """The truth takes fixed voxels to the world, which has not moved: of a ramp, a slice's value is that of its place."""
+    """Of images whose values are a coordinate of their voxels in the world, a slice has that of its own place."""
     from experiments import pairs
 
     affine = np.array([[0, 0, 1.5, -4.0], [0, 2.0, 0, 3.0], [-1.0, 0, 0, 8.0], [0, 0, 0, 1]])

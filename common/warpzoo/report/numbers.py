@@ -103,8 +103,8 @@ def tables_of(metrics: Mapping[str, Any], unit: str) -> list[Table]:
             (spaced(stage) + (" (left out)" if stage in left_out else ""), *map(shown, measures.values()))
             for stage, measures in metrics["likeness"].items()
         ]
-        heads = ("", "correlation in windows", "mutual information", "edges the same way")
-        tables.append(Table("Alike after", stages, heads))
+        title = "Alike after: correlation in windows, mutual information, edges the same way"
+        tables.append(Table(title, stages, ("", "windows", "inform.", "edges")))
     if metrics.get("resolution"):
         rows = [
             (spaced(name), " × ".join(f"{side:.3g}" for side in sides)) for name, sides in metrics["resolution"].items()

@@ -35,13 +35,17 @@ MOST_VOXELS = AT_ONCE
 LEARNING_RATE = 0.2
 FINEST_LEARNING_RATE = 0.5
 """Both in voxels of the level. At the finest little is left to go wrong, and few iterations are affordable."""
+TILED_LEARNING_RATE = 0.1
+"""Where a level is worked on in tiles, what is left to find is small beside its noise."""
 FINEST_SHARE = 0.4
 """Of the budget for the finest level, beside 1 for each of the others: its iterations take most of the time."""
 SMALL = 2**20
 """Voxels of a finest level that gets as much as each of the others; as it grows, this falls to that share."""
 SMOOTHNESS = 0.2
 """Of what a level adds, not of what it starts from: noise is not followed, and large deformations cost nothing. As many
-times more as voxels are one: at a coarse level there is less to see and more to spoil."""
+times more as voxels are one, at a coarse level there is less to see and more to spoil, and as slices are thick,"""
+THICKEST = 6.0
+"""times, at most: no thicker ones were tried."""
 NO_FOLDS = 10.0
 SQUARINGS = 5
 SMOOTHING = 2.0**0.5
@@ -188,7 +192,7 @@ def deform(
     similarity: Similarity,
     descent: Descent,
     levels: int | None = None,
-    most: int | None = MOST_VOXELS,
+    most: int = MOST_VOXELS,
     at_once: int = AT_ONCE,
     smoother: float = 1.0,
 ) -> Transform | None:
@@ -204,14 +208,14 @@ def deform(
     finest = whole - first - 1
     lattice = lattice_of(pair.fixed_grid, [round(kind.spacing * one) for one in steps[first]])
     coefficients, found = pair.fixed.new_zeros(1, lattice.dims, *lattice.shape), False
-    for number, (step, rate, until) in enumerate(_parts(pair, steps[first:], descent)):
+    for number, (step, rate, until) in enumerate(_parts(pair, steps[first:], descent, at_once)):
         coarse = lattice
         lattice = lattice_of(pair.fixed_grid, [round(kind.spacing * one) for one in step])
         coefficients = refined(coefficients, coarse, lattice)
         smoothness = smoother * SMOOTHNESS * max(step)
         if number > finest:
             run = partial(_descend_in_tiles, kind, pair, step, lattice, coefficients, similarity, smoothness)
-            found |= run(descent, rate, until, at_once)
+            found |= run(descent, TILED_LEARNING_RATE, until, at_once)
             continue
         level = pair.level(step)
         model = kind(lattice, level)
@@ -238,11 +242,12 @@ def _descend_in_tiles(
     at_once: int,
 ) -> bool:
     """As `descend`, on a level that is too large for it; returns whether a tile has found anything."""
-    images, begun, found = pair.images(step), descent.spent, False
+    images, found = pair.images(step), False
     tiles, positions = plan_tiles(images.grid.shape, at_once), axis_positions(lattice, images.grid)
     known = coefficients.clone()
-    for number, tile in enumerate(tiles, start=1):
-        if descent.spent >= until:
+    for left, tile in zip(range(len(tiles), 0, -1), tiles, strict=True):
+        spent = descent.spent
+        if spent >= until:
             break
         points = tuple(_around(at, region) for at, region in zip(positions, tile.region, strict=True))
         began = of_region(known, points)
@@ -250,12 +255,11 @@ def _descend_in_tiles(
         level = pair.part(images, tile.region, float(own.abs().amax() * unit))
         model = kind(lattice.part(points), level)
         counted = level.reached(model(own))
-        if not bool(counted.any()):
+        if not bool(counted.any()) or level.is_flat:
             continue
         mask = None if bool(counted.all()) else counted.to(level.fixed)
         with descent.shared(len(tiles)):
-            end = begun + (until - begun) * number / len(tiles)
-            descend(model, similarity, mask, smoothness, own, descent, rate, end)
+            descend(model, similarity, mask, smoothness, own, descent, rate, spent + (until - spent) / left)
         share = tile.share([at[part] for at, part in zip(positions, points, strict=True)]).to(own)
         of_region(coefficients, points).add_(share * (own - began))
         found |= not torch.equal(own, began)
@@ -263,9 +267,9 @@ def _descend_in_tiles(
 
 
 def _around(positions: Tensor, region: slice) -> slice:
-    """The points along an axis that lie in a region, and the next one on each side."""
-    step = float(positions[1] - positions[0]) if len(positions) > 1 else float("inf")
-    near = ((positions >= region.start - step) & (positions < region.stop + step)).nonzero()
+    """The points along an axis that lie in a region, and the next two on each side, which a cubic spline has there."""
+    reach = 2 * float(positions[1] - positions[0]) if len(positions) > 1 else float("inf")
+    near = ((positions >= region.start - reach) & (positions < region.stop + reach)).nonzero()
     return slice(int(near[0]), int(near[-1]) + 1)
 
 
@@ -279,7 +283,7 @@ def refine_spline(
     known = spline.control_points.detach().to(pair.fixed) / unit
     coarseness = float(max(np.array(lattice.spacing) / pair.fixed_grid.spacing)) / FreeFormModel.spacing
     coefficients = known.clone()
-    for step, rate, until in _parts(pair, steps, descent):
+    for step, rate, until in _parts(pair, steps, descent, MOST_VOXELS):
         level = pair.level(step)
         model = FreeFormModel(lattice, level)
         mask = level.covered(model(coefficients))
@@ -308,7 +312,7 @@ def descend(
 ) -> None:
     """Changes the coefficients in place, at a rate in voxels of the level, until that part of the budget is spent."""
     known = coefficients.clone()
-    smoothness *= model.level.thickness
+    smoothness *= min(model.level.thickness, THICKEST)
 
     def loss() -> Tensor:
         cost = smoothness * Diffusion()(coefficients - known) + NO_FOLDS * model.folding(coefficients)
@@ -319,14 +323,15 @@ def descend(
 
 
 def _parts(
-    pair: ImagePyramid, steps: Sequence[Sequence[float]], descent: Descent
+    pair: ImagePyramid, steps: Sequence[Sequence[float]], descent: Descent, at_once: int
 ) -> Iterator[tuple[Sequence[float], float, float]]:
     """The step of each level, its learning rate, and which part of the budget is spent at its end.
 
     Iterations that a level leaves go to the next; to the finest the fewer of them, the larger it is.
     """
-    small = min(1.0, SMALL / prod(coarser(pair.fixed_grid, steps[-1]).shape))
-    shares = np.cumsum([1.0] * (len(steps) - 1) + [max(FINEST_SHARE, small)])
+    voxels = [prod(coarser(pair.fixed_grid, step).shape) for step in steps]
+    small = min(1.0, SMALL / voxels[-1])
+    shares = np.cumsum([FINEST_SHARE if one > at_once else 1.0 for one in voxels[:-1]] + [max(FINEST_SHARE, small)])
     *ends, _ = (shares / shares[-1]).tolist()
     for step, end in zip(steps, ends, strict=False):
         yield step, LEARNING_RATE, end

@@ -102,8 +102,8 @@ class Descent:
 
     @contextmanager
     def shared(self, parts: int) -> Iterator[None]:
-        """Within it an iteration counts as that part of one, of so many parts of an image; none ends early, with what
-        its last, small steps would have found still missing."""
+        """Within it an iteration counts as that part of one, of so many parts of an image; one that gains does not end
+        early, with what its last, small steps would find still missing."""
         self.share = 1 / parts
         try:
             yield
@@ -129,7 +129,7 @@ class Descent:
         try:
             begun = self.spent
             while True:
-                going = self.spent < until and not (self.share == 1 and _stalled(recent, first))
+                going = self.spent < until and not (_stalled(recent, first) and (self.share == 1 or lowest == first))
                 with torch.set_grad_enabled(going):  # the last look is at where the last step has led
                     value = loss()
                 now = float(value.detach())

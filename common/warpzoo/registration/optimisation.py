@@ -47,7 +47,7 @@ REFINED_LEVELS = 2
 class Optimisation:
     """A method without a network, see `optimise`.
 
-    most_voxels: of the finest level of a deformation if there is no resolution; any number if None.
+    most_voxels: of the finest level of a deformation if there is no resolution.
     smoothing: of the deformation that it starts from, in voxels that it compares at the finest level that is worked on
         whole: what a network has found is right at large and rough in detail, and detail that is there already is not
         undone.
@@ -60,7 +60,7 @@ class Optimisation:
     budget: Budget | None = None
     device: str = "cpu"
     resolution: float | None = None
-    most_voxels: int | None = deformation.MOST_VOXELS
+    most_voxels: int = deformation.MOST_VOXELS
     smoothing: float = 0.0
     levels: int | None = None
     dims: int | None = None
@@ -123,7 +123,7 @@ class Optimisation:
 
     def finest(self, fixed: Image, start: Transform | None) -> Grid:
         """The voxels at which images are compared at the end."""
-        return finest_level(self.name, fixed.grid, self.resolution, self.most_voxels)
+        return finest_level(self.name, fixed.grid, self.resolution, most_compared(self.similarity, self.most_voxels))
 
     def within(self, seconds: float) -> Optimisation:
         """The same, ended after so many seconds."""
@@ -164,7 +164,8 @@ class Refinement:
 
     def finest(self, fixed: Image, start: Transform | None) -> Grid:
         """As of `Optimisation`."""
-        return finest_level("affine" if isinstance(start, Affine) else "svf", fixed.grid, self.resolution)
+        method = "affine" if isinstance(start, Affine) else "svf"
+        return finest_level(method, fixed.grid, self.resolution, most_compared(self.similarity))
 
     def within(self, seconds: float) -> Refinement:
         return replace(self, budget=self.budget.within(seconds))
@@ -186,8 +187,13 @@ def smoothed(start: Transform, grid: Grid, length: float) -> Transform:
     return composed(DisplacementField(torch.from_numpy(smooth), grid), *rest)
 
 
+def most_compared(similarity: str | None, most: int = deformation.MOST_VOXELS) -> int:
+    """Voxels of the finest level of a deformation, fewer by a similarity that takes much memory for each."""
+    return min(most, MOST_DESCRIBED) if similarity in SEEN else most
+
+
 def finest_level(
-    method: str, fixed: Grid, resolution: float | None, most_voxels: int | None = deformation.MOST_VOXELS
+    method: str, fixed: Grid, resolution: float | None, most_voxels: int = deformation.MOST_VOXELS
 ) -> Grid:
     """The grid that a method without a network compares images on at its finest level, `most_voxels` those of a
     deformation."""
@@ -208,11 +214,12 @@ def optimise(
     title: str | None = None,
     guidance: Guidance | None = None,
     resolution: float | None = None,
-    most: int | None = deformation.MOST_VOXELS,
+    most: int = deformation.MOST_VOXELS,
 ) -> Transform:
     """The transform from the fixed to the moving image, (1, channels, *spatial) each, on any grids.
 
-    A deformation is never less similar than `start`; rigid and affine look only at what the images share.
+    A deformation is never less similar than `start` where it is worked on whole, nor is any of its tiles; rigid and
+    affine look only at what the images share.
 
     Args:
         method: one of `warpzoo.registration.methods.OPTIMISED`.
@@ -234,9 +241,7 @@ def optimise(
     chosen = check_similarity(similarity or USUAL[method])
     if chosen in SEEN and method in PARTS:
         chosen = BETWEEN_CONTRASTS
-    at_once = AT_ONCE
-    if chosen in SEEN:
-        most, at_once = min(most or MOST_DESCRIBED, MOST_DESCRIBED), DESCRIBED_AT_ONCE
+    most, at_once = most_compared(chosen, most), DESCRIBED_AT_ONCE if chosen in SEEN else AT_ONCE
     measure = SIMILARITIES[chosen]
     with Descent(budget or BUDGET[method], title or method) as descent:
         pair = ImagePyramid(fixed, fixed_grid, moving, moving_grid, start, guidance, resolution, SEEN.get(chosen))

@@ -21,7 +21,7 @@ from warpzoo.geometry.composition import split
 from warpzoo.geometry.grid import Grid
 from warpzoo.geometry.sampling import displacement_at, inside_of, sample, sample_unchecked, voxel_coordinates
 from warpzoo.geometry.separable import along_axes
-from warpzoo.geometry.transforms import Transform
+from warpzoo.geometry.transforms import DisplacementField, Transform, Velocity
 from warpzoo.registration.guidance import Guidance
 from warpzoo.registration.tiles import MARGIN, Region, of_region
 
@@ -59,10 +59,12 @@ class ImagePyramid:
         self.fixed, self.moving = _standardised(fixed, masks[0]), _standardised(moving, masks[1])
         self.fixed_grid, self.moving_grid = fixed_grid, moving_grid
         self.start, self.world = split(start, fixed_grid.dims)
+        if isinstance(self.start, Velocity):  # its flow, once
+            self.start = DisplacementField(self.start.field().detach(), self.start.grid)
         whole = finest_at_once(fixed_grid)
         self.field = None if self.start is None else self.start.field(whole).detach().to(self.fixed)
 
-    def steps(self, most: int | None, always: bool = False) -> list[list[float]]:
+    def steps(self, most: int, always: bool = False) -> list[list[float]]:
         """Its levels, see `pyramid`: down to `resolution` if that is given, of at most so many voxels if not, or
         always."""
         return pyramid(self.fixed_grid, most if always or self.resolution is None else None, self.resolution or 0.0)
@@ -179,6 +181,11 @@ class Level:
         self.linear = torch.tensor(matrix[:-1, :-1]).to(fixed)
         self.same = np.allclose(matrix, np.eye(len(matrix)), atol=1e-4)
 
+    @property
+    def is_flat(self) -> bool:
+        """Whether there is nothing to see in one of both images."""
+        return any(float(image.amax() - image.amin()) == 0 for image in (self.fixed, self.moving))
+
     def voxels(self, first: int = 0, last: int | None = None) -> Tensor:
         """The coordinates of the voxels of some planes, (1, dims, *shape); of all by default."""
         planes = (self.grid.shape[0] if last is None else last) - first
@@ -289,8 +296,9 @@ def finest_at_once(grid: Grid) -> Grid:
 
 
 def thickness_of(grid: Grid) -> float:
-    """How many cubes, whose side is the finest of a voxel, make one: slices that are thick say as much less."""
-    return prod(grid.spacing) / min(grid.spacing) ** grid.dims
+    """How many cubes, whose side is the finest of a voxel, make one: slices that are thick say as much less. Of flat
+    images 1."""
+    return prod(grid.spacing) / min(grid.spacing) ** grid.dims if grid.dims == 3 else 1.0
 
 
 def steps_to(grid: Grid, target: float) -> list[int]:

@@ -32,19 +32,19 @@ class Quality(NamedTuple):
     optimised: iterations of the velocity that is optimised after it, and at how many of its finest levels, by the
         number of the images' axes. The network has seen what is coarser, and few iterations spoil more than they find
         there; of flat images many take no time.
-    compared: voxels at the finest level of that, at most; None: all that the fixed image has.
+    compared: voxels at the finest level of that, at most: with more of them noise is followed.
     """
 
     passes: int
     seen: int
     optimised: Mapping[int, tuple[int, int]]
-    compared: int | None
+    compared: int
 
 
 QUALITIES: Mapping[str, Quality] = {
     "fast": Quality(1, 2**19, {2: (60, 2), 3: (20, 1)}, 2**19),
     "usual": Quality(2, 2**20, {2: (200, 3), 3: (40, 2)}, 2**23),
-    "best": Quality(2, 2**22, {2: (400, 3), 3: (80, 2)}, None),
+    "best": Quality(2, 2**22, {2: (400, 3), 3: (80, 2)}, 2**23),
 }
 USUAL_QUALITY = "usual"
 SMOOTHING = 6.0

@@ -30,7 +30,7 @@ from warpzoo.registration.tiles import MARGIN, UNSURE, plan_tiles
 from warpzoo.transforms.landmarks import Landmarks
 
 SHAPE = (300, 220)
-SMALL = 128**2
+SMALL = 130**2
 
 
 @given(st.lists(st.integers(1, 700), min_size=2, max_size=3), st.integers(14, 22))

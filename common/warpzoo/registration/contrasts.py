@@ -94,10 +94,10 @@ class BetweenContrasts(Optimisation):
         run, before = self.prepared(fixed, moving, start, guidance), rate(start)
         in_plane = fixed.grid.dims == 2
         unlike = not (self.is_timed or in_plane or before.edges >= SAME_CONTRAST)
-        thick = max(thickness_of(image.grid) for image in (fixed, moving)) >= THICK
+        thick = unlike and max(thickness_of(image.grid) for image in (fixed, moving)) >= THICK
         described = unlike and not thick
         by_windows = cache(partial(_by_windows_or_descriptors, run, rate) if described else partial(run, None))
-        if before.windows >= UNLIKE and not (unlike and thick and not _gains(rate(by_windows()), before)):
+        if before.windows >= UNLIKE and (not thick or _gains(rate(by_windows()), before)):
             return by_windows()
         found = run(BETWEEN_CONTRASTS)
         if self.is_timed:

@@ -7,9 +7,8 @@ grid parallel to the fixed one whose points lie where `warpzoo.geometry.bspline`
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -186,6 +185,50 @@ class _Warped(torch.autograd.Function):
         return lines * model.unit, None
 
 
+class Search(NamedTuple):
+    """For a deformation of a kind that makes a pair more similar."""
+
+    kind: type[Model]
+    pair: ImagePyramid
+    similarity: Similarity
+    descent: Descent
+
+    def in_tiles(
+        self,
+        step: Sequence[float],
+        lattice: Grid,
+        coefficients: Tensor,
+        smoothness: float,
+        until: float,
+        at_once: int,
+    ) -> bool:
+        """Changes the coefficients in place on a level of more than `at_once` voxels, until that part of the budget is
+        spent; returns whether a tile has found anything."""
+        images, found = self.pair.images(step), False
+        tiles, positions = plan_tiles(images.grid.shape, at_once), axis_positions(lattice, images.grid)
+        known, unit = coefficients.clone(), float(voxels_per(lattice, images.grid).max())
+        for left, tile in zip(range(len(tiles), 0, -1), tiles, strict=True):
+            spent = self.descent.spent
+            if spent >= until:
+                break
+            points = tuple(_around(at, region) for at, region in zip(positions, tile.region, strict=True))
+            began = of_region(known, points)
+            own = began.clone()
+            level = self.pair.part(images, tile.region, unit * float(own.abs().amax()))
+            model = self.kind(lattice.part(points), level)
+            counted = level.reached(model(own))
+            if not bool(counted.any()) or level.is_flat:
+                continue
+            mask = None if bool(counted.all()) else counted.to(level.fixed)
+            end, rate = spent + (until - spent) / left, TILED_LEARNING_RATE
+            with self.descent.shared(len(tiles)):
+                descend(model, self.similarity, mask, smoothness, own, self.descent, rate, end)
+            share = tile.share([at[part] for at, part in zip(positions, points, strict=True)]).to(own)
+            of_region(coefficients, points).add_(share * (own - began))
+            found |= not torch.equal(own, began)
+        return found
+
+
 def deform(
     kind: type[Model],
     pair: ImagePyramid,
@@ -199,10 +242,10 @@ def deform(
     """What is to come before the pair's start for a higher similarity at the finest level, which has at most so many
     voxels; None if nothing does.
 
-    Levels of more than `at_once` voxels are worked on in tiles; `levels` is how many of the finest others there are.
-    `smoother` is how many times smoother than usual what a level adds must be.
+    Then come levels of more than `at_once` voxels in tiles, of which none is less similar by it. `levels` is how many
+    of the finest others there are, `smoother` how many times smoother than usual what a level adds must be.
     """
-    steps = pair.steps(most)
+    search, steps = Search(kind, pair, similarity, descent), pair.steps(most)
     whole = sum(prod(coarser(pair.fixed_grid, step).shape) <= at_once for step in steps)
     first = max(0, whole - levels) if levels else 0
     finest = whole - first - 1
@@ -214,8 +257,7 @@ def deform(
         coefficients = refined(coefficients, coarse, lattice)
         smoothness = smoother * SMOOTHNESS * max(step)
         if number > finest:
-            run = partial(_descend_in_tiles, kind, pair, step, lattice, coefficients, similarity, smoothness)
-            found |= run(descent, TILED_LEARNING_RATE, until, at_once)
+            found |= search.in_tiles(step, lattice, coefficients, smoothness, until, at_once)
             continue
         level = pair.level(step)
         model = kind(lattice, level)
@@ -226,44 +268,6 @@ def deform(
             found = bool(after > before)
             coefficients *= found
     return kind.transform(coefficients, lattice, pair.fixed_grid) if found else None
-
-
-def _descend_in_tiles(
-    kind: type[Model],
-    pair: ImagePyramid,
-    step: Sequence[float],
-    lattice: Grid,
-    coefficients: Tensor,
-    similarity: Similarity,
-    smoothness: float,
-    descent: Descent,
-    rate: float,
-    until: float,
-    at_once: int,
-) -> bool:
-    """As `descend`, on a level that is too large for it; returns whether a tile has found anything."""
-    images, found = pair.images(step), False
-    tiles, positions = plan_tiles(images.grid.shape, at_once), axis_positions(lattice, images.grid)
-    known = coefficients.clone()
-    for left, tile in zip(range(len(tiles), 0, -1), tiles, strict=True):
-        spent = descent.spent
-        if spent >= until:
-            break
-        points = tuple(_around(at, region) for at, region in zip(positions, tile.region, strict=True))
-        began = of_region(known, points)
-        own, unit = began.clone(), voxels_per(lattice, images.grid).max()
-        level = pair.part(images, tile.region, float(own.abs().amax() * unit))
-        model = kind(lattice.part(points), level)
-        counted = level.reached(model(own))
-        if not bool(counted.any()) or level.is_flat:
-            continue
-        mask = None if bool(counted.all()) else counted.to(level.fixed)
-        with descent.shared(len(tiles)):
-            descend(model, similarity, mask, smoothness, own, descent, rate, spent + (until - spent) / left)
-        share = tile.share([at[part] for at, part in zip(positions, points, strict=True)]).to(own)
-        of_region(coefficients, points).add_(share * (own - began))
-        found |= not torch.equal(own, began)
-    return found
 
 
 def _around(positions: Tensor, region: slice) -> slice:

@@ -23,7 +23,7 @@ from warpzoo.bundles import find_bundle
 from warpzoo.record import write_json
 
 DONE = "stage.json"
-"""In a stage's folder: the settings with which it has been completed."""
+"""In a stage's folder: the settings with which it has been completed, those that were passed on among them."""
 
 
 class Recipe(NamedTuple):
@@ -56,9 +56,9 @@ RECIPES: Mapping[str, Recipe] = {
         ["hippocampus"],
         {"val_interval": 2},
         {
-            "free": {"budget": "45min", "regularisation_weight": 0.3},
-            "smoother": {"budget": "16min", "learning_rate": 0.002, "regularisation_weight": 1.0},
-            "without folds": {"budget": "14min", "learning_rate": 0.002, "regularisation_weight": 4.0},
+            "free": {"epochs": 22, "regularisation_weight": 0.3},
+            "smoother": {"epochs": 7, "learning_rate": 0.002, "regularisation_weight": 1.0},
+            "without folds": {"epochs": 4, "learning_rate": 0.002, "regularisation_weight": 4.0},
         },
     ),
 }
@@ -71,7 +71,10 @@ def train(recipe: Recipe, bundle: Path, data: Path, output: Path, passed_on: Seq
     weights = None
     for name, own in recipe.stages.items():
         folder, settings = output / name, {**recipe.shared, **own}
-        if not _is_done(folder, settings):
+        about = {"settings": settings, "passed_on": list(passed_on)}
+        if _is_done(folder, about):
+            print(f"Stage {name} is complete: {folder}", flush=True)
+        else:
             options = {"dataset_dir": data, "output_dir": folder, "resume": (folder / "last.pt").exists(), **settings}
             options |= {} if weights is None else {"initial_weights": weights}
             line = [sys.executable, "-m", "monai.bundle", "run", "--bundle_root", str(bundle)]
@@ -80,31 +83,43 @@ def train(recipe: Recipe, bundle: Path, data: Path, output: Path, passed_on: Seq
                 line += [f"--{option}", json.dumps(value) if isinstance(value, dict) else str(value)]
             print(f"Stage {name}: {folder}", flush=True)
             subprocess.run([*line, *passed_on], check=True)
-            write_json(folder / DONE, settings)
+            write_json(folder / DONE, about)
         weights = folder / "model.pt"
     if weights is None:
         raise ValueError("recipe must have a stage, got none.")
     return Path(shutil.copy(weights, output / "model.pt"))
 
 
-def _is_done(folder: Path, settings: Mapping[str, Any]) -> bool:
+def _is_done(folder: Path, about: Mapping[str, Any]) -> bool:
     file = folder / DONE
     if not file.exists():
         return False
-    if json.loads(file.read_text(encoding="utf-8")) != settings:
-        raise ValueError(f"output must be of this recipe or new: {folder} was trained with other settings.")
+    if json.loads(file.read_text(encoding="utf-8")) != about:
+        raise ValueError(
+            f"output must be of this recipe and command, or new: {folder} was trained with other settings."
+        )
     return True
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", choices=RECIPES)
     parser.add_argument("--data", type=Path, required=True, help="folder that the bundle's dataset_dir names")
     parser.add_argument("--output", type=Path, required=True, help="a folder for each stage, and model.pt")
     given, passed_on = parser.parse_known_args(arguments)
     bundle = Path(find_bundle(given.recipe.partition(":")[0], "registration").root)
-    print(train(RECIPES[given.recipe], bundle, given.data.resolve(), given.output.resolve(), passed_on))
+    try:
+        print(train(RECIPES[given.recipe], bundle, given.data.resolve(), given.output.resolve(), passed_on))
+    except subprocess.CalledProcessError as error:  # which has said why
+        return error.returncode
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Stopped: the same command goes on.", file=sys.stderr)
+        return 130
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

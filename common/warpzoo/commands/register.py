@@ -133,9 +133,9 @@ def register(
         threads: how many to compute with; default: as PyTorch chooses.
         device: such as cuda:1 or cpu; default: the GPU if there is one.
         resolution: voxels, in mm (pixels for images without a spacing), at which ffd, svf and refine compare the images
-            at their finest. Without, they are the fixed image's own, or larger if it has more than 8 million, which ffd
-            and svf compare in tiles; of noisy images smaller ones are no better. metrics.json and the report say what
-            it was.
+            at their finest; more than 8 million are compared by ffd and svf in tiles. Without, they are the fixed
+            image's own, or as large as makes 8 million, which is as exact where images are noisy. metrics.json and the
+            report say what it was.
         weights: file of weights for the (last) network, instead of the shipped ones; with quality, for that between
             affine and svf.
         variant: the (last) network's variant, such as digits or paper,coarse, that the weights were trained with;

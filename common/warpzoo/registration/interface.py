@@ -145,8 +145,8 @@ def register(
         quality: without a method, "fast", "usual" (the default) or "best", see `warpzoo.registration.usual`.
         device: such as "cuda:1"; default: the GPU if there is one.
         resolution: of the finest level of ffd, svf and refinement, in the fixed image's unit; default: its own, or
-            coarser if it has more than 8 million voxels, which ffd and svf compare in tiles.
-            result.registration.resolution says what it was.
+            coarser if it has more than 8 million voxels. More than those that it asks for are compared by ffd and svf
+            in tiles. result.registration.resolution says what it was.
         seed: of what is random.
         threads: of PyTorch; default: as many as it uses already.
         interpolation: of the warped image: linear, cubic or nearest.

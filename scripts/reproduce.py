@@ -27,6 +27,7 @@ from experiments import (
     fcn_multires_any_2d,
     fcn_multires_hippocampus,
     fcn_multires_left_out,
+    psf_blindspot_exposures,
     psf_blindspot_fields,
     psf_blindspot_filters,
     psf_blindspot_simulated,
@@ -53,6 +54,7 @@ EXPERIMENTS: dict[str, dict[str, ModuleType]] = {
     "psf_blindspot": {
         "filters": psf_blindspot_filters,
         "fields": psf_blindspot_fields,
+        "exposures": psf_blindspot_exposures,
         "simulated": psf_blindspot_simulated,
         "volumes": psf_blindspot_volumes,
         "starts": psf_blindspot_starts,

@@ -15,10 +15,12 @@ import numpy as np
 import tifffile
 import torch
 from monai.bundle import ConfigWorkflow
+from scipy import ndimage
+from skimage.registration import phase_cross_correlation
 
-from experiments.common import Options
+from experiments.common import Options, installed_version
 from warpzoo.bundles import open_bundle
-from warpzoo.denoising.filters import FILTERS, choose_size, noise_deviation
+from warpzoo.denoising.filters import FILTERS, STRENGTHS, Filter, choose_size, noise_deviation
 from warpzoo.denoising.results import quality
 from warpzoo.networks import load_weights
 
@@ -36,7 +38,8 @@ NETWORKS: dict[str, Sequence[str]] = {
     "plain U-Net, none": ["unet", "none"],
     "plain U-Net, PSF 1": ["unet"],
 }
-PLANE_FILTERS = [name for name in FILTERS if name != "box3d"]
+BM3D = "bm3d"
+"""A package that is free for non-commercial use only, and no filter of ours: `pip install bm3d` for its rows."""
 TUNED, CHOSEN = "tuned on the clean image", "chosen without"
 Images = dict[str, np.ndarray]
 
@@ -61,12 +64,11 @@ def filtered(noisy: np.ndarray, clean: np.ndarray) -> tuple[dict[str, dict[str, 
     """Every filter with the size that is best on the clean image, and with the one J-invariance chooses."""
     noise = noise_deviation(noisy)
     rows, images = {}, {}
-    for name in PLANE_FILTERS:
-        one = FILTERS[name]
+    for name, one in plane_filters().items():
         tried = {size: one.apply(noisy, size, noise) for size in one.sizes}
         tuned = min(tried, key=lambda size: float(((tried[size] - clean) ** 2).mean()))
         began = time.process_time()
-        chosen = choose_size(noisy, name, noise)
+        chosen = 1.0 if name == BM3D else choose_size(noisy, name, noise)
         image = one.apply(noisy, chosen, noise)
         seconds = time.process_time() - began
         for how, size in ((TUNED, tuned), (CHOSEN, chosen)):
@@ -79,6 +81,20 @@ def filtered(noisy: np.ndarray, clean: np.ndarray) -> tuple[dict[str, dict[str, 
             }
         assert np.array_equal(image, tried[chosen])
     return rows, images
+
+
+def plane_filters() -> dict[str, Filter]:
+    """The filters of planes and, where it is installed, BM3D, to which the noise's level is told: so many times what it
+    is estimated to be."""
+    filters = {name: one for name, one in FILTERS.items() if name != "box3d"}
+    if installed_version(BM3D) is None:
+        return filters
+    from bm3d import bm3d
+
+    def apply(image: np.ndarray, size: float, noise: float) -> np.ndarray:
+        return bm3d(image.astype(np.float64), size * noise).astype(np.float32)
+
+    return filters | {BM3D: Filter(apply, STRENGTHS, None)}
 
 
 def trained(
@@ -138,6 +154,24 @@ def provenance(result: Mapping[str, Any], command: str) -> str:
         f"Made by `{command}`{limit}; seed {result['seed']}, one thread of {result['machine']}, {versions}. "
         f"Seconds are the processor's."
     )
+
+
+def moved_to(noisy: np.ndarray, clean: np.ndarray) -> tuple[list[float], np.ndarray]:
+    """How far the shot lies from the mean of all, in pixels, and the mean moved there."""
+    shift, _, _ = phase_cross_correlation(noisy, clean, upsample_factor=100, normalization=None)
+    return [round(float(side), 2) for side in shift], ndimage.shift(clean, shift, order=3, mode="nearest")
+
+
+def against_filters(name: str, rows: Mapping[str, Mapping[str, Any]], metric: str) -> str:
+    """The default network against the best filter with and without the clean image."""
+    ours = rows[DEFAULT]
+    sentences = []
+    for how in (TUNED, CHOSEN):
+        best = max((row for row in rows if row.endswith(how)), key=lambda row: rows[row][metric])
+        sentences.append(
+            f"{ours[metric] - rows[best][metric]:+.2f} dB against the best filter {how} ({best.partition(',')[0]})"
+        )
+    return f"{name}, default network: {'; '.join(sentences)}; mean intensity × {ours['mean_ratio']:.4f}."
 
 
 def peak_memory() -> float:

@@ -10,20 +10,19 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from scipy import ndimage
-from skimage.registration import phase_cross_correlation
 from tqdm import tqdm
 
 from experiments.common import Options, bare, save_figure, table
 from experiments.psf_blindspot import (
     BUDGET,
-    CHOSEN,
     DEFAULT,
     NETWORKS,
-    TUNED,
     Images,
+    against_filters,
     fields,
     filtered,
     measured,
+    moved_to,
     peak_memory,
     provenance,
     trained,
@@ -69,12 +68,6 @@ def run(options: Options) -> dict[str, Any]:
     }
 
 
-def moved_to(noisy: np.ndarray, clean: np.ndarray) -> tuple[list[float], np.ndarray]:
-    """How far the shot lies from the mean of all, in pixels, and the mean moved there."""
-    shift, _, _ = phase_cross_correlation(noisy, clean, upsample_factor=100, normalization=None)
-    return [round(float(side), 2) for side in shift], ndimage.shift(clean, shift, order=3, mode="nearest")
-
-
 def picture(path: Path, pictured: Mapping[str, Images]) -> None:
     """A row per field: the whole image, and beside it its busiest inset in every version."""
     columns = 1 + max(len(images) for images in pictured.values())
@@ -117,7 +110,8 @@ def page(result: Mapping[str, Any], command: str) -> str:
             table(["PSNR / scale-invariant PSNR / SSIM", *names, "s", "PSNR in the study"], lines),
             "PSNR in dB in the range of the mean image (its maximum minus its minimum); scale-invariant after the "
             "best gain and offset. Filters: the best of all sizes by the mean image, which nobody has in practice, and "
-            "the size found without it by J-invariance. The study's numbers are of another field (mouse actin).",
+            "the size found without it by J-invariance (of BM3D: the noise's level as it is estimated). The study's "
+            "numbers are of another field (mouse actin).",
             *(against_filters(name, result["rows"][name], "psnr") for name in names),
             *where_the_shot_was(result),
             f"![Noisy fields, filtered and denoised]({PICTURE})",
@@ -138,15 +132,3 @@ def where_the_shot_was(result: Mapping[str, Any]) -> list[str]:
         table(["PSNR, reference moved", *rows], lines),
         *(against_filters(name, rows[name], "psnr_moved") for name in rows),
     ]
-
-
-def against_filters(name: str, rows: Mapping[str, Mapping[str, Any]], metric: str) -> str:
-    """The default network against the best filter with and without the clean image."""
-    ours = rows[DEFAULT]
-    sentences = []
-    for how in (TUNED, CHOSEN):
-        best = max((row for row in rows if row.endswith(how)), key=lambda row: rows[row][metric])
-        sentences.append(
-            f"{ours[metric] - rows[best][metric]:+.2f} dB against the best filter {how} ({best.partition(',')[0]})"
-        )
-    return f"{name}, default network: {'; '.join(sentences)}; mean intensity × {ours['mean_ratio']:.4f}."

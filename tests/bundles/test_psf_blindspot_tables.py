@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 from scipy import ndimage
 from skimage.metrics import peak_signal_noise_ratio
 
@@ -21,7 +24,9 @@ def reproduce(monkeypatch):
     from experiments import psf_blindspot
 
     monkeypatch.setattr(psf_blindspot, "BUDGET", "3steps")
-    monkeypatch.setattr(psf_blindspot, "PLANE_FILTERS", ["gaussian", "median"])
+    filters = {name: psf_blindspot.FILTERS[name] for name in ("gaussian", "median")}
+    monkeypatch.setattr(psf_blindspot, "FILTERS", filters)
+    monkeypatch.setattr(psf_blindspot, "installed_version", lambda package: None)
     return reproduce
 
 
@@ -74,6 +79,45 @@ def test_fields(reproduce, data):
     assert rows["none (Noise2Void)"]["sigma"] is None
     assert page.count("one, default network:") == 2
     assert (data / "out" / "figures" / "fields.png").stat().st_size > 20_000
+
+
+def test_bm3d_is_told_the_noise_level_where_it_is_installed(reproduce, data, monkeypatch):
+    from experiments import psf_blindspot
+
+    told = []
+
+    def bm3d(image, level):
+        told.append(level)
+        return ndimage.gaussian_filter(image, level / 10)
+
+    monkeypatch.setitem(sys.modules, "bm3d", SimpleNamespace(bm3d=bm3d))
+    monkeypatch.setattr(psf_blindspot, "installed_version", lambda package: "4" if package == "bm3d" else None)
+    result, page = run(reproduce, data, "filters", "--limit", "1")
+    rows = result["rows"]["one"]
+    assert rows["bm3d, tuned on the clean image"]["snr"] >= rows["bm3d, chosen without"]["snr"]
+    assert rows["bm3d, chosen without"]["size"] == 1
+    # the noise that was added has an SNR of 13.48 dB
+    clean = tifffile.imread(data / "data" / "microscopy" / "fmd" / "average50" / "one.tif").astype(float)
+    assert told[-1] == pytest.approx(np.sqrt((clean**2).mean() / 10**1.348), rel=0.1)
+    assert "| bm3d, chosen without |" in page
+
+
+def test_exposures(reproduce, data):
+    random = np.random.default_rng(1)
+    folder = data / "data" / "microscopy" / "lowsnr_pairs"
+    folder.mkdir()
+    clean = 100 + 120 * ndimage.gaussian_filter(random.normal(size=(120, 112)), 1.5)
+    noisy = 0.3 * clean + 20 + random.normal(0, 5, clean.shape)
+    for which, image in (("high", clean), ("low", noisy)):
+        Image.fromarray(np.clip(image, 0, 255).astype(np.uint8)).save(folder / f"cells-{which}snr-sample.png")
+    result, page = run(reproduce, data, "exposures")
+    (rows,) = result["rows"].values()
+    inside = 0.3 * (clean.max() - clean.min())
+    assert rows["noisy"]["psnr"] == pytest.approx(20 * np.log10(inside / 5), abs=0.3)
+    assert result["shifts"]["cells"] == pytest.approx([0, 0], abs=0.05)
+    assert rows["gaussian, tuned on the clean image"]["psnr"] > rows["noisy"]["psnr"] + 2
+    assert rows["PSF 1 (default)"]["steps"] == 3
+    assert page.count("cells, default network:") == 1
 
 
 def test_simulated(reproduce, data, monkeypatch):

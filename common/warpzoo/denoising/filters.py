@@ -60,15 +60,15 @@ def _wavelet(image: np.ndarray, size: float, noise: float) -> np.ndarray:
     return restoration.denoise_wavelet(image, sigma=size * noise, wavelet="db2", mode="soft", method="BayesShrink")
 
 
-_STRENGTHS = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
+STRENGTHS = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
 FILTERS = {
     "gaussian": Filter(_gaussian, tuple(np.arange(0.5, 4.05, 0.1).round(1).tolist()), lambda size: int(4 * size + 0.5)),
     "median": Filter(_median, (3, 5, 7, 9), lambda size: int(size)),
     "box": Filter(_box, (3, 5, 7, 9), lambda size: int(size)),
     "box3d": Filter(_box, (3, 5, 7), lambda size: int(size)),
-    "nlm": Filter(_nlm, _STRENGTHS, lambda size: 16),
-    "tv": Filter(_tv, _STRENGTHS, None),
-    "wavelet": Filter(_wavelet, _STRENGTHS, None),
+    "nlm": Filter(_nlm, STRENGTHS, lambda size: 16),
+    "tv": Filter(_tv, STRENGTHS, None),
+    "wavelet": Filter(_wavelet, STRENGTHS, None),
 }
 SIDES = ("median", "box", "box3d")
 """Filters whose size is the side of a window."""

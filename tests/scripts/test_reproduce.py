@@ -94,7 +94,7 @@ def test_cardiac_rows_are_measured_and_missing_ones_named(
 
     result = json.loads((tmp_path / "out" / "results.json").read_text())["cardiac"]
     assert len(result["pairs"]) == 4  # two test subjects, one slice, both ways
-    assert set(result["rows"]) == {"before", "B1", "ours"}
+    assert set(result["rows"]) == {"before", "B1", "ours", "voxelmorph_dense"}
     forth = result["pairs"].index(next(pair for pair in result["pairs"] if pair.endswith("ed")))
     back = result["pairs"].index(next(pair for pair in result["pairs"] if pair.endswith("es")))
     for row in ("B1", "ours"):  # the displacement is right from end-systole to end-diastole, and wrong for the way back

@@ -50,6 +50,8 @@ VARIANTS = {
     "pyramid 3d": (PYRAMID, 3, {}),
     "pyramid 2d plain": (PYRAMID, 2, {"velocity": False}),
     "pyramid 3d plain": (PYRAMID, 3, {"velocity": False}),
+    "pyramid 2d two looks": (PYRAMID, 2, {"looks": [2, 1, 1]}),
+    "pyramid 3d more looks": (PYRAMID, 3, {"looks": [1, 2, 3]}),
     "voxelmorph 2d": (VOXELMORPH, 2, {}),
     "voxelmorph 3d": (VOXELMORPH, 3, {}),
     "voxelmorph 2d plain": (VOXELMORPH, 2, {"velocity": False}),

@@ -136,8 +136,9 @@ class WarpingPyramid(nn.Module):
     Args:
         spatial_dims: 2 or 3.
         channels: the encoder's kernels at half the image's resolution and at each coarser level.
-        estimators: those of each level's estimator.
+        estimators: those of each level's estimators.
         velocity: whether to predict a velocity, whose flow is the displacement, or the displacement itself.
+        looks: how many estimators a level has, in the same order; each predicts what the one before has left.
     """
 
     def __init__(
@@ -146,11 +147,15 @@ class WarpingPyramid(nn.Module):
         channels: list[int] | tuple[int, ...] = (16, 32, 64),
         estimators: list[int] | tuple[int, ...] = (16, 48, 64),
         velocity: bool = True,
+        looks: list[int] | tuple[int, ...] = (1, 1, 1),
     ) -> None:
         super().__init__()
         velocity = check_truth("velocity", velocity)
-        if len(channels) != len(estimators):
-            raise ValueError(f"channels and estimators must have as many levels, got {channels} and {estimators}.")
+        if not len(channels) == len(estimators) == len(looks) or min(looks) < 1:
+            raise ValueError(
+                f"channels, estimators and looks must be numbers for as many levels, got {channels}, {estimators} and "
+                f"{looks}."
+            )
         self.spatial_dims = check_dims(spatial_dims)
         self.velocity = velocity
         self.flow = VelocityField(SQUARINGS)
@@ -162,10 +167,14 @@ class WarpingPyramid(nn.Module):
         for kernels in channels:
             self.encoder.append(_block(spatial_dims, width, kernels, stride=2))
             width = kernels
-        coarser = 0
-        for kernels, features in zip(estimators[::-1], channels[::-1], strict=True):
-            self.estimators.append(_Estimator(spatial_dims, 1 + features, coarser, kernels))
-            coarser = kernels
+        # each estimator's level, 0 the coarsest
+        self.level_of = [level for level, count in enumerate(looks[::-1]) for _ in range(count)]
+        before = 0
+        for look, level in enumerate(self.level_of):
+            kernels, features = estimators[-1 - level], channels[-1 - level]
+            scale = 1 if level in self.level_of[:look] else 2
+            self.estimators.append(_Estimator(spatial_dims, 1 + features, before, kernels, scale))
+            before = kernels
         tag_architecture(self, "velocity" if velocity else "displacement")
         channels_last_weights(self)
 
@@ -175,7 +184,9 @@ class WarpingPyramid(nn.Module):
 
     def levels(self, image: Tensor) -> list[Tensor]:
         """The displacement at every resolution, finest first."""
-        return self._estimate(image)[0]
+        coarser, field = self._estimate(image)
+        finest = self.flow(field) if self.velocity else field
+        return [one_level_finer(finest), finest] + coarser[::-1]
 
     def transform(self, image: Tensor, grid: Grid) -> Transform:
         """What `forward` warps by, with the velocity at half the image's resolution."""
@@ -184,7 +195,7 @@ class WarpingPyramid(nn.Module):
         return DisplacementField(self.forward(image)[:, 1:].float(), grid)
 
     def _estimate(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
-        """The displacement at every resolution, finest first, and the finest estimator's velocity or displacement."""
+        """The displacement at every coarser level, coarsest first, and the finest one's velocity or displacement."""
         if not torch.jit.is_scripting():
             check_pair(image, self.spatial_dims)
         pair = padded(self.standardise(image), self.coarsest)
@@ -196,46 +207,48 @@ class WarpingPyramid(nn.Module):
             features = stage(features)
             images = pooled(images)
             pyramid.append(torch.cat([_locally_standardised(images), features], dim=1))
-        fields: list[Tensor] = []
+        coarser: list[Tensor] = []
         field = flow = known = features
-        for level, estimator in enumerate(self.estimators):
-            features = pyramid[len(pyramid) - 1 - level]
-            other = torch.cat([features[batch:], features[:batch]])  # the counterpart of each: moving, fixed
-            here = features if self.velocity else features[:batch]
-            other = other[: here.shape[0]]
-            if level > 0:
-                field = one_level_finer(field)
-                other = channels_last(warp(other, one_level_finer(flow)))
+        for look, estimator in enumerate(self.estimators):
+            level = self.level_of[look]
+            here = pyramid[len(pyramid) - 1 - level]
+            other = torch.cat([here[batch:], here[:batch]])  # the counterpart of each: moving, fixed
+            if not self.velocity:
+                here, other = here[:batch], other[:batch]
+            if look > 0:
+                flow = field
+                if self.velocity:  # moving onto fixed and fixed onto moving
+                    flow = self.flow(torch.cat([field, -field]))
+                if level > self.level_of[look - 1]:
+                    coarser.append(flow[:batch])
+                    field, flow = one_level_finer(field), one_level_finer(flow)
+                other = warp(other, flow)
             known = estimator(here, other, known)
             left = estimator.regressor(known)
             if self.velocity:
                 left = 0.5 * (left[:batch] - left[batch:])
-            field = left if level == 0 else field + left
-            flow = field
-            if self.velocity:  # moving onto fixed and, unless this is the finest level, fixed onto moving
-                finest = level + 1 == len(pyramid)
-                flow = self.flow(field if finest else torch.cat([field, -field]))
-            fields.append(flow[:batch])
-        fields.append(one_level_finer(fields[-1]))
-        return fields[::-1], field
+            field = left if look == 0 else field + left
+        return coarser, field
 
 
 class _Estimator(nn.Module):
-    """The two images at a level, each with its features, and the coarser estimator's features → this one's features."""
+    """The two images at a level, each with its features, and the features of the estimator before, whose voxels are
+    `scale` times as wide → this one's features."""
 
-    def __init__(self, dims: int, features: int, coarser: int, kernels: int) -> None:
+    def __init__(self, dims: int, features: int, before: int, kernels: int, scale: int) -> None:
         super().__init__()
+        self.scale = float(scale)
         convolution = Conv[Conv.CONV, dims]
         self.compare = convolution(2 * features + dims, kernels, 3, padding=1)
-        self.recall = convolution(coarser, kernels, 1) if coarser else None
+        self.recall = convolution(before, kernels, 1) if before else None
         self.body = nn.Sequential(nn.LeakyReLU(0.2), convolution(kernels, kernels, 3, padding=1), nn.LeakyReLU(0.2))
         self.regressor = _regressor(dims, kernels)
 
-    def forward(self, here: Tensor, other: Tensor, coarser: Tensor) -> Tensor:
+    def forward(self, here: Tensor, other: Tensor, before: Tensor) -> Tensor:
         force = _demons_force(here[:, :1], other[:, :1])
-        seen = self.compare(torch.cat([here, other, force], dim=1))
+        seen = self.compare(channels_last(torch.cat([here, other, force], dim=1)))
         if self.recall is not None:
-            seen = seen + F.interpolate(self.recall(coarser), scale_factor=2.0, mode="nearest")
+            seen = seen + F.interpolate(self.recall(before), scale_factor=self.scale, mode="nearest")
         return self.body(seen)
 
 

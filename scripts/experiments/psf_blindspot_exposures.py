@@ -85,9 +85,10 @@ def page(result: Mapping[str, Any], command: str) -> str:
     return "\n\n".join(
         [
             "## Fields of low exposure",
-            f"The {SIDE} × {SIDE} pixels of {len(names)} fields whose high exposure has most structure there, which is "
-            f"moved to the low one (by {shifts} pixels) and given the gain and offset that fit it; networks trained on "
-            f"that low exposure alone for {result['budget']} of one core. {provenance(result, command)}",
+            f"{len(names)} fields, of each the window of {SIDE} × {SIDE} pixels with most structure. The reference is "
+            f"the high exposure, moved onto the low one (by {shifts} pixels), with the gain and offset that fit best; "
+            f"networks are trained on the low exposure alone for {result['budget']} of one core. "
+            f"{provenance(result, command)}",
             table(["PSNR / SSIM", *names], lines),
             "PSNR in dB in the range of the high exposure. Nothing of the method was chosen on these fields.",
             *(against_filters(name, rows[name], "psnr") for name in names),

@@ -110,7 +110,8 @@ def page(result: Mapping[str, Any], command: str) -> str:
             table(["PSNR / scale-invariant PSNR / SSIM", *names, "s", "PSNR in the study"], lines),
             "PSNR in dB in the range of the mean image (its maximum minus its minimum); scale-invariant after the "
             "best gain and offset. Filters: the best of all sizes by the mean image, which nobody has in practice, and "
-            "the size found without it by J-invariance (of BM3D: the noise's level as it is estimated). The study's "
+            "the size found without it by J-invariance. BM3D (`pip install bm3d`, free for non-commercial use only) is "
+            "told so many times the noise's level as it is estimated, without the clean image just that. The study's "
             "numbers are of another field (mouse actin).",
             *(against_filters(name, result["rows"][name], "psnr") for name in names),
             *where_the_shot_was(result),

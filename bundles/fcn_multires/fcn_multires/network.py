@@ -138,7 +138,8 @@ class WarpingPyramid(nn.Module):
         channels: the encoder's kernels at half the image's resolution and at each coarser level.
         estimators: those of each level's estimators.
         velocity: whether to predict a velocity, whose flow is the displacement, or the displacement itself.
-        looks: how many estimators a level has, in the same order; each predicts what the one before has left.
+        looks: how many estimators a level has, in the same order, 1 if not given; each predicts what the one before has
+            left.
     """
 
     def __init__(
@@ -147,10 +148,11 @@ class WarpingPyramid(nn.Module):
         channels: list[int] | tuple[int, ...] = (16, 32, 64),
         estimators: list[int] | tuple[int, ...] = (16, 48, 64),
         velocity: bool = True,
-        looks: list[int] | tuple[int, ...] = (1, 1, 1),
+        looks: list[int] | tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
         velocity = check_truth("velocity", velocity)
+        looks = [1] * len(channels) if looks is None else looks
         if not len(channels) == len(estimators) == len(looks) or min(looks) < 1:
             raise ValueError(
                 f"channels, estimators and looks must be numbers for as many levels, got {channels}, {estimators} and "
